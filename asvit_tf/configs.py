@@ -1,0 +1,202 @@
+"""Model Garden configuration: the backbone, the re-tokenization schedule, the task and the experiments."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import List, Optional
+
+import tf_keras
+from official.core import config_definitions as cfg
+from official.core import exp_factory, task_factory
+from official.modeling import hyperparams, optimization
+from official.vision.configs import backbones, image_classification
+from official.vision.modeling.backbones import factory
+from official.vision.tasks import image_classification as classification_task
+
+from asvit_tf import backbone as asvit_backbone
+from asvit_tf.errors import UserError
+from asvit_tf.retokenization import Phase, Schedule, Tokenization
+from asvit_tf.topology import NAMED, Topology
+
+# hyperparams reads the annotations at run time and knows typing's List and Optional, not the built-in forms.
+
+
+@dataclasses.dataclass
+class AsViT(hyperparams.Config):
+    """The backbone.
+
+    Attributes:
+      topology: Topology string or named size.
+      position_embedding: Learned position embedding on the stem's tokens.
+      representation: tanh layer, as wide as the last stage, behind the pooled features (classification only).
+      window: "split" or "fixed" (see backbone.AsViT).
+      stochastic_depth: Rate of the last block.
+      stride, dilation: Tokenization of evaluation and export; training follows the task's schedule.
+    """
+
+    topology: str = NAMED["seed"]
+    position_embedding: bool = True
+    representation: bool = True
+    window: str = "split"
+    stochastic_depth: float = 0.0
+    stride: int = 4
+    dilation: int = 1
+
+
+@dataclasses.dataclass
+class Backbone(backbones.Backbone):
+    """The Model Garden's choice of backbones, with `asvit` added."""
+
+    type: Optional[str] = "asvit"
+    asvit: AsViT = dataclasses.field(default_factory=AsViT)
+
+
+@dataclasses.dataclass
+class RetokenizationPhase(hyperparams.Config):
+    """One phase.
+
+    Attributes:
+      until_step: The first step that is no longer in it; None in the last phase.
+      stride: Pixels between tokens.
+      dilation: Pixels between taps; None for the one whose kernel spans about a stride ("auto").
+    """
+
+    until_step: Optional[int] = None
+    stride: int = 4
+    dilation: Optional[int] = None
+
+
+@dataclasses.dataclass
+class Retokenization(hyperparams.Config):
+    """The schedule: either a preset over the trainer's `train_steps`, or explicit phases.
+
+    Attributes:
+      preset: "none", "published" or "thirds" (see retokenization.PRESETS); ignored where `phases` are given.
+      phases: In order.
+    """
+
+    preset: str = "none"
+    phases: List[RetokenizationPhase] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass
+class ClassificationModel(image_classification.ImageClassificationModel):
+    backbone: Backbone = dataclasses.field(default_factory=Backbone)
+    kernel_initializer: str = "glorot_uniform"
+
+
+@dataclasses.dataclass
+class ClassificationTask(image_classification.ImageClassificationTask):
+    """The Model Garden's image classification with an As-ViT backbone and a schedule.
+
+    Attributes:
+      retokenization: When the stem's stride and dilation change.
+      class_names: By label, for the exported model; empty for "0", "1" and so on.
+      seed: Of initial weights, shuffling and augmentation; None draws fresh ones.
+    """
+
+    model: ClassificationModel = dataclasses.field(default_factory=ClassificationModel)
+    retokenization: Retokenization = dataclasses.field(default_factory=Retokenization)
+    class_names: List[str] = dataclasses.field(default_factory=list)
+    seed: Optional[int] = None
+
+
+@task_factory.register_task_cls(ClassificationTask)
+class AsViTClassificationTask(classification_task.ImageClassificationTask):
+    """Nothing of its own: the schedule is the trainer's business."""
+
+
+@factory.register_backbone_builder("asvit")
+def build_asvit(
+    input_specs: tf_keras.layers.InputSpec,
+    backbone_config: hyperparams.Config,
+    norm_activation_config: hyperparams.Config,
+    l2_regularizer: tf_keras.regularizers.Regularizer | None = None,
+) -> asvit_backbone.AsViT:
+    """Builds the backbone from its config. Its norms and activations are part of the architecture, so
+    `norm_activation_config` has no effect.
+
+    Raises:
+      UserError: An L2 regularizer is asked for; weight decay belongs to the optimizer here.
+    """
+    del norm_activation_config
+    if l2_regularizer is not None:
+        raise UserError("losses.l2_weight_decay is not supported with asvit; use the optimizer's weight_decay_rate")
+    config = backbone_config.get()
+    topology = Topology.parse(config.topology)
+    return asvit_backbone.AsViT(
+        topology,
+        input_specs,
+        position_embedding=config.position_embedding,
+        tokenization=Tokenization(config.stride, config.dilation),
+        window=config.window,
+        representation_size=topology.widths[-1] if config.representation else None,
+        stochastic_depth=config.stochastic_depth,
+    )
+
+
+def schedule_of(params: cfg.ExperimentConfig) -> Schedule:
+    """The schedule of an experiment, checked against everything it has to agree with.
+
+    Raises:
+      UserError: Phases out of order, a boundary inside a `steps_per_loop` block, or a last phase whose tokenization
+        is not the one the backbone is evaluated and exported with.
+    """
+    config = params.task.retokenization
+    backbone = params.task.model.backbone.get()
+    kernel_size = Topology.parse(backbone.topology).stages[0].kernel_size
+    if config.phases:
+        phases = []
+        for phase in config.phases:
+            if phase.dilation is None:
+                tokenization = Tokenization.auto(phase.stride, kernel_size)
+            else:
+                tokenization = Tokenization(phase.stride, phase.dilation)
+            phases.append(Phase(phase.until_step, tokenization))
+        schedule = Schedule(tuple(phases))
+    else:
+        schedule = Schedule.preset(config.preset, params.trainer.train_steps, kernel_size)
+    schedule.check_blocks(params.trainer.steps_per_loop)
+    if schedule.final != Tokenization(backbone.stride, backbone.dilation):
+        raise UserError(
+            f"the last phase has stride {schedule.final.stride} and dilation {schedule.final.dilation}, but the backbone is "
+            f"evaluated and exported with {backbone.stride} and {backbone.dilation}; they must be equal"
+        )
+    return schedule
+
+
+def _classification(task: ClassificationTask) -> cfg.ExperimentConfig:
+    """An experiment with AdamW, a cosine learning rate and a linear warm-up; its YAML gives the numbers."""
+    return cfg.ExperimentConfig(
+        task=task,
+        trainer=cfg.TrainerConfig(
+            optimizer_config=optimization.OptimizationConfig(
+                {
+                    "optimizer": {
+                        "type": "adamw",
+                        # Norms, biases and position embedding are not decayed.
+                        "adamw": {
+                            "weight_decay_rate": 0.05,
+                            "gradient_clip_norm": 0.0,
+                            "exclude_from_weight_decay": ["gamma", "beta", "bias", "embedding"],
+                        },
+                    },
+                    "learning_rate": {"type": "cosine", "cosine": {"initial_learning_rate": 1e-3}},
+                    "warmup": {"type": "linear", "linear": {"warmup_learning_rate": 0}},
+                }
+            )
+        ),
+        restrictions=["task.train_data.is_training != None", "task.validation_data.is_training != None"],
+    )
+
+
+@exp_factory.register_config_factory("asvit_digits")
+def asvit_digits() -> cfg.ExperimentConfig:
+    """Handwritten digits at 32 x 32; see official_configs/digits_asvit_i32_cpu.yaml."""
+    return _classification(
+        ClassificationTask(
+            model=ClassificationModel(num_classes=10, input_size=[32, 32, 3]),
+            train_data=image_classification.DataConfig(is_training=True, decode_jpeg_only=False),
+            validation_data=image_classification.DataConfig(is_training=False, decode_jpeg_only=False),
+        )
+    )

@@ -1,0 +1,93 @@
+"""Exports a trained classifier as a SavedModel that takes encoded images and needs nothing of this package."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import tensorflow as tf
+from official.core import config_definitions as cfg
+from official.vision.serving import export_saved_model_lib, image_classification
+
+from asvit_tf import registry_imports  # noqa: F401
+from asvit_tf.errors import UserError
+
+
+class NamedClassificationModule(image_classification.ClassificationModule):
+    """The Model Garden's serving module, whose answer also names the classes."""
+
+    def _decode_image(self, encoded_image_bytes):
+        """Decodes, crops and resizes one image to uint8, rounding where the Model Garden cuts decimals off."""
+        image = tf.io.decode_image(encoded_image_bytes, channels=self._num_channels, expand_animations=False)
+        image = self._crop_and_resize(tf.cast(image, tf.float32))
+        return tf.cast(tf.round(image), tf.uint8)
+
+    def serve(self, images):
+        """Answers a batch.
+
+        Args:
+          images: [B, H, W, 3] uint8.
+
+        Returns:
+          `logits` and `probs` [B, classes], `class_names` [classes], and `label` [B], the name of the likeliest class.
+        """
+        answer = super().serve(images)
+        names = tf.constant(class_names(self.params))
+        answer["class_names"] = names
+        answer["label"] = tf.gather(names, tf.argmax(answer["probs"], axis=-1))
+        return answer
+
+
+def class_names(params: cfg.ExperimentConfig) -> list[str]:
+    """The task's class names; the numbers from 0 where it gives none."""
+    count = params.task.model.num_classes
+    names = list(params.task.class_names) or [str(label) for label in range(count)]
+    if len(names) != count:
+        raise UserError(f"the task has {count} classes but {len(names)} class_names")
+    return names
+
+
+def serving_module(params: cfg.ExperimentConfig, input_type: str) -> NamedClassificationModule:
+    """The module that `export` saves; call `serve` on it for the same answers in Python."""
+    return NamedClassificationModule(
+        params=params,
+        batch_size=None,  # Any; a fixed 1 would silently answer the first image only.
+        input_image_size=list(params.task.model.input_size[:2]),
+        input_type=input_type,
+    )
+
+
+def export(
+    params: cfg.ExperimentConfig, model_dir: str, export_dir: str, input_type: str = "image_bytes"
+) -> str:
+    """Writes the SavedModel of the newest checkpoint, complete or not at all.
+
+    Args:
+      params: The experiment that trained it.
+      model_dir: Its checkpoints.
+      export_dir: Where the SavedModel goes; an older one there is replaced.
+      input_type: "image_bytes" (encoded images), "image_tensor" (uint8 [B, H, W, 3]) or "tf_example".
+
+    Returns:
+      `export_dir`.
+
+    Raises:
+      UserError: There is no checkpoint.
+    """
+    checkpoint = tf.train.latest_checkpoint(model_dir)
+    if checkpoint is None:
+        raise UserError(f"no checkpoint in {model_dir}; train first")
+    partial = export_dir.rstrip(os.sep) + ".partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    export_saved_model_lib.export_inference_graph(
+        input_type=input_type,
+        batch_size=None,
+        input_image_size=list(params.task.model.input_size[:2]),
+        params=params,
+        checkpoint_path=checkpoint,
+        export_dir=partial,
+        export_module=serving_module(params, input_type),
+    )
+    shutil.rmtree(export_dir, ignore_errors=True)
+    os.rename(partial, export_dir)
+    return export_dir

@@ -1,0 +1,375 @@
+"""The layers of As-ViT. They take plain numbers; every feature map is [batch, rows, columns, channels].
+
+Only operations that XLA compiles for a TPU and that can be differentiated twice are used. Two library layers are
+deliberately not: tf_keras's LayerNormalization stops the gradient of the mean (its second derivatives are wrong), and
+its Conv2D refuses a stride together with a dilation.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow as tf
+import tf_keras
+
+from asvit_tf import grids
+
+NORM_EPSILON = 1e-5
+_MASKED = -1e9  # Added to a score before the softmax; its exponential is exactly 0 in every float type used.
+
+
+def seed_stream(seed: int | None) -> Iterator[int | None]:
+    """One seed after another for the parts of a layer or model that was given one seed (or none, and so are they)."""
+    if seed is None:
+        yield from itertools.repeat(None)
+    generator = np.random.default_rng(seed)
+    while True:
+        yield int(generator.integers(2**31))
+
+
+def linear_initializer(seed: int | None) -> tf_keras.initializers.Initializer:
+    """Truncated normal of deviation 0.02, the usual start of a transformer's linear weights. One for each weight."""
+    return tf_keras.initializers.TruncatedNormal(stddev=0.02, seed=seed)
+
+
+def _statistics_dtype(x: tf.Tensor) -> tf.DType:
+    """Means and variances need at least float32, whatever the features are computed in."""
+    return tf.float64 if x.dtype == tf.float64 else tf.float32
+
+
+def _dense(units: int, seed: int | None, name: str) -> tf_keras.layers.Dense:
+    return tf_keras.layers.Dense(units, kernel_initializer=linear_initializer(seed), name=name)
+
+
+class LayerNorm(tf_keras.layers.Layer):
+    """Normalizes the last axis: `(x - mean) / sqrt(var + eps) * gamma + beta`.
+
+    Every derivative is right, also of the mean. With `identity` set the layer returns its input; its variables stay,
+    so that one set of weights serves measures with and without norms.
+
+    Input and output: [..., C], same dtype; statistics in float32 or wider.
+    """
+
+    def __init__(self, epsilon: float = NORM_EPSILON, **kwargs):
+        super().__init__(**kwargs)
+        self.epsilon = epsilon
+        self.identity = False
+
+    def build(self, input_shape):
+        channels = input_shape[-1]
+        self.gamma = self.add_weight("gamma", (channels,), initializer="ones")
+        self.beta = self.add_weight("beta", (channels,), initializer="zeros")
+
+    def call(self, x):
+        if self.identity:
+            return x
+        dtype = _statistics_dtype(x)
+        wide = tf.cast(x, dtype)
+        centred = wide - tf.reduce_mean(wide, axis=-1, keepdims=True)
+        variance = tf.reduce_mean(tf.square(centred), axis=-1, keepdims=True)
+        normalized = centred * tf.math.rsqrt(variance + self.epsilon)
+        return tf.cast(normalized * tf.cast(self.gamma, dtype) + tf.cast(self.beta, dtype), x.dtype)
+
+
+def sampled_conv2d(images: tf.Tensor, kernel: tf.Tensor, stride: int, dilation: int) -> tf.Tensor:
+    """Convolution with SAME padding and any pair of stride and dilation.
+
+    TensorFlow on a CPU has no gradient for a dilated convolution outside XLA. Here a dilated window is first
+    gathered: rows, then columns, so that its taps lie side by side and a plain convolution, whose stride is its kernel
+    size, sees each window once. Undilated windows need no gather.
+
+    Args:
+      images: [B, H, W, C].
+      kernel: [K, K, C, D].
+      stride: Pixels between windows, >= 1.
+      dilation: Pixels between taps, >= 1.
+
+    Returns:
+      [B, ceil(H / stride), ceil(W / stride), D].
+    """
+    if dilation == 1:
+        return tf.nn.conv2d(images, kernel, stride, "SAME")
+    size = kernel.shape[0]
+    paddings = [grids.same_padding(side, size, stride, dilation) for side in images.shape[1:3]]
+    # One side may be shorter than a window even after SAME padding rounds the number of windows up.
+    sampled = tf.pad(images, [(0, 0), *paddings, (0, 0)])
+    for axis, side in ((1, images.shape[1]), (2, images.shape[2])):
+        starts = np.arange(grids.ceil_div(side, stride)) * stride
+        taps = (starts[:, None] + np.arange(size) * dilation).reshape(-1)  # [windows * K]
+        sampled = tf.gather(sampled, taps, axis=axis)
+    return tf.nn.conv2d(sampled, kernel, size, "VALID")  # [B, h * K, w * K, C] -> [B, h, w, D]
+
+
+class Stem(tf_keras.layers.Layer):
+    """Images to tokens: a K x K convolution whose stride and dilation can change while its kernel stays, then a norm.
+
+    `stride` and `dilation` are plain attributes: what a traced program computes is what they were when it was traced.
+
+    Args:
+      width: Channels of a token.
+      kernel_size: Taps per side.
+      stride: Pixels between tokens.
+      dilation: Pixels between taps.
+      seed: Of the initial weights.
+
+    Input [B, H, W, 3], output [B, ceil(H / stride), ceil(W / stride), width].
+    """
+
+    def __init__(self, width: int, kernel_size: int, stride: int, dilation: int, seed: int | None = None, **kwargs):
+        super().__init__(**kwargs)
+        self.width = width
+        self.kernel_size = kernel_size
+        self.stride = stride
+        self.dilation = dilation
+        self.seed = seed
+        self.norm = LayerNorm(name="norm")
+
+    def build(self, input_shape):
+        fan_in = self.kernel_size**2 * input_shape[-1]
+        # The released code leaves the stem at its framework's default: uniform in +-1/sqrt(fan_in), bias included.
+        bound = fan_in**-0.5
+        for name, shape, seed in zip(
+            ("kernel", "bias"),
+            ((self.kernel_size, self.kernel_size, input_shape[-1], self.width), (self.width,)),
+            seed_stream(self.seed),
+        ):
+            uniform = tf_keras.initializers.RandomUniform(-bound, bound, seed=seed)
+            setattr(self, name, self.add_weight(name, shape, initializer=uniform))
+
+    def call(self, images):
+        return self.norm(sampled_conv2d(images, self.kernel, self.stride, self.dilation) + self.bias)
+
+
+def interpolation_matrix(target: int, source: int) -> np.ndarray:
+    """Weights [target, source] that resize a line of samples with a triangle filter, widened when shrinking.
+
+    Source: the antialiased bilinear resize of TensorFlow (`tf.image.resize(..., antialias=True)`), which not every XLA
+    backend compiles; as a constant matrix it is a matrix product anywhere. Equal sizes give the identity.
+    """
+    scale = source / target
+    centres = (np.arange(target) + 0.5) * scale
+    distances = np.abs(np.arange(source) + 0.5 - centres[:, None]) / max(scale, 1.0)
+    weights = np.maximum(1.0 - distances, 0.0)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+class PositionEmbedding(tf_keras.layers.Layer):
+    """Adds one learned vector to each token, resized from the stride-4 grid to whatever grid the stem produces.
+
+    Args:
+      grid: Rows and columns of the stored embedding.
+
+    Input and output: [B, rows, columns, C].
+    """
+
+    def __init__(self, grid: tuple[int, int], seed: int | None = None, **kwargs):
+        super().__init__(**kwargs)
+        self.grid = tuple(grid)
+        self.seed = seed
+
+    def build(self, input_shape):
+        self.embedding = self.add_weight(
+            "embedding", (1, *self.grid, input_shape[-1]), initializer=linear_initializer(self.seed)
+        )
+
+    def call(self, x):
+        embedding = tf.cast(self.embedding, x.dtype)
+        grid = tuple(x.shape[1:3])
+        if grid != self.grid:
+            rows, columns = (
+                tf.constant(interpolation_matrix(*sides), x.dtype) for sides in zip(grid, self.grid)
+            )
+            embedding = tf.einsum("yr,xc,brcd->byxd", rows, columns, embedding)
+        return x + embedding
+
+
+class PatchMerging(tf_keras.layers.Layer):
+    """Norm over each k x k patch of tokens, then a bias-free linear map: half the grid, more channels.
+
+    The [tokens, k * k * C] patches are never built. With p a patch, mu and s its mean and deviation, W the map, and
+    gamma and beta the norm's scale and offset over the k * k * C entries,
+
+        W (gamma * (p - mu) / s + beta) = (conv(x, W gamma) - mu * sum(W gamma)) / s + W beta,
+
+    and mu and s follow from two averages pooled over the patch: of the tokens' means and of their mean squares. The
+    variance is pooled from each token's own variance plus the spread of the token means, which loses fewer digits than
+    a plain mean of squares. Zeros padded at the border count as tokens, as they do in the released code.
+
+    Args:
+      width: Output channels.
+      kernel_size: k, tokens per side of a patch; the stride is 2.
+
+    Input [B, H, W, C], output [B, ceil(H / 2), ceil(W / 2), width].
+    """
+
+    def __init__(self, width: int, kernel_size: int, epsilon: float = NORM_EPSILON, seed: int | None = None, **kwargs):
+        super().__init__(**kwargs)
+        self.width = width
+        self.kernel_size = kernel_size
+        self.epsilon = epsilon
+        self.seed = seed
+        self.identity = False
+
+    def build(self, input_shape):
+        patch = (self.kernel_size, self.kernel_size, input_shape[-1])
+        self.gamma = self.add_weight("gamma", patch, initializer="ones")
+        self.beta = self.add_weight("beta", patch, initializer="zeros")
+        self.kernel = self.add_weight("kernel", (*patch, self.width), initializer=linear_initializer(self.seed))
+
+    def _pool(self, tokens: tf.Tensor, paddings: list[tuple[int, int]]) -> tf.Tensor:
+        """Mean of [B, H, W, 1] over each patch, padding included."""
+        return tf.nn.avg_pool2d(tf.pad(tokens, paddings), self.kernel_size, 2, "VALID")
+
+    def call(self, x):
+        if self.identity:
+            return tf.nn.conv2d(x, self.kernel, 2, "SAME")
+        sides = [grids.same_padding(side, self.kernel_size, 2) for side in x.shape[1:3]]
+        paddings = [(0, 0), *sides, (0, 0)]
+        dtype = _statistics_dtype(x)
+        wide = tf.cast(x, dtype)
+        token_mean = tf.reduce_mean(wide, axis=-1, keepdims=True)
+        token_variance = tf.reduce_mean(tf.square(wide - token_mean), axis=-1, keepdims=True)
+        mean = self._pool(token_mean, paddings)  # [B, h, w, 1]
+        spread = self._pool(tf.square(token_mean), paddings) - tf.square(mean)
+        inverse = tf.math.rsqrt(self._pool(token_variance, paddings) + spread + self.epsilon)
+
+        kernel = self.gamma[..., None] * self.kernel
+        projected = tf.cast(tf.nn.conv2d(tf.pad(x, paddings), kernel, 2, "VALID"), dtype)
+        offset = tf.einsum("yxc,yxcd->d", self.beta, self.kernel)
+        column_sums = tf.cast(tf.reduce_sum(kernel, axis=(0, 1, 2)), dtype)
+        merged = (projected - mean * column_sums) * inverse + tf.cast(offset, dtype)
+        return tf.cast(merged, x.dtype)
+
+
+class WindowedAttention(tf_keras.layers.Layer):
+    """Multi-head self-attention inside equal windows of the token grid.
+
+    Where the windows do not divide the grid it is padded behind its last row and column, and padded tokens are masked.
+
+    Args:
+      num_heads: Heads.
+      head_dim: Channels of a head; `num_heads * head_dim` may be less than the width.
+      splits: Windows per side of the grid.
+      fixed_edge: Tokens per side of a window instead, whatever the grid.
+
+    Input and output: [B, H, W, C].
+    """
+
+    def __init__(
+        self,
+        num_heads: int,
+        head_dim: int,
+        splits: int,
+        fixed_edge: int | None = None,
+        seed: int | None = None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.num_heads = num_heads
+        self.head_dim = head_dim
+        self.splits = splits
+        self.fixed_edge = fixed_edge
+        self.seed = seed
+
+    def build(self, input_shape):
+        seeds = seed_stream(self.seed)
+        inner = self.num_heads * self.head_dim
+        self.qkv = _dense(3 * inner, next(seeds), "qkv")
+        self.proj = _dense(input_shape[-1], next(seeds), "proj")
+
+    def call(self, x):
+        grid = tuple(x.shape[1:3])
+        edges = tuple(grids.window_edge(side, self.splits, self.fixed_edge) for side in grid)
+        counts = tuple(grids.ceil_div(side, edge) for side, edge in zip(grid, edges))
+        padding = [(0, count * edge - side) for count, edge, side in zip(counts, edges, grid)]
+        padded = any(after for _, after in padding)
+        windows, tokens = counts[0] * counts[1], edges[0] * edges[1]
+
+        qkv = self.qkv(x)  # [B, H, W, 3 * heads * head_dim]
+        if padded:
+            qkv = tf.pad(qkv, [(0, 0), *padding, (0, 0)])
+        qkv = _to_windows(qkv, counts, edges)  # [B, windows, tokens, 3 * heads * head_dim]
+        qkv = tf.reshape(qkv, [-1, windows, tokens, 3, self.num_heads, self.head_dim])
+        query, key, value = tf.unstack(tf.transpose(qkv, [3, 0, 1, 4, 2, 5]))  # [B, windows, heads, tokens, head_dim]
+
+        scores = tf.matmul(query * self.head_dim**-0.5, key, transpose_b=True)  # [B, windows, heads, tokens, tokens]
+        scores = tf.cast(scores, _statistics_dtype(scores))
+        if padded:
+            scores += tf.constant(_padding_bias(grid, padding, counts, edges), scores.dtype)
+        mixed = tf.matmul(tf.cast(tf.nn.softmax(scores), value.dtype), value)
+
+        mixed = tf.transpose(mixed, [0, 1, 3, 2, 4])  # [B, windows, tokens, heads, head_dim]
+        mixed = tf.reshape(mixed, [-1, windows, tokens, self.num_heads * self.head_dim])
+        mixed = _from_windows(mixed, counts, edges)
+        return self.proj(mixed[:, : grid[0], : grid[1]] if padded else mixed)
+
+
+def _to_windows(x, counts: tuple[int, int], edges: tuple[int, int]):
+    """[B, rows * edge, columns * edge, C] -> [B, rows * columns, edge * edge, C]."""
+    channels = x.shape[-1]
+    if counts != (1, 1):
+        x = tf.reshape(x, [-1, counts[0], edges[0], counts[1], edges[1], channels])
+        x = tf.transpose(x, [0, 1, 3, 2, 4, 5])
+    return tf.reshape(x, [-1, counts[0] * counts[1], edges[0] * edges[1], channels])
+
+
+def _from_windows(x, counts: tuple[int, int], edges: tuple[int, int]):
+    """Inverse of `_to_windows`."""
+    channels = x.shape[-1]
+    if counts != (1, 1):
+        x = tf.reshape(x, [-1, counts[0], counts[1], edges[0], edges[1], channels])
+        x = tf.transpose(x, [0, 1, 3, 2, 4, 5])
+    return tf.reshape(x, [-1, counts[0] * edges[0], counts[1] * edges[1], channels])
+
+
+def _padding_bias(grid, padding, counts, edges) -> np.ndarray:
+    """Score offsets [windows, 1, 1, tokens]: 0 for real keys, a large negative number for padded ones."""
+    bias = np.pad(np.zeros(grid), padding, constant_values=_MASKED)
+    bias = bias.reshape(counts[0], edges[0], counts[1], edges[1]).transpose(0, 2, 1, 3)
+    return bias.reshape(counts[0] * counts[1], 1, 1, edges[0] * edges[1])
+
+
+class Block(tf_keras.layers.Layer):
+    """Pre-norm transformer block: attention, then FFN, each added to its input.
+
+    Args:
+      width: Channels C.
+      num_heads, head_dim, splits, fixed_edge: As `WindowedAttention`.
+      expansion_ratio: Hidden width of the FFN over C.
+      drop_rate: Probability that training skips a branch for an image (stochastic depth), in [0, 1).
+
+    Input and output: [B, H, W, C].
+    """
+
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        head_dim: int,
+        splits: int,
+        expansion_ratio: int,
+        fixed_edge: int | None = None,
+        drop_rate: float = 0.0,
+        seed: int | None = None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        seeds = seed_stream(seed)
+        self.norm1 = LayerNorm(name="norm1")
+        self.attention = WindowedAttention(
+            num_heads, head_dim, splits, fixed_edge, seed=next(seeds), name="attention"
+        )
+        self.norm2 = LayerNorm(name="norm2")
+        self.fc1 = _dense(width * expansion_ratio, next(seeds), "fc1")
+        self.fc2 = _dense(width, next(seeds), "fc2")
+        # Dropout of a whole branch, one draw per image, is stochastic depth.
+        self.drop_path = tf_keras.layers.Dropout(
+            drop_rate, noise_shape=(None, 1, 1, 1), seed=next(seeds), name="drop_path"
+        )
+
+    def call(self, x, training=None):
+        x = x + self.drop_path(self.attention(self.norm1(x)), training=training)
+        hidden = tf.nn.gelu(self.fc1(self.norm2(x)), approximate=False)
+        return x + self.drop_path(self.fc2(hidden), training=training)

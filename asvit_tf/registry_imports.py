@@ -1,0 +1,5 @@
+"""Every registration in one place: importing this makes the Model Garden know As-ViT and all that it ships itself."""
+
+from official.vision import registry_imports  # noqa: F401
+
+from asvit_tf import configs  # noqa: F401

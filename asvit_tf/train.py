@@ -1,0 +1,180 @@
+"""Trains or evaluates a Model Garden experiment with progressive re-tokenization.
+
+    python -m asvit_tf.train --experiment=asvit_digits --mode=train_and_eval --model_dir=DIR \
+        --config_file=official_configs/digits_asvit_i32_cpu.yaml --params_override=...
+
+The flags are the Model Garden's own (`--helpfull` explains each).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import gin
+import tensorflow as tf
+import tf_keras
+import tqdm
+from absl import app, flags
+from official.common import distribute_utils
+from official.common import flags as model_garden_flags
+from official.core import config_definitions as cfg
+from official.core import task_factory, train_lib, train_utils
+from official.modeling import performance
+
+from asvit_tf import (
+    configs,
+    registry_imports,  # noqa: F401
+)
+from asvit_tf.trainer import Block, RetokenizingTrainer
+
+BLOCKS_FILE = "blocks.jsonl"
+
+
+class _BlockLog:
+    """Train action: appends every block, with its metrics, to `blocks.jsonl`, and moves a progress bar."""
+
+    def __init__(self, trainer: RetokenizingTrainer, model_dir: str, total_steps: int, progress: bool):
+        self._trainer = trainer
+        self._path = os.path.join(model_dir, BLOCKS_FILE)
+        self._total_steps = total_steps
+        self._progress = progress
+        self._bar: tqdm.tqdm | None = None
+
+    def __call__(self, output) -> None:
+        block = self._trainer.last_block
+        metrics = {name: float(value) for name, value in output.items()}
+        with tf.io.gfile.GFile(self._path, "a") as file:
+            file.write(json.dumps({**dataclasses.asdict(block), **metrics}) + "\n")
+        if self._progress:
+            if self._bar is None:
+                self._bar = tqdm.tqdm(
+                    total=self._total_steps, initial=block.step - block.steps, desc="train", unit="step", mininterval=0
+                )
+            self._bar.set_postfix_str(f"stride {block.stride}, loss {metrics['training_loss']:.3f}", refresh=False)
+            self._bar.update(block.steps)
+            if block.step >= self._total_steps:
+                self._bar.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class PhaseTime:
+    """What one phase cost.
+
+    Attributes:
+      stride, dilation: Its tokenization.
+      steps: Trained in it.
+      step_seconds: Median over the blocks that traced nothing; NaN if there was none.
+      warm_seconds: `steps * step_seconds`.
+      trace_seconds: What the tracing blocks took beyond that.
+    """
+
+    stride: int
+    dilation: int
+    steps: int
+    step_seconds: float
+    warm_seconds: float
+    trace_seconds: float
+
+
+def read_blocks(model_dir: str | os.PathLike) -> list[dict]:
+    """The rows of `blocks.jsonl`, in order; of steps trained twice, because a killed run went back, the later ones."""
+    rows: dict[int, dict] = {}
+    path = Path(model_dir) / BLOCKS_FILE
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # The last line of a killed run.
+        rows = {step: kept for step, kept in rows.items() if step <= row["step"] - row["steps"]}
+        rows[row["step"]] = row
+    return list(rows.values())
+
+
+def phase_times(blocks: Sequence[Mapping]) -> list[PhaseTime]:
+    """Warm training time and tracing time of every phase, from the rows of `read_blocks`."""
+    phases: dict[tuple[int, int], list[Mapping]] = {}
+    for block in blocks:
+        phases.setdefault((block["stride"], block["dilation"]), []).append(block)
+    times = []
+    for (stride, dilation), members in phases.items():
+        warm = sorted(block["seconds"] / block["steps"] for block in members if not block["traced"])
+        step_seconds = warm[len(warm) // 2] if warm else float("nan")
+        tracing = [block for block in members if block["traced"]]
+        times.append(
+            PhaseTime(
+                stride,
+                dilation,
+                steps=sum(block["steps"] for block in members),
+                step_seconds=step_seconds,
+                warm_seconds=step_seconds * sum(block["steps"] for block in members),
+                trace_seconds=sum(block["seconds"] - step_seconds * block["steps"] for block in tracing),
+            )
+        )
+    return times
+
+
+def run(params: cfg.ExperimentConfig, model_dir: str, mode: str, progress: bool = False) -> dict[str, float]:
+    """Runs an experiment, continuing from the newest checkpoint in `model_dir`.
+
+    Args:
+      params: The experiment; its task must be As-ViT's.
+      model_dir: Receives checkpoints, summaries, `params.yaml` and `blocks.jsonl`.
+      mode: "train", "eval", "train_and_eval" or "continuous_eval".
+      progress: Show a progress bar on standard error.
+
+    Returns:
+      The metrics of an evaluation after the last step where `mode` evaluates; else {}.
+
+    Raises:
+      UserError: The schedule does not fit the experiment.
+    """
+    configs.schedule_of(params)  # Before any long work.
+    if "train" in mode:
+        train_utils.serialize_config(params, model_dir)
+    if params.task.seed is not None:
+        tf_keras.utils.set_random_seed(params.task.seed)
+    if params.runtime.mixed_precision_dtype:
+        performance.set_mixed_precision_policy(params.runtime.mixed_precision_dtype)
+    strategy = distribute_utils.get_distribution_strategy(
+        distribution_strategy=params.runtime.distribution_strategy,
+        all_reduce_alg=params.runtime.all_reduce_alg,
+        num_gpus=params.runtime.num_gpus,
+        tpu_address=params.runtime.tpu,
+    )
+    with strategy.scope():
+        task = task_factory.get_task(params.task, logging_dir=model_dir)
+        trainer = train_utils.create_trainer(
+            params,
+            task,
+            train="train" in mode,
+            evaluate="eval" in mode,
+            checkpoint_exporter=train_lib.maybe_create_best_ckpt_exporter(params, model_dir),
+            trainer_cls=RetokenizingTrainer,
+        )
+    _, metrics = train_lib.run_experiment(
+        distribution_strategy=strategy,
+        task=task,
+        mode=mode,
+        params=params,
+        model_dir=model_dir,
+        trainer=trainer,
+        train_actions=[_BlockLog(trainer, model_dir, params.trainer.train_steps, progress)],
+        run_post_eval="eval" in mode,
+    )
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def main(_) -> None:
+    values = flags.FLAGS
+    gin.parse_config_files_and_bindings(values.gin_file, values.gin_params)
+    run(train_utils.parse_configuration(values), values.model_dir, values.mode, progress=True)
+
+
+if __name__ == "__main__":
+    model_garden_flags.define_flags()
+    flags.mark_flags_as_required(["experiment", "mode", "model_dir"])
+    app.run(main)

@@ -1,0 +1,73 @@
+"""The Model Garden's trainer, with the re-tokenization schedule applied and every block of steps timed."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+import gin
+from official.core import base_trainer
+
+from asvit_tf import configs
+from asvit_tf.callbacks import RetokenizationAction
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """One block of `steps_per_loop` training steps.
+
+    Attributes:
+      step: Steps trained when it ended.
+      steps: Steps in it.
+      stride, dilation: Its tokenization.
+      traced: Whether it began with tracing the training step; its seconds then include that.
+      seconds: Wall time.
+    """
+
+    step: int
+    steps: int
+    stride: int
+    dilation: int
+    traced: bool
+    seconds: float
+
+
+@gin.configurable
+class RetokenizingTrainer(base_trainer.Trainer):
+    """Sets the phase before each block of training steps, and the final tokenization before each evaluation.
+
+    It needs no train action, so it also works where the caller passes none: with the unmodified
+    `official.vision.train`, bind `create_trainer.trainer_cls = @RetokenizingTrainer` by gin.
+
+    Args: as `base_trainer.Trainer`; `config.task.retokenization` is the schedule.
+    """
+
+    def __init__(self, config, task, model, optimizer, **kwargs):
+        super().__init__(config, task, model, optimizer, **kwargs)
+        self.schedule = configs.schedule_of(config)
+        self.last_block: Block | None = None
+        self._retokenize = RetokenizationAction(self, model.backbone, self.schedule)
+
+    def train_loop_begin(self):
+        self._begun_at_step = int(self.global_step.numpy())
+        self._begun_at = time.perf_counter()
+        self._traced = self._retokenize()
+        super().train_loop_begin()
+
+    def train_loop_end(self):
+        logs = super().train_loop_end()  # Reads the metrics, so the device has finished.
+        step = int(self.global_step.numpy())
+        tokenization = self.model.backbone.tokenization
+        self.last_block = Block(
+            step=step,
+            steps=step - self._begun_at_step,
+            stride=tokenization.stride,
+            dilation=tokenization.dilation,
+            traced=self._traced,
+            seconds=time.perf_counter() - self._begun_at,
+        )
+        return logs
+
+    def eval_begin(self):
+        self._retokenize.before_evaluation()
+        super().eval_begin()
