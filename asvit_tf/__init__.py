@@ -1,0 +1,49 @@
+"""As-ViT, auto-scaling Vision Transformers without training, in TensorFlow.
+
+Names are imported when first used, so that what needs no TensorFlow (topologies, counting, schedules) starts at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from asvit_tf.backbone import AsViT
+    from asvit_tf.callbacks import RetokenizationCallback
+    from asvit_tf.errors import UserError
+    from asvit_tf.retokenization import Phase, Schedule, Tokenization
+    from asvit_tf.topology import Stage, Topology
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "AsViT": "backbone",
+    "Phase": "retokenization",
+    "RetokenizationCallback": "callbacks",
+    "Schedule": "retokenization",
+    "Stage": "topology",
+    "Tokenization": "retokenization",
+    "Topology": "topology",
+    "UserError": "errors",
+}
+_MODULES = ("complexity", "counting", "ntk", "reference_weights", "retokenization", "topology")
+
+__all__ = [
+    "AsViT",
+    "Phase",
+    "RetokenizationCallback",
+    "Schedule",
+    "Stage",
+    "Tokenization",
+    "Topology",
+    "UserError",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -148,7 +148,7 @@ class AsViT(tf_keras.Model):
 
     @property
     def output_specs(self) -> dict[str, tf.TensorShape]:
-        """Shape of every stage's output at the present tokenization, by level; "pre_logits" is left out for decoders."""
+        """Shape of every stage's output at the present tokenization, by level; decoders want no "pre_logits" here."""
         sides = grids.token_grids(self._image_size, self.tokenization.stride)
         return {
             str(FIRST_LEVEL + i): tf.TensorShape([None, *side, width])

@@ -7,6 +7,8 @@ fresh run, a run resumed from any checkpoint and an evaluation alone all find th
 
 from __future__ import annotations
 
+from typing import Any
+
 import tf_keras
 
 from asvit_tf.backbone import AsViT
@@ -29,7 +31,7 @@ class RetokenizationCallback(tf_keras.callbacks.Callback):
     def __init__(self, schedule: Schedule, backbone: AsViT | None = None):
         super().__init__()
         self.schedule = schedule
-        self._backbone = backbone
+        self._backbone: Any = backbone
         self._trained: Tokenization | None = None
         self._tested: Tokenization | None = None
         self._epoch_start = 0
@@ -37,7 +39,8 @@ class RetokenizationCallback(tf_keras.callbacks.Callback):
     @property
     def backbone(self) -> AsViT:
         """The backbone whose stem changes."""
-        return self._backbone or getattr(self.model, "backbone", self.model)
+        model: Any = self.model
+        return self._backbone if self._backbone is not None else getattr(model, "backbone", model)
 
     def on_train_begin(self, logs=None):
         self._trained = None  # The model may hold a program that another fit traced.

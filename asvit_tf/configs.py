@@ -159,8 +159,8 @@ def schedule_of(params: cfg.ExperimentConfig) -> Schedule:
     schedule.check_blocks(params.trainer.steps_per_loop)
     if schedule.final != Tokenization(backbone.stride, backbone.dilation):
         raise UserError(
-            f"the last phase has stride {schedule.final.stride} and dilation {schedule.final.dilation}, but the backbone is "
-            f"evaluated and exported with {backbone.stride} and {backbone.dilation}; they must be equal"
+            f"the last phase has stride {schedule.final.stride} and dilation {schedule.final.dilation}, but the "
+            f"backbone is evaluated and exported with {backbone.stride} and {backbone.dilation}; they must be equal"
         )
     return schedule
 

@@ -88,7 +88,10 @@ def count(
     previous_width = 3
     for index, (stage, grid) in enumerate(zip(topology.stages, grids.token_grids(image_size, stride))):
         width, heads, head_dim = topology.widths[index], topology.heads[index], topology.head_dims[index]
-        edges = tuple(grids.window_edge(side, stage.splits, fixed_edges[index]) for side in grid)
+        edges = (
+            grids.window_edge(grid[0], stage.splits, fixed_edges[index]),
+            grids.window_edge(grid[1], stage.splits, fixed_edges[index]),
+        )
         tokens = grid[0] * grid[1]
         inner = heads * head_dim
         hidden = width * stage.expansion_ratio

@@ -19,11 +19,12 @@ from official.vision.data import tfrecord_lib
 from official.vision.dataloaders import classification_input
 
 from asvit_tf.errors import UserError
+from asvit_tf.folders import class_folders, image_files
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 VALIDATION_SHARE = 0.2
 _SPLIT_SEED = 0  # The split is part of the data, not of an experiment: accuracies of different seeds compare.
 _DIGIT_SIDE = 32
+_GREY = 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,28 +105,18 @@ def prepare(directory: str | os.PathLike, data_path: str | os.PathLike | None = 
 
 
 def _digits() -> Iterator[_Example]:
-    """The scans, 8 x 8 in 17 shades of grey, resized to 32 x 32 RGB."""
+    """The scans, 8 x 8 in 17 shades, resized to 32 x 32 RGB: ink from mid-grey to white.
+
+    The Model Garden's augmentations fill what they shift or rotate in with mid-grey, so on a mid-grey background they
+    leave no edges.
+    """
     from sklearn import datasets
 
     digits = datasets.load_digits()
-    images = tf.image.resize(digits.images[..., None] * (255 / 16), (_DIGIT_SIDE, _DIGIT_SIDE))
+    images = tf.image.resize(_GREY + digits.images[..., None] * ((255 - _GREY) / 16), (_DIGIT_SIDE, _DIGIT_SIDE))
     images = tf.cast(tf.round(tf.image.grayscale_to_rgb(images)), tf.uint8)
     for index, (image, label) in enumerate(zip(images, digits.target)):
         yield _Example(tf.io.encode_png(image).numpy(), int(label), f"digit_{index:04d}.png")
-
-
-def class_folders(data_path: Path) -> list[Path]:
-    """The class subfolders of an image folder, sorted by name.
-
-    Raises:
-      UserError: It is not a folder, or has fewer than two subfolders.
-    """
-    if not data_path.is_dir():
-        raise UserError(f"{data_path} is not a folder; expected one with a subfolder of images for each class")
-    folders = sorted(entry for entry in data_path.iterdir() if entry.is_dir())
-    if len(folders) < 2:
-        raise UserError(f"{data_path} has {len(folders)} subfolders; expected at least two, one for each class")
-    return folders
 
 
 def _folder(data_path: Path, skipped: list[str]) -> tuple[tuple[str, ...], list[_Example]]:
@@ -133,9 +124,7 @@ def _folder(data_path: Path, skipped: list[str]) -> tuple[tuple[str, ...], list[
     folders = class_folders(data_path)
     examples = []
     for label, folder in enumerate(folders):
-        for file in sorted(folder.rglob("*")):
-            if file.suffix.lower() not in IMAGE_SUFFIXES or not file.is_file():
-                continue
+        for file in image_files(folder):
             name = str(file.relative_to(data_path))
             encoded = as_jpeg_or_png(file.read_bytes())
             if encoded is None:
@@ -169,7 +158,8 @@ def _split(examples: Sequence[_Example], class_names: Sequence[str]) -> tuple[li
         held_out = max(1, round(VALIDATION_SHARE * len(members)))
         validation += [members[i] for i in order[:held_out]]
         train += [members[i] for i in order[held_out:]]
-    return tuple([part[i] for i in generator.permutation(len(part))] for part in (train, validation))
+    train, validation = ([part[i] for i in generator.permutation(len(part))] for part in (train, validation))
+    return train, validation
 
 
 def _write_records(path: Path, examples: Sequence[_Example], class_names: Sequence[str]) -> None:

@@ -7,9 +7,13 @@ import shutil
 
 import tensorflow as tf
 from official.core import config_definitions as cfg
+from official.modeling import hyperparams
 from official.vision.serving import export_saved_model_lib, image_classification
 
-from asvit_tf import registry_imports  # noqa: F401
+from asvit_tf import (
+    configs,
+    registry_imports,  # noqa: F401
+)
 from asvit_tf.errors import UserError
 
 
@@ -38,6 +42,19 @@ class NamedClassificationModule(image_classification.ClassificationModule):
         return answer
 
 
+def read_params(model_dir: str) -> cfg.ExperimentConfig:
+    """The experiment that a training in `model_dir` wrote down.
+
+    Raises:
+      UserError: There is none.
+    """
+    path = os.path.join(model_dir, "params.yaml")
+    if not tf.io.gfile.exists(path):
+        raise UserError(f"no params.yaml in {model_dir}; expected a directory that training wrote")
+    params = cfg.ExperimentConfig(task=configs.ClassificationTask())
+    return hyperparams.override_params_dict(params, path, is_strict=False)
+
+
 def class_names(params: cfg.ExperimentConfig) -> list[str]:
     """The task's class names; the numbers from 0 where it gives none."""
     count = params.task.model.num_classes
@@ -57,9 +74,7 @@ def serving_module(params: cfg.ExperimentConfig, input_type: str) -> NamedClassi
     )
 
 
-def export(
-    params: cfg.ExperimentConfig, model_dir: str, export_dir: str, input_type: str = "image_bytes"
-) -> str:
+def export(params: cfg.ExperimentConfig, model_dir: str, export_dir: str, input_type: str = "image_bytes") -> str:
     """Writes the SavedModel of the newest checkpoint, complete or not at all.
 
     Args:

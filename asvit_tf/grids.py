@@ -32,9 +32,7 @@ def same_padding(size: int, kernel_size: int, stride: int, dilation: int = 1) ->
     return total // 2, total - total // 2
 
 
-def token_grids(
-    image_size: tuple[int, int], stride: int, stages: int = 4
-) -> tuple[tuple[int, int], ...]:
+def token_grids(image_size: tuple[int, int], stride: int, stages: int = 4) -> tuple[tuple[int, int], ...]:
     """Rows and columns of tokens in every stage: the stem divides by `stride`, each merging by 2, rounding up."""
     rows, columns = (ceil_div(side, stride) for side in image_size)
     grids = [(rows, columns)]

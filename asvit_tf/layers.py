@@ -178,9 +178,7 @@ class PositionEmbedding(tf_keras.layers.Layer):
         embedding = tf.cast(self.embedding, x.dtype)
         grid = tuple(x.shape[1:3])
         if grid != self.grid:
-            rows, columns = (
-                tf.constant(interpolation_matrix(*sides), x.dtype) for sides in zip(grid, self.grid)
-            )
+            rows, columns = (tf.constant(interpolation_matrix(*sides), x.dtype) for sides in zip(grid, self.grid))
             embedding = tf.einsum("yr,xc,brcd->byxd", rows, columns, embedding)
         return x + embedding
 
@@ -358,9 +356,7 @@ class Block(tf_keras.layers.Layer):
         super().__init__(**kwargs)
         seeds = seed_stream(seed)
         self.norm1 = LayerNorm(name="norm1")
-        self.attention = WindowedAttention(
-            num_heads, head_dim, splits, fixed_edge, seed=next(seeds), name="attention"
-        )
+        self.attention = WindowedAttention(num_heads, head_dim, splits, fixed_edge, seed=next(seeds), name="attention")
         self.norm2 = LayerNorm(name="norm2")
         self.fc1 = _dense(width * expansion_ratio, next(seeds), "fc1")
         self.fc2 = _dense(width, next(seeds), "fc2")

@@ -64,10 +64,13 @@ def _pairs(backbone: AsViT, head: tf_keras.layers.Dense | None) -> Iterator[_Pai
         yield _Pair(f"{name}.weight", layer.kernel, np.transpose)
         yield _Pair(f"{name}.bias", layer.bias, same)
 
-    def from_patch_order(patch):
+    def patch_kernel(merging):
         """Unfolded patches are ordered channel, row, column there; row, column, channel here."""
-        size, _, channels = patch
+        size, _, channels = merging.gamma.shape
         return lambda array: array.reshape(-1, channels, size, size).transpose(2, 3, 1, 0)
+
+    def patch_norm(merging):
+        return lambda array: patch_kernel(merging)(array)[..., 0]
 
     yield _Pair("patch_embed.proj.weight", backbone.stem.kernel, lambda array: array.transpose(2, 3, 1, 0))
     yield _Pair("patch_embed.proj.bias", backbone.stem.bias, same)
@@ -87,10 +90,9 @@ def _pairs(backbone: AsViT, head: tf_keras.layers.Dense | None) -> Iterator[_Pai
         if index < len(backbone.mergings):
             merging = backbone.mergings[index]
             name = f"layers.{index}.downsample"
-            convert = from_patch_order(merging.gamma.shape)
-            yield _Pair(f"{name}.norm.weight", merging.gamma, lambda array, convert=convert: convert(array)[..., 0])
-            yield _Pair(f"{name}.norm.bias", merging.beta, lambda array, convert=convert: convert(array)[..., 0])
-            yield _Pair(f"{name}.reduction.weight", merging.kernel, convert)
+            yield _Pair(f"{name}.norm.weight", merging.gamma, patch_norm(merging))
+            yield _Pair(f"{name}.norm.bias", merging.beta, patch_norm(merging))
+            yield _Pair(f"{name}.reduction.weight", merging.kernel, patch_kernel(merging))
     yield from norm("norm", backbone.norm)
     if backbone.representation is not None:
         yield from linear("head.0", backbone.representation)
@@ -112,9 +114,7 @@ def load(model: Classifier, state_dict: Mapping[str, np.ndarray]) -> None:
     missing = sorted({pair.name for pair in pairs} - set(state_dict))
     unused = sorted(set(state_dict) - {pair.name for pair in pairs})
     if missing or unused:
-        raise UserError(
-            f"the state dict does not fit {model.backbone.topology}: missing {missing or 'nothing'}, unused {unused or 'nothing'}"
-        )
+        raise UserError(f"the state dict does not fit {model.backbone.topology}: missing {missing}, unused {unused}")
     arrays = []
     for pair in pairs:
         try:
@@ -122,9 +122,8 @@ def load(model: Classifier, state_dict: Mapping[str, np.ndarray]) -> None:
         except ValueError:
             array = None
         if array is None or array.shape != tuple(pair.variable.shape):
-            raise UserError(
-                f"{pair.name} has shape {np.shape(state_dict[pair.name])}, which does not fit {tuple(pair.variable.shape)} here"
-            )
+            shape = np.shape(state_dict[pair.name])
+            raise UserError(f"{pair.name} has shape {shape}, which does not fit {tuple(pair.variable.shape)} here")
         arrays.append(array)
     for pair, array in zip(pairs, arrays):
         pair.variable.assign(array)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from fractions import Fraction
+from typing import Any
 
 from asvit_tf import counting
 from asvit_tf.errors import UserError
@@ -77,9 +79,9 @@ class Schedule:
         if not self.phases:
             raise UserError("a schedule needs at least one phase")
         ends = [phase.until for phase in self.phases]
-        if ends[-1] is not None or None in ends[:-1]:
+        if self.phases[-1].until is not None or len(self.boundaries) < len(ends) - 1:
             raise UserError(f"phases end at steps {ends}; the last phase, and only the last, must have no end")
-        if any(later <= earlier for earlier, later in zip([0, *ends], ends[:-1])):
+        if any(later <= earlier for earlier, later in itertools.pairwise((0, *self.boundaries))):
             raise UserError(f"phases end at steps {ends}; they must rise from above 0")
 
     @classmethod
@@ -123,7 +125,7 @@ class Schedule:
     def steps_per_phase(self, total_steps: int) -> tuple[int, ...]:
         """Steps that every phase trains when training ends after `total_steps`."""
         edges = [0, *(min(boundary, total_steps) for boundary in self.boundaries), total_steps]
-        return tuple(later - earlier for earlier, later in zip(edges, edges[1:]))
+        return tuple(later - earlier for earlier, later in itertools.pairwise(edges))
 
     def check_blocks(self, steps_per_loop: int) -> None:
         """Refuses boundaries that fall inside a block of `steps_per_loop` steps.
@@ -144,7 +146,7 @@ class Schedule:
 
 
 def phase_macs(
-    topology: Topology, schedule: Schedule, image_size: tuple[int, int], num_classes: int, **options: object
+    topology: Topology, schedule: Schedule, image_size: tuple[int, int], num_classes: int, **options: Any
 ) -> tuple[int, ...]:
     """Multiply-accumulates of one forward pass of one image in every phase (`options` as for `counting.count`)."""
     return tuple(

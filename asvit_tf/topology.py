@@ -123,9 +123,12 @@ class Topology:
             )
         parts = text.split("|")
         if len(parts) != NUM_STAGES + 1:
-            raise UserError(f"topology {text!r} has {len(parts)} parts between |, not {NUM_STAGES + 1}; the form is {FORM}")
+            raise UserError(
+                f"topology {text!r} has {len(parts)} parts between |, not {NUM_STAGES + 1}; the form is {FORM}"
+            )
         stages = tuple(
-            Stage(*_integers(part, f"stage {number}", lengths=(3, 4))) for number, part in enumerate(parts[:-1], start=1)
+            Stage(*_integers(part, f"stage {number}", lengths=(3, 4)))
+            for number, part in enumerate(parts[:-1], start=1)
         )
         return cls(stages, *_integers(parts[-1], "the last part (heads, width)", lengths=(1, 2)))
 
@@ -170,7 +173,9 @@ class Topology:
 
     def scaled(self, width: int, depths: tuple[int, ...]) -> Topology:
         """The same topology at another width and other depths."""
-        stages = tuple(dataclasses.replace(stage, depth=depth) for stage, depth in zip(self.stages, depths, strict=True))
+        stages = tuple(
+            dataclasses.replace(stage, depth=depth) for stage, depth in zip(self.stages, depths, strict=True)
+        )
         return Topology(stages, self.num_heads, width)
 
 
@@ -178,7 +183,9 @@ def _integers(part: str, where: str, lengths: tuple[int, int]) -> list[int]:
     """Comma-separated whole numbers of one part of a topology string."""
     words = part.split(",")
     if len(words) not in lengths:
-        raise UserError(f"{where} is {part!r}: {len(words)} numbers, not {lengths[0]} or {lengths[1]}; the form is {FORM}")
+        raise UserError(
+            f"{where} is {part!r}: {len(words)} numbers, not {lengths[0]} or {lengths[1]}; the form is {FORM}"
+        )
     # Not int(): it would also take "1_0", "+3" and digits of other scripts, which do not come back from str().
     bad = [word for word in words if not re.fullmatch(r"\s*[0-9]{1,6}\s*", word)]
     if bad:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from official.common import flags as model_garden_flags
 from official.core import config_definitions as cfg
 from official.core import task_factory, train_lib, train_utils
 from official.modeling import performance
+from tensorboard.backend.event_processing import event_accumulator
 
 from asvit_tf import (
     configs,
@@ -45,7 +47,7 @@ class _BlockLog:
         self._bar: tqdm.tqdm | None = None
 
     def __call__(self, output) -> None:
-        block = self._trainer.last_block
+        block: Block = self._trainer.last_block
         metrics = {name: float(value) for name, value in output.items()}
         with tf.io.gfile.GFile(self._path, "a") as file:
             file.write(json.dumps({**dataclasses.asdict(block), **metrics}) + "\n")
@@ -168,13 +170,33 @@ def run(params: cfg.ExperimentConfig, model_dir: str, mode: str, progress: bool 
     return {name: float(value) for name, value in metrics.items()}
 
 
+def read_evaluations(model_dir: str | os.PathLike) -> list[tuple[int, float]]:
+    """Step and accuracy of every evaluation, from the TensorBoard summaries of a training."""
+    accumulator = event_accumulator.EventAccumulator(
+        os.path.join(model_dir, "validation"), size_guidance={"tensors": 0}
+    )
+    accumulator.Reload()
+    if "accuracy" not in accumulator.Tags()["tensors"]:
+        return []
+    events = {event.step: float(tf.make_ndarray(event.tensor_proto)) for event in accumulator.Tensors("accuracy")}
+    return sorted(events.items())
+
+
 def main(_) -> None:
     values = flags.FLAGS
     gin.parse_config_files_and_bindings(values.gin_file, values.gin_params)
-    run(train_utils.parse_configuration(values), values.model_dir, values.mode, progress=True)
+    params = train_utils.parse_configuration(values, print_return=False)
+    metrics = run(params, values.model_dir, values.mode, progress=True)
+    if metrics:
+        print(json.dumps(metrics))
+
+
+def start(arguments: Sequence[str]) -> None:
+    """Parses the Model Garden's flags and runs; does not return."""
+    model_garden_flags.define_flags()
+    flags.mark_flags_as_required(["experiment", "mode", "model_dir"])
+    app.run(main, argv=["asvit train", *arguments])
 
 
 if __name__ == "__main__":
-    model_garden_flags.define_flags()
-    flags.mark_flags_as_required(["experiment", "mode", "model_dir"])
-    app.run(main)
+    start(sys.argv[1:])

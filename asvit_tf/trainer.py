@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from typing import Any
 
 import gin
 from official.core import base_trainer
@@ -45,7 +46,7 @@ class RetokenizingTrainer(base_trainer.Trainer):
     def __init__(self, config, task, model, optimizer, **kwargs):
         super().__init__(config, task, model, optimizer, **kwargs)
         self.schedule = configs.schedule_of(config)
-        self.last_block: Block | None = None
+        self.last_block: Any = None  # A Block, once one has ended.
         self._retokenize = RetokenizationAction(self, model.backbone, self.schedule)
 
     def train_loop_begin(self):

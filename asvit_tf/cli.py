@@ -1,0 +1,272 @@
+"""The front door: `asvit COMMAND`.
+
+Bad input ends with one line on standard error and exit status 2. With `--json` standard output holds one JSON object
+and nothing else. Commands import what they need when they run, so that `asvit describe` starts without TensorFlow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from asvit_tf import counting, retokenization
+from asvit_tf.errors import UserError
+from asvit_tf.topology import Topology
+
+
+def _dashes(name: str) -> str:
+    """Makes `--save_dir` and `--save-dir` the same flag."""
+    return name.replace("_", "-")
+
+
+_CONTEXT = dict(token_normalize_func=_dashes, help_option_names=["-h", "--help"], max_content_width=110)
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
+
+
+@click.group(context_settings=_CONTEXT)
+@click.version_option(package_name="asvit-tf")
+def cli() -> None:
+    """Vision Transformers searched and grown without training, and trained with progressive re-tokenization."""
+
+
+@contextlib.contextmanager
+def _only_result_on_stdout() -> Iterator[None]:
+    """Sends whatever libraries print to standard error, so that standard output stays one JSON object."""
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
+
+
+def _print_json(value: Any) -> None:
+    from search.records import jsonable
+
+    click.echo(json.dumps(jsonable(value), allow_nan=False))
+
+
+def _quiet_tensorflow() -> None:
+    """Keeps TensorFlow's start-up notices off the screen, unless the user has set a level."""
+    import logging
+    import warnings
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    from absl import logging as absl_logging
+
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
+
+
+@cli.command()
+@click.argument("topology")
+@click.option("--image-size", default=224, show_default=True, help="Pixels per side.")
+@click.option("--num-classes", default=1000, show_default=True)
+@click.option("--position-embedding/--no-position-embedding", default=True, show_default=True)
+@click.option(
+    "--retokenization",
+    "preset",
+    type=click.Choice(list(retokenization.PRESETS)),
+    default="thirds",
+    show_default=True,
+    help="Schedule whose phases are counted.",
+)
+@_as_json
+def describe(
+    topology: str, image_size: int, num_classes: int, position_embedding: bool, preset: str, as_json: bool
+) -> None:
+    """Shapes, parameters and multiply-accumulates of TOPOLOGY, a topology string or a named size."""
+    parsed = Topology.parse(topology)
+    size = (image_size, image_size)
+    counted = counting.count(parsed, size, num_classes, position_embedding=position_embedding)
+    shares = 300  # Any number of steps that the presets divide; only shares are shown.
+    schedule = retokenization.Schedule.preset(preset, shares, parsed.stages[0].kernel_size)
+    macs = retokenization.phase_macs(parsed, schedule, size, num_classes, position_embedding=position_embedding)
+    steps = schedule.steps_per_phase(shares)
+    phases = [
+        dict(
+            stride=phase.tokenization.stride,
+            dilation=phase.tokenization.dilation,
+            share_of_steps=count / shares,
+            macs=phase_macs,
+        )
+        for phase, phase_macs, count in zip(schedule.phases, macs, steps)
+    ]
+    result: dict[str, Any] = dict(
+        topology=str(parsed),
+        image_size=image_size,
+        num_classes=num_classes,
+        position_embedding=position_embedding,
+        parameters=counted.parameters,
+        macs=counted.macs,
+        stages=[dataclasses.asdict(stage) for stage in counted.stages],
+        retokenization=dict(preset=preset, phases=phases, saved=retokenization.planned_saving(macs, steps)),
+    )
+    if as_json:
+        _print_json(result)
+        return
+    click.echo(
+        f"{parsed}\n{'stage':<7}{'tokens':<11}{'width':<7}{'depth':<7}{'heads x dim':<13}{'window':<9}"
+        f"{'parameters':>12}{'MACs':>16}"
+    )
+    for number, stage in enumerate(counted.stages, start=1):
+        click.echo(
+            f"{number:<7}{_by(stage.token_grid):<11}{stage.width:<7}{stage.depth:<7}"
+            f"{f'{stage.num_heads} x {stage.head_dim}':<13}{_by(stage.window):<9}"
+            f"{stage.parameters:>12,}{stage.macs:>16,}"
+        )
+    click.echo(f"{'total':<54}{counted.parameters:>12,}{counted.macs:>16,}")
+    click.echo(f"\nre-tokenization {preset!r} saves {result['retokenization']['saved']:.1%} of training MACs:")
+    for phase in phases:
+        click.echo(
+            f"  {phase['share_of_steps']:>5.0%} of steps at stride {phase['stride']:>2}, dilation {phase['dilation']}: "
+            f"{phase['macs']:>16,} MACs an image"
+        )
+
+
+def _by(sides: tuple[int, int]) -> str:
+    return f"{sides[0]} x {sides[1]}"
+
+
+@cli.command()
+@click.option("--output", required=True, type=click.Path(), help="Directory for everything; continued if it exists.")
+@click.option(
+    "--data-path", type=click.Path(), help="Folder with one subfolder of images per class; digits if left out."
+)
+@click.option("--image-size", default=32, show_default=True, help="Pixels per side.")
+@click.option("--seed", default=8, show_default=True)
+@click.option("--search-steps", default=24, show_default=True, help="Topologies that the search samples.")
+@click.option("--repeats", default=3, show_default=True, help="Draws of weights that a score averages.")
+@click.option("--score-batch", default=16, show_default=True, help="Images in an NTK.")
+@click.option("--width", default=16, show_default=True, help="Width that growth starts from.")
+@click.option("--budget", default=1.5, show_default=True, help="Parameters the grown network may have, in millions.")
+@click.option("--epochs", default=60, show_default=True)
+@click.option("--batch-size", default=64, show_default=True)
+@click.option("--retokenization", type=click.Choice(list(retokenization.PRESETS)), default="thirds", show_default=True)
+@click.option("--flip/--no-flip", default=False, show_default=True, help="Mirror training images at random.")
+@_as_json
+def run(output: str, as_json: bool, **options: Any) -> None:
+    """The whole path: search, grow, train, evaluate, export, report. Run again, it continues where it was."""
+    from asvit_tf.folders import class_folders
+    from search.records import workspace
+    from search.settings import RunSettings
+
+    start = time.perf_counter()
+    settings = RunSettings(**options)
+    if settings.data_path is not None:
+        class_folders(Path(settings.data_path))
+    with workspace(output, dataclasses.asdict(settings)) as directory, _only_result_on_stdout():
+        _quiet_tensorflow()
+        from search import pipeline
+
+        result = pipeline.run(directory, settings, lambda line: click.echo(line, err=True))
+    if as_json:
+        _print_json(result)
+        return
+    click.echo(
+        f"topology    {result['topology']}\n"
+        f"grown       {result['grown']}  ({result['parameters']:,} parameters)\n"
+        f"accuracy    {result['accuracy']:.4f}\n"
+        f"saved model {result['saved_model']}\n"
+        f"report      {result['report']}\n"
+        f"seconds     {time.perf_counter() - start:.0f}"
+    )
+
+
+@cli.command()
+@click.argument("saved-model", type=click.Path())
+@click.argument("images", nargs=-1, required=True, type=click.Path())
+@click.option("--top", default=3, show_default=True, type=click.IntRange(min=1), help="Classes to print per image.")
+@_as_json
+def predict(saved_model: str, images: tuple[str, ...], top: int, as_json: bool) -> None:
+    """Classifies IMAGES with SAVED_MODEL."""
+    _quiet_tensorflow()
+    from asvit_tf import predict as prediction
+
+    with _only_result_on_stdout():
+        answers = prediction.predict(saved_model, images)
+    if as_json:
+        _print_json(dict(predictions=answers))
+        return
+    for answer in answers:
+        ranked = sorted(answer["probabilities"].items(), key=lambda item: -item[1])[:top]
+        click.echo(f"{answer['image']}: " + ", ".join(f"{name} {share:.4f}" for name, share in ranked))
+
+
+def _pass_through(arguments: tuple[str, ...], prepare: Callable[[list[str]], list[str]] = list) -> None:
+    """Runs `python -m asvit_tf.train` with the same flags in this process."""
+    _quiet_tensorflow()
+    from asvit_tf import train as training
+
+    training.start(prepare(list(arguments)))
+
+
+_RAW = dict(ignore_unknown_options=True, allow_extra_args=True, help_option_names=[])
+
+
+@cli.command(context_settings=_RAW, add_help_option=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def train(arguments: tuple[str, ...]) -> None:
+    """Trains an experiment; takes the Model Garden's flags (asvit train --help)."""
+    _pass_through(arguments)
+
+
+@cli.command(context_settings=_RAW, add_help_option=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def evaluate(arguments: tuple[str, ...]) -> None:
+    """Evaluates the newest checkpoint; the flags of train, with --mode=eval."""
+    _pass_through(arguments, lambda flags: [*flags, "--mode=eval"])
+
+
+@cli.command()
+@click.option("--model-dir", required=True, type=click.Path(), help="Directory that training wrote.")
+@click.option("--export-dir", required=True, type=click.Path(), help="Where the SavedModel goes.")
+@click.option(
+    "--input-type",
+    type=click.Choice(["image_bytes", "image_tensor", "tf_example"]),
+    default="image_bytes",
+    show_default=True,
+)
+@_as_json
+def export(model_dir: str, export_dir: str, input_type: str, as_json: bool) -> None:
+    """Exports the newest checkpoint of a training as a SavedModel."""
+    _quiet_tensorflow()
+    from asvit_tf import export as exporting
+
+    with _only_result_on_stdout():
+        exporting.export(exporting.read_params(model_dir), model_dir, export_dir, input_type)
+    if as_json:
+        _print_json(dict(saved_model=export_dir, input_type=input_type))
+    else:
+        click.echo(f"saved model {export_dir}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a command; returns the exit status."""
+    try:
+        return cli.main(arguments, prog_name="asvit", standalone_mode=False) or 0
+    except click.exceptions.Exit as exit_:
+        return exit_.exit_code
+    except click.ClickException as error:
+        message, status = error.format_message(), 2
+    except (UserError, click.Abort, KeyboardInterrupt) as error:
+        message, status = (
+            (str(error), 2) if isinstance(error, UserError) else ("stopped; run it again to continue", 130)
+        )
+    click.echo("asvit: " + " ".join(message.split()), err=True)
+    return status
+
+
+def entry_point() -> None:
+    """The console script."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    entry_point()

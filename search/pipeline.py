@@ -1,0 +1,252 @@
+"""The whole path in order: images, search, growth, training, export, report. Each step continues where it was killed.
+
+Every step leaves one result when it is done (a `result.json`, the SavedModel), and a step whose result is there is not
+repeated. The same function serves the embedded digits and a user's own images.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.resources
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from official.core import config_definitions as cfg
+from official.core import exp_factory
+from official.modeling import hyperparams
+
+from asvit_tf import (
+    configs,
+    data,
+    export,
+    registry_imports,  # noqa: F401
+    train,
+)
+from asvit_tf.errors import UserError
+from asvit_tf.retokenization import Schedule
+from asvit_tf.topology import Topology
+from search import grow, reinforce, report
+from search.records import Journal, write_json
+from search.scoring import Remembered, Scorer, Settings, TrainingFreeScorer
+from search.settings import PROXY_DIVISOR, RunSettings
+
+# Growth stops once a member has this share of the budget: one more step would rarely fit, and each one costs a minute.
+_FULL_ENOUGH = 0.75
+
+
+def run(directory: Path, settings: RunSettings, say: Callable[[str], None]) -> dict[str, Any]:
+    """Runs every step that is not done yet.
+
+    Args:
+      directory: For everything; owned by this process (`records.workspace`).
+      settings: What to run.
+      say: Receives a line at the start of each step.
+
+    Returns:
+      `topology` (found by search), `grown` (trained), `parameters`, `accuracy` (held-out images, all tokens),
+      `saved_model`, `report`, `seconds` (an object, by step: near 0 for what was done before), `skipped_images`.
+
+    Raises:
+      UserError: The images are too few or cannot be read, or no network fits the budget.
+    """
+    return _Run(directory, settings, say).everything()
+
+
+class _Run:
+    """One run's directory and settings; each method is one step."""
+
+    def __init__(self, directory: Path, settings: RunSettings, say: Callable[[str], None]):
+        self.directory = directory
+        self.settings = settings
+        self.seconds: dict[str, float] = {}
+        self._say = say
+
+    def everything(self) -> dict[str, Any]:
+        dataset = self._timed("data", self.prepare_data)
+        scorer = self._scorer(dataset)
+        found = self._timed("search", self.search_seed, scorer)
+        grown = self._timed("grow", self.grow_seed, Topology.parse(found["topology"]), scorer, len(dataset.class_names))
+        params = self.experiment(dataset, Topology.parse(grown["topology"]))
+        metrics = self._timed("train", self.train_model, params)
+        saved_model = self._timed("export", self.export_model, params)
+        result = dict(
+            topology=found["topology"],
+            grown=grown["topology"],
+            parameters=grown["family"][-1]["parameters"],
+            accuracy=metrics["accuracy"],
+            saved_model=str(saved_model),
+            report=str(self.directory / "report.html"),
+            skipped_images=len(dataset.skipped),
+            seconds=self.seconds,
+        )
+        self._timed("report", self.write_report, params, grown["family"], result)
+        write_json(self.directory / "result.json", result)
+        return result
+
+    def _timed(self, name: str, step: Callable, *arguments: Any) -> Any:
+        start = time.perf_counter()
+        result = step(*arguments)
+        self.seconds[name] = time.perf_counter() - start
+        return result
+
+    def prepare_data(self) -> data.Dataset:
+        self._say("reading images")
+        return data.prepare(self.directory / "data", self.settings.data_path)
+
+    def _scorer(self, dataset: data.Dataset) -> Scorer:
+        """Scores on this data set's images, each topology once."""
+        settings = self.settings
+        size = (settings.image_size, settings.image_size)
+        if settings.score_batch > dataset.train_examples:
+            raise UserError(
+                f"score_batch is {settings.score_batch}, but there are {dataset.train_examples} training images"
+            )
+        images = data.sample_images(dataset, settings.score_batch, size, settings.seed)
+        scorer = TrainingFreeScorer(Settings(image_size=size, repeats=settings.repeats, seed=settings.seed), images)
+        return Remembered(scorer, self.directory / "scores.jsonl")
+
+    def search_seed(self, scorer: Scorer) -> dict[str, Any]:
+        self._say(f"searching a seed topology: {self.settings.search_steps} steps")
+        size = (self.settings.image_size, self.settings.image_size)
+        options = reinforce.Options(total_steps=self.settings.search_steps, seed=self.settings.seed)
+        return self._once("search", lambda path: reinforce.search(path, options, scorer, size, progress=True))
+
+    def grow_seed(self, topology: Topology, scorer: Scorer, num_classes: int) -> dict[str, Any]:
+        self._say(f"growing {topology} to {self.settings.budget:g} M parameters")
+        budget = round(self.settings.budget * 1e6)
+        options = grow.Options(
+            width=self.settings.width,
+            proxy_divisor=PROXY_DIVISOR,
+            stop_parameters=round(_FULL_ENOUGH * budget),
+            max_parameters=budget,
+            num_classes=num_classes,
+            image_size=(self.settings.image_size, self.settings.image_size),
+        )
+        smallest = options.count(topology.scaled(options.width, (1,) * len(topology.stages))).parameters
+        if smallest > budget:
+            raise UserError(
+                f"the smallest network of this topology has {smallest / 1e6:.2f} M parameters, over the budget of "
+                f"{self.settings.budget:g} M; allow more, or start from a width below {options.width}"
+            )
+        return self._once("grow", lambda path: grow.grow(path, topology, options, scorer, progress=True))
+
+    def _once(self, name: str, step: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+        """The step's `result.json`, made if it is not there."""
+        directory = self.directory / name
+        directory.mkdir(exist_ok=True)
+        result = directory / "result.json"
+        return json.loads(result.read_text()) if result.exists() else step(directory)
+
+    def experiment(self, dataset: data.Dataset, topology: Topology) -> cfg.ExperimentConfig:
+        """The shipped digits experiment with the grown topology in it; the rest changes only with the data."""
+        settings = self.settings
+        recipe = importlib.resources.files("official_configs") / "digits_asvit_i32_cpu.yaml"
+        params = hyperparams.override_params_dict(
+            exp_factory.get_exp_config("asvit_digits"), str(recipe), is_strict=True
+        )
+        batch_size = min(settings.batch_size, dataset.train_examples)
+        epoch_steps = dataset.train_examples // batch_size
+        train_steps = epoch_steps * settings.epochs
+        kernel_size = topology.stages[0].kernel_size
+        by_epoch = Schedule.preset(settings.retokenization, settings.epochs, kernel_size)
+        phases = [
+            dict(
+                until_step=None if phase.until is None else phase.until * epoch_steps,
+                stride=phase.tokenization.stride,
+                dilation=phase.tokenization.dilation,
+            )
+            for phase in by_epoch.phases
+        ]
+        params.override(
+            {
+                "task": {
+                    "seed": settings.seed,
+                    "class_names": list(dataset.class_names),
+                    "model": {
+                        "num_classes": len(dataset.class_names),
+                        "input_size": [settings.image_size, settings.image_size, 3],
+                        "backbone": {"asvit": {"topology": str(topology)}},
+                    },
+                    "retokenization": {"phases": phases},
+                    "train_data": {
+                        "input_path": dataset.train_path,
+                        "global_batch_size": batch_size,
+                        "aug_rand_hflip": settings.flip,
+                        "seed": settings.seed,
+                    },
+                    "validation_data": {"input_path": dataset.validation_path},
+                    "evaluation": {"top_k": min(5, len(dataset.class_names))},
+                },
+                "trainer": {
+                    "train_steps": train_steps,
+                    "steps_per_loop": epoch_steps,
+                    "summary_interval": epoch_steps,
+                    "checkpoint_interval": epoch_steps * max(1, settings.epochs // 12),
+                    "validation_interval": epoch_steps * max(1, settings.epochs // 6),
+                    "optimizer_config": {
+                        "learning_rate": {"cosine": {"decay_steps": train_steps}},
+                        "warmup": {"linear": {"warmup_steps": max(1, train_steps // 20)}},
+                    },
+                },
+            },
+            is_strict=True,
+        )
+        return params
+
+    def train_model(self, params: cfg.ExperimentConfig) -> dict[str, Any]:
+        self._say(f"training {params.task.model.backbone.asvit.topology}: {self.settings.epochs} epochs")
+        directory = self.directory / "train"
+
+        def trained(path: Path) -> dict[str, Any]:
+            # The Model Garden prints every block; beside a progress bar that belongs in a file.
+            with open(path / "log.txt", "a") as log, contextlib.redirect_stdout(log):
+                metrics = train.run(params, str(path), "train_and_eval", progress=True)
+            write_json(path / "result.json", metrics)
+            return metrics
+
+        return self._once(directory.name, trained)
+
+    def export_model(self, params: cfg.ExperimentConfig) -> Path:
+        saved_model = self.directory / "saved_model"
+        if not saved_model.exists():
+            self._say("exporting")
+            export.export(params, str(self.directory / "train"), str(saved_model))
+        return saved_model
+
+    def write_report(self, params: cfg.ExperimentConfig, family: list[dict[str, Any]], result: dict[str, Any]) -> None:
+        self._say("writing the report")
+        settings = self.settings
+        schedule = configs.schedule_of(params)
+        blocks = train.read_blocks(self.directory / "train")
+        times = [dataclasses.asdict(phase) for phase in train.phase_times(blocks)]
+        topology = Topology.parse(result["grown"])
+        size = (settings.image_size, settings.image_size)
+        source = settings.data_path or "scikit-learn's handwritten digits (embedded)"
+        parts = [
+            f"<p>Images: {source}. Found by search: <code>{result['topology']}</code>. "
+            f"Grown and trained: <code>{result['grown']}</code>, {result['parameters']:,} parameters. "
+            f"Accuracy on held-out images: <b>{result['accuracy']:.2%}</b>.</p>",
+            "<h2>Search</h2>",
+            report.embedded(
+                report.search_figure(Journal(self.directory / "search" / "trace.jsonl").rows),
+                "REINFORCE over training-free measures; no candidate is trained.",
+            ),
+            "<h2>Growth</h2>",
+            report.embedded(
+                report.growth_figure(family), "Depth and width of the family, from the seed to the trained member."
+            ),
+            report.family_table(family),
+            "<h2>Training</h2>",
+            report.embedded(
+                report.training_figure(blocks, train.read_evaluations(self.directory / "train"), schedule),
+                "Training; dotted lines are changes of stride and dilation.",
+            ),
+            report.phase_table(
+                topology, schedule, params.trainer.train_steps, size, params.task.model.num_classes, times
+            ),
+        ]
+        report.write_page(self.directory / "report.html", "As-ViT: searched, grown, trained", parts)

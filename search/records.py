@@ -1,0 +1,116 @@
+"""Results on disk that survive being killed: journals, whole files, and directories with one owner."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from asvit_tf.errors import UserError
+
+
+def jsonable(value: Any) -> Any:
+    """The value with every number that JSON cannot hold (NaN, infinity) replaced by None."""
+    if isinstance(value, Mapping):
+        return {key: jsonable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [jsonable(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole: under a temporary name first."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes `jsonable(value)`, whole."""
+    write_text(path, json.dumps(jsonable(value), indent=1, allow_nan=False) + "\n")
+
+
+class Journal:
+    """Rows of JSON in a file, one a line, each on disk before `append` returns.
+
+    Opening cuts off a last line that a killed process left unfinished.
+
+    Attributes:
+      rows: All of them, in order.
+    """
+
+    def __init__(self, path: Path):
+        self._path = path
+        self.rows: list[dict[str, Any]] = []
+        complete = 0
+        for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
+            if not line.endswith(b"\n"):
+                break
+            self.rows.append(json.loads(line))
+            complete += len(line)
+        if path.exists():
+            os.truncate(path, complete)
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Adds a row."""
+        row = jsonable(row)
+        with open(self._path, "a") as file:
+            file.write(json.dumps(row, allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self.rows.append(row)
+
+
+@contextlib.contextmanager
+def workspace(directory: str | os.PathLike, settings: Mapping[str, Any]) -> Iterator[Path]:
+    """Makes a directory this process's own for one configuration, as long as the `with` block lasts.
+
+    The lock is the kernel's: it ends with the process however that ends, and child processes do not inherit it.
+
+    Args:
+      directory: Created if absent.
+      settings: What the results in it depend on; kept as `settings.json`.
+
+    Yields:
+      The directory.
+
+    Raises:
+      UserError: It cannot be written, another process works in it, or it holds results of other settings.
+    """
+    directory = Path(directory)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = open(directory / ".lock", "w")  # noqa: SIM115 - held until the end of the block
+    except OSError as error:
+        raise UserError(f"cannot write to {directory}: {error.strerror}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another process is working in {directory}; wait for it, or choose another directory"
+            ) from None
+        _check_settings(directory, jsonable(dict(settings)))
+        yield directory
+
+
+def _check_settings(directory: Path, settings: dict[str, Any]) -> None:
+    path = directory / "settings.json"
+    if not path.exists():
+        write_json(path, settings)
+        return
+    before = json.loads(path.read_text())
+    changed = [
+        f"{name} was {before.get(name)}, now {settings.get(name)}"
+        for name in sorted(before.keys() | settings.keys())
+        if before.get(name) != settings.get(name)
+    ]
+    if changed:
+        raise UserError(f"{directory} holds results of other settings ({'; '.join(changed)}); choose another directory")

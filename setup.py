@@ -1,0 +1,33 @@
+"""Packaging. The pinned versions that the README's commands use are in requirements.lock."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+setup(
+    name="asvit-tf",
+    version="0.1.0",
+    description="Auto-scaling Vision Transformers without training (As-ViT) for TensorFlow and the Model Garden",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11,<3.13",
+    packages=["asvit_tf", "search", "official_configs"],
+    package_data={"official_configs": ["*.yaml"]},
+    install_requires=[
+        "tensorflow>=2.20,<2.21",
+        "tf-keras>=2.20,<2.21",
+        "tf-models-official>=2.20,<2.21",
+        "tensorflow-datasets>=4.9",
+        # The Model Garden's input pipeline needs it and does not ask for it.
+        "importlib_resources>=6",
+        "numpy>=2,<3",
+        "scipy>=1.13",
+        "scikit-learn>=1.5",
+        "click>=8.1",
+        "matplotlib>=3.9",
+        "tqdm>=4.66",
+    ],
+    extras_require={"test": ["pytest>=8", "ruff>=0.9", "mypy>=1.14"]},
+    entry_points={"console_scripts": ["asvit = asvit_tf.cli:entry_point"]},
+)
