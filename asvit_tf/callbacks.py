@@ -33,7 +33,6 @@ class RetokenizationCallback(tf_keras.callbacks.Callback):
         self.schedule = schedule
         self._backbone: Any = backbone
         self._trained: Tokenization | None = None
-        self._tested: Tokenization | None = None
         self._epoch_start = 0
 
     @property
@@ -43,7 +42,10 @@ class RetokenizationCallback(tf_keras.callbacks.Callback):
         return self._backbone if self._backbone is not None else getattr(model, "backbone", model)
 
     def on_train_begin(self, logs=None):
-        self._trained = None  # The model may hold a program that another fit traced.
+        # The model may hold programs that were traced before with another tokenization. The one that tests has to go
+        # here: an evaluation takes hold of it before it calls any callback.
+        self._trained = None
+        self.model.make_test_function(force=True)
 
     def on_epoch_begin(self, epoch, logs=None):
         # Read once an epoch: on an accelerator every read waits for the device.
@@ -58,9 +60,6 @@ class RetokenizationCallback(tf_keras.callbacks.Callback):
 
     def on_test_begin(self, logs=None):
         self.backbone.set_tokenization(self.schedule.final)
-        if self._tested is None:
-            self.model.make_test_function(force=True)
-            self._tested = self.schedule.final
 
     def on_predict_begin(self, logs=None):
         self.backbone.set_tokenization(self.schedule.final)

@@ -71,7 +71,8 @@ class Retokenization(hyperparams.Config):
     """The schedule: either a preset over the trainer's `train_steps`, or explicit phases.
 
     Attributes:
-      preset: "none", "published" or "thirds" (see retokenization.PRESETS); ignored where `phases` are given.
+      preset: "none", "published" or "thirds" (see retokenization.PRESETS), its boundaries rounded to whole blocks of
+        `steps_per_loop`; ignored where `phases` are given.
       phases: In order.
     """
 
@@ -155,7 +156,9 @@ def schedule_of(params: cfg.ExperimentConfig) -> Schedule:
             phases.append(Phase(phase.until_step, tokenization))
         schedule = Schedule(tuple(phases))
     else:
-        schedule = Schedule.preset(config.preset, params.trainer.train_steps, kernel_size)
+        schedule = Schedule.preset(
+            config.preset, params.trainer.train_steps, kernel_size, block=params.trainer.steps_per_loop
+        )
     schedule.check_blocks(params.trainer.steps_per_loop)
     if schedule.final != Tokenization(backbone.stride, backbone.dilation):
         raise UserError(

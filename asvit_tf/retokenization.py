@@ -90,16 +90,19 @@ class Schedule:
         return cls((Phase(None, tokenization),))
 
     @classmethod
-    def preset(cls, name: str, total_steps: int, kernel_size: int) -> Schedule:
-        """A preset of `PRESETS` over `total_steps`, its boundaries rounded to whole steps.
+    def preset(cls, name: str, total_steps: int, kernel_size: int, block: int = 1) -> Schedule:
+        """A preset of `PRESETS` over `total_steps`, its boundaries rounded to whole blocks of `block` steps.
 
         Raises:
-          UserError: Unknown name, or too few steps for every phase to have one.
+          UserError: Unknown name, or too few steps for every phase to have a block.
         """
         if name not in PRESETS:
             raise UserError(f"unknown schedule {name!r}; allowed are {', '.join(PRESETS)}")
         phases = [
-            Phase(None if share == 1 else round(share * total_steps), Tokenization.auto(stride, kernel_size))
+            Phase(
+                None if share == 1 else round(share * total_steps / block) * block,
+                Tokenization.auto(stride, kernel_size),
+            )
             for share, stride in PRESETS[name]
         ]
         return cls(tuple(phases))

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import gin
+import tensorflow as tf
+import tf_keras
 from official.core import base_trainer
 
 from asvit_tf import configs
@@ -33,6 +36,12 @@ class Block:
     seconds: float
 
 
+def _create_slots(optimizer: Any, variables: Sequence[tf.Variable]) -> None:
+    """Creates the optimizer's moments now. Created inside the first training step, they would have it traced twice."""
+    create = optimizer.build if isinstance(optimizer, tf_keras.optimizers.Optimizer) else optimizer._create_all_weights
+    create(variables)
+
+
 @gin.configurable
 class RetokenizingTrainer(base_trainer.Trainer):
     """Sets the phase before each block of training steps, and the final tokenization before each evaluation.
@@ -45,6 +54,7 @@ class RetokenizingTrainer(base_trainer.Trainer):
 
     def __init__(self, config, task, model, optimizer, **kwargs):
         super().__init__(config, task, model, optimizer, **kwargs)
+        _create_slots(optimizer, model.trainable_variables)
         self.schedule = configs.schedule_of(config)
         self.last_block: Any = None  # A Block, once one has ended.
         self._retokenize = RetokenizationAction(self, model.backbone, self.schedule)

@@ -27,7 +27,6 @@ from asvit_tf import (
     train,
 )
 from asvit_tf.errors import UserError
-from asvit_tf.retokenization import Schedule
 from asvit_tf.topology import Topology
 from search import grow, reinforce, report
 from search.records import Journal, write_json
@@ -151,16 +150,6 @@ class _Run:
         batch_size = min(settings.batch_size, dataset.train_examples)
         epoch_steps = dataset.train_examples // batch_size
         train_steps = epoch_steps * settings.epochs
-        kernel_size = topology.stages[0].kernel_size
-        by_epoch = Schedule.preset(settings.retokenization, settings.epochs, kernel_size)
-        phases = [
-            dict(
-                until_step=None if phase.until is None else phase.until * epoch_steps,
-                stride=phase.tokenization.stride,
-                dilation=phase.tokenization.dilation,
-            )
-            for phase in by_epoch.phases
-        ]
         params.override(
             {
                 "task": {
@@ -171,7 +160,7 @@ class _Run:
                         "input_size": [settings.image_size, settings.image_size, 3],
                         "backbone": {"asvit": {"topology": str(topology)}},
                     },
-                    "retokenization": {"phases": phases},
+                    "retokenization": {"preset": settings.retokenization},
                     "train_data": {
                         "input_path": dataset.train_path,
                         "global_batch_size": batch_size,

@@ -1,0 +1,144 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+from conftest import relative_error
+
+from asvit_tf import AsViT, Tokenization, Topology, UserError
+
+TINY = "4,2,2|3,2,2|2,1,2|2,1,2|16,8"
+RNG = np.random.default_rng(0)
+
+
+def backbone(side=32, **options):
+    sides = (side, side) if isinstance(side, int) else side
+    return AsViT(TINY, tf_keras.layers.InputSpec(shape=[None, *sides, 3]), seed=0, **options)
+
+
+def images(side=32, batch=2):
+    sides = (side, side) if isinstance(side, int) else side
+    return tf.constant(RNG.standard_normal((batch, *sides, 3)), tf.float32)
+
+
+@pytest.mark.parametrize("side", [1, 3, 32, 37, (40, 27)])
+@pytest.mark.parametrize("window", ["split", "fixed"])
+@pytest.mark.parametrize("tokenization", [(4, 1), (16, 5), (8, 3)])
+def test_any_image_size(side, window, tokenization):
+    model = backbone(side, window=window, tokenization=Tokenization(*tokenization))
+    endpoints = model(images(side))
+    assert list(model.output_specs) == ["2", "3", "4", "5"]
+    for level, spec in model.output_specs.items():
+        assert endpoints[level].shape == (2, *spec[1:])
+    assert endpoints["pre_logits"].shape == (2, 1, 1, 64)
+    assert all(np.all(np.isfinite(value)) for value in endpoints.values())
+
+
+def test_config_round_trip():
+    model = backbone(
+        (40, 24),
+        position_embedding=False,
+        normalization="identity",
+        tokenization=Tokenization(8, 3),
+        window="fixed",
+        representation_size=10,
+        stochastic_depth=0.1,
+    )
+    copy = AsViT.from_config(model.get_config())
+    assert copy.get_config() == model.get_config()
+    x = images((40, 24))
+    for one, other in zip(model(x).values(), copy(x).values()):
+        np.testing.assert_array_equal(one, other)  # The seed is part of the config.
+
+
+def test_weights_differ_from_each_other_and_between_seeds():
+    model, other = backbone(), AsViT(TINY, tf_keras.layers.InputSpec(shape=[None, 32, 32, 3]), seed=1)
+    kernels = [w.numpy().ravel()[:8] for w in model.trainable_variables if "kernel" in w.name]
+    assert len({tuple(kernel) for kernel in kernels}) == len(kernels)
+    assert not np.array_equal(model.stem.kernel, other.stem.kernel)
+
+
+def test_parameters_are_what_counting_says():
+    from asvit_tf import counting
+
+    for options in ({"position_embedding": False}, {"position_embedding": True}):
+        model = backbone((40, 24), **options)
+        counted = counting.count(Topology.parse(TINY), (40, 24), 10, representation=False, **options)
+        assert model.count_params() == counted.parameters - 64 * 10 - 10
+
+
+def test_eager_function_and_xla_agree():
+    model = backbone(37)
+    x = images(37)
+    eager = model(x)
+    for jit_compile in (False, True):
+        for level, value in tf.function(model, jit_compile=jit_compile)(x).items():
+            assert relative_error(value, eager[level]) < 1e-5
+
+
+def test_xla_gradients_with_dilation_agree_with_eager():
+    model = backbone(32, tokenization=Tokenization(16, 5))
+    x = images(32)
+    weights = tf.constant(RNG.standard_normal(64), tf.float32)
+
+    def gradients():
+        with tf.GradientTape() as tape:
+            total = tf.reduce_sum(weights * model(x)["pre_logits"])
+        return tape.gradient(total, model.stem.kernel)
+
+    assert relative_error(tf.function(gradients, jit_compile=True)(), gradients()) < 1e-4
+
+
+def test_mixed_bfloat16_stays_near_float32(clean_policy):
+    reference = backbone()
+    tf_keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    model = backbone()
+    x = images()
+    output = model(x)["pre_logits"]
+    assert output.dtype == tf.bfloat16
+    assert all(variable.dtype == tf.float32 for variable in model.variables)
+    assert relative_error(tf.cast(output, tf.float32), reference(x)["pre_logits"]) < 0.05
+
+
+def test_two_replicas_compute_what_one_does():
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with strategy.scope():
+        model = backbone()
+    x = images(batch=4)
+    weights = tf.constant(RNG.standard_normal(64), tf.float32)
+
+    @tf.function
+    def gradients(rows):
+        with tf.GradientTape() as tape:
+            total = tf.reduce_sum(weights * model(rows)["pre_logits"])
+        return tape.gradient(total, model.trainable_variables[0])
+
+    halves = strategy.experimental_distribute_values_from_function(
+        lambda context: x[2 * context.replica_id_in_sync_group :][:2]
+    )
+    summed = strategy.reduce("SUM", strategy.run(gradients, args=(halves,)), axis=None)
+    assert relative_error(summed, gradients(x)) < 1e-4
+
+
+def test_normalization_can_be_switched_and_comes_back():
+    model = backbone()
+    x = images()
+    with_norms = model(x)["5"]
+    with model.normalized_by("identity"):
+        without = model(x)["5"]
+    assert relative_error(without, with_norms) > 0.1
+    np.testing.assert_array_equal(model(x)["5"], with_norms)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"window": "round"}, "allowed are split, fixed"),
+        ({"normalization": "batch"}, "allowed are layer, identity"),
+        ({"stochastic_depth": 1.0}, "from 0 to below 1"),
+        ({"side": (None, 32)}, "must be known"),
+        ({"side": 0}, "at least 1"),
+    ],
+)
+def test_bad_options_are_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        backbone(**options)

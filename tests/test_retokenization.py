@@ -1,0 +1,77 @@
+import pytest
+
+from asvit_tf import Phase, Schedule, Tokenization, Topology, UserError, retokenization
+
+
+@pytest.mark.parametrize(
+    ("kernel_size", "dilations"),
+    [(4, (5, 2, 1)), (8, (2, 1, 1)), (5, (3, 1, 1)), (1, (15, 7, 3))],
+)
+def test_auto_dilation(kernel_size, dilations):
+    assert tuple(Tokenization.auto(stride, kernel_size).dilation for stride in (16, 8, 4)) == dilations
+
+
+def test_schedule_against_a_table():
+    schedule = Schedule((Phase(3, Tokenization(16, 5)), Phase(5, Tokenization(8, 2)), Phase(None, Tokenization(4, 1))))
+    table = [16, 16, 16, 8, 8, 4, 4, 4]
+    assert [schedule.tokenization(step).stride for step in range(len(table))] == table
+    assert schedule.boundaries == (3, 5)
+    assert schedule.final == Tokenization(4, 1)
+    assert schedule.steps_per_phase(8) == (3, 2, 3)
+    assert schedule.steps_per_phase(4) == (3, 1, 0)
+
+
+def test_presets_over_300_epochs():
+    published = Schedule.preset("published", 300, 4)
+    assert published.boundaries == (80, 132)
+    assert [(p.tokenization.stride, p.tokenization.dilation) for p in published.phases] == [(16, 5), (8, 2), (4, 1)]
+    assert Schedule.preset("thirds", 300, 4).boundaries == (100, 200)
+    assert Schedule.preset("published", 300, 4, block=50).boundaries == (100, 150)
+    assert Schedule.preset("none", 300, 4) == Schedule.constant()
+
+
+def test_thirds_save_what_the_paper_states_when_cost_is_tokens():
+    assert retokenization.planned_saving((1, 4, 16), (100, 100, 100)) == pytest.approx(0.5625)
+
+
+@pytest.mark.parametrize("name", ["small", "base", "large"])
+def test_thirds_save_at_least_56_percent_of_published_sizes(name):
+    topology = Topology.named(name)
+    schedule = Schedule.preset("thirds", 300, 8)
+    macs = retokenization.phase_macs(topology, schedule, (224, 224), 1000)
+    assert 0.56 < retokenization.planned_saving(macs, schedule.steps_per_phase(300)) < 0.60
+
+
+@pytest.mark.parametrize(
+    "phases",
+    [
+        (),
+        (Phase(10, Tokenization()),),
+        (Phase(None, Tokenization(8, 1)), Phase(None, Tokenization())),
+        (Phase(10, Tokenization(16, 5)), Phase(10, Tokenization(8, 2)), Phase(None, Tokenization())),
+        (Phase(0, Tokenization(8, 2)), Phase(None, Tokenization())),
+    ],
+)
+def test_phases_out_of_order_are_refused(phases):
+    with pytest.raises(UserError, match="phase"):
+        Schedule(phases)
+
+
+@pytest.mark.parametrize("values", [(3, 1), (4, 0), (4.0, 1), (True, 1), (8, "auto")])
+def test_bad_tokenizations_are_refused(values):
+    with pytest.raises(UserError, match="allowed are whole numbers"):
+        Tokenization(*values)
+
+
+def test_boundaries_inside_a_block_are_refused_with_the_arithmetic():
+    schedule = Schedule((Phase(30, Tokenization(8, 2)), Phase(None, Tokenization())))
+    schedule.check_blocks(15)
+    with pytest.raises(UserError, match=r"30 mod 20 = 10\); allowed nearby are 20 and 40"):
+        schedule.check_blocks(20)
+
+
+def test_unknown_preset_and_too_few_steps_are_refused():
+    with pytest.raises(UserError, match="allowed are none, published, thirds"):
+        Schedule.preset("halves", 300, 4)
+    with pytest.raises(UserError, match="must rise"):
+        Schedule.preset("thirds", 1, 4)

@@ -1,0 +1,336 @@
+"""Training across changes of tokenization: by the Model Garden's trainer, and by Keras."""
+
+import functools
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+from official.core import exp_factory, task_factory, train_lib, train_utils
+
+from asvit_tf import (
+    AsViT,
+    Phase,
+    RetokenizationCallback,
+    Schedule,
+    Tokenization,
+    Topology,
+    UserError,
+    configs,
+    counting,
+    data,
+    registry_imports,  # noqa: F401
+    train,
+)
+from asvit_tf.trainer import RetokenizingTrainer
+
+TINY = "4,2,2|2,2,2|2,1,2|2,1,2|8,8"
+STEPS, BLOCK = 12, 2
+PHASES = ((4, 16, 5), (8, 8, 2), (None, 4, 1))
+GRIDS = {16: (2, 2), 8: (4, 4), 4: (8, 8)}
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    return data.prepare(tmp_path_factory.mktemp("digits") / "data")
+
+
+def experiment(digits, **overrides):
+    params = exp_factory.get_exp_config("asvit_digits")
+    params.override(
+        {
+            "runtime": {"distribution_strategy": "one_device", "num_gpus": 0, "mixed_precision_dtype": "float32"},
+            "task": {
+                "seed": 0,
+                "model": {"backbone": {"asvit": {"topology": TINY}}},
+                "retokenization": {
+                    "phases": [
+                        dict(until_step=end, stride=stride, dilation=dilation) for end, stride, dilation in PHASES
+                    ]
+                },
+                "train_data": {"input_path": digits.train_path, "global_batch_size": 16, "dtype": "float32"},
+                "validation_data": {
+                    "input_path": digits.validation_path,
+                    "global_batch_size": 180,
+                    "dtype": "float32",
+                    "drop_remainder": False,
+                },
+            },
+            "trainer": {
+                "train_steps": STEPS,
+                "steps_per_loop": BLOCK,
+                "summary_interval": BLOCK,
+                "checkpoint_interval": BLOCK,
+                "max_to_keep": STEPS,
+                "validation_steps": 1,
+                "validation_interval": 6,
+                "optimizer_config": {
+                    "learning_rate": {"cosine": {"decay_steps": STEPS}},
+                    "warmup": {"linear": {"warmup_steps": 2}},
+                },
+            },
+        },
+        is_strict=True,
+    )
+    params.override(overrides, is_strict=True)
+    return params
+
+
+def one_batch_forever():
+    """The same batch at every step, so that a resumed run sees what an unbroken one saw."""
+    generator = np.random.default_rng(0)
+    images = generator.standard_normal((16, 32, 32, 3)).astype(np.float32)
+    labels = generator.integers(10, size=16).astype(np.int32)
+    return tf.data.Dataset.from_tensors((images, labels)).repeat()
+
+
+class Run:
+    """One run of the Model Garden's controller, with every trace of the stem and every block written down."""
+
+    def __init__(self, params, model_dir, mode):
+        tf_keras.utils.set_random_seed(0)
+        self.traced = []  # Stride, and the token grid that the traced program computes.
+        self.losses = {}
+        self.states = []  # Variables after each block, and when the next program was traced.
+        strategy = tf.distribute.OneDeviceStrategy("CPU:0")
+        with strategy.scope():
+            task = task_factory.get_task(params.task, logging_dir=str(model_dir))
+            self.trainer = train_utils.create_trainer(
+                params,
+                task,
+                train="train" in mode,
+                evaluate="eval" in mode,
+                trainer_cls=functools.partial(RetokenizingTrainer, train_dataset=one_batch_forever()),
+            )
+        self.kernel = self.trainer.model.backbone.stem.kernel
+        self.spy(self.trainer.model.backbone.stem)
+        _, self.metrics = train_lib.run_experiment(
+            distribution_strategy=strategy,
+            task=task,
+            mode=mode,
+            params=params,
+            model_dir=str(model_dir),
+            trainer=self.trainer,
+            train_actions=[self.after_block],
+            run_post_eval="eval" in mode,
+        )
+
+    def state(self):
+        variables = [*self.trainer.model.variables, *self.trainer.optimizer.variables()]
+        return [variable.numpy() for variable in variables]
+
+    def spy(self, stem):
+        call = stem.call
+
+        def traced_call(images):
+            tokens = call(images)
+            assert images.shape[1:3] == (32, 32)
+            self.traced.append((stem.stride, tuple(tokens.shape[1:3])))
+            with tf.init_scope():
+                if self.states:
+                    self.states.append(("traced", self.state()))
+            return tokens
+
+        stem.call = traced_call
+
+    def after_block(self, output):
+        self.traced_in_training = list(self.traced)  # Later the Model Garden traces the model to count its FLOPs.
+        self.losses[int(self.trainer.global_step.numpy())] = float(output["training_loss"])
+        self.states.append(("trained", self.state()))
+
+
+@pytest.fixture(scope="module")
+def unbroken(digits, tmp_path_factory):
+    model_dir = tmp_path_factory.mktemp("unbroken")
+    return Run(experiment(digits), model_dir, "train"), model_dir
+
+
+def test_each_phase_is_traced_once_with_its_own_token_grid(unbroken):
+    run, _ = unbroken
+    assert run.traced_in_training == [(stride, GRIDS[stride]) for stride in (16, 8, 4)]
+    assert run.trainer.model.backbone.stem.kernel is run.kernel
+
+
+def test_a_switch_changes_no_weight_and_no_moment(unbroken):
+    run, _ = unbroken
+    switches = [i for i, (event, _) in enumerate(run.states) if event == "traced"][:2]
+    for index in switches:
+        for before, after in zip(run.states[index - 1][1], run.states[index][1]):
+            np.testing.assert_array_equal(before, after)
+    moments = sum("/m" in v.name or "/v" in v.name for v in run.trainer.optimizer.variables())
+    assert moments == 2 * len(run.trainer.model.trainable_variables)
+
+
+def test_weights_move_in_every_phase(unbroken):
+    trained = [state for event, state in unbroken[0].states if event == "trained"]
+    assert all(not np.array_equal(one[0], other[0]) for one, other in itertools.pairwise(trained))
+
+
+def copy_checkpoint(source, target, step):
+    """Makes `target` look like a run that was killed after `step`."""
+    for file in source.glob(f"ckpt-{step}.*"):
+        (target / file.name).write_bytes(file.read_bytes())
+    (target / "checkpoint").write_text(f'model_checkpoint_path: "ckpt-{step}"\n')
+
+
+@pytest.mark.parametrize("step", [2, 6, 10])
+def test_resuming_inside_any_phase_gives_the_same_losses(digits, unbroken, tmp_path, step):
+    complete, model_dir = unbroken
+    copy_checkpoint(model_dir, tmp_path, step)
+    resumed = Run(experiment(digits), tmp_path, "train")
+    remaining = [end for end in complete.losses if end > step]
+    assert list(resumed.losses) == remaining
+    np.testing.assert_allclose(
+        [resumed.losses[e] for e in remaining], [complete.losses[e] for e in remaining], rtol=1e-6
+    )
+    strides = list(dict.fromkeys(s for s, e in zip((16, 16, 8, 8, 4, 4), complete.losses) if e > step))
+    assert resumed.traced_in_training == [(stride, GRIDS[stride]) for stride in strides]
+
+
+def test_evaluation_alone_sees_all_tokens_whatever_the_step(digits, unbroken, tmp_path):
+    _, model_dir = unbroken
+    copy_checkpoint(model_dir, tmp_path, step=2)
+    run = Run(experiment(digits), tmp_path, "eval")
+    assert set(run.traced) == {(4, (8, 8))}
+    assert 0 <= run.metrics["accuracy"] <= 1
+
+
+def test_evaluations_between_blocks_cost_one_trace_and_disturb_nothing(digits, unbroken, tmp_path):
+    run = Run(experiment(digits), tmp_path, "train_and_eval")
+    evaluation = (4, (8, 8))  # At step 6, before the last phase.
+    assert run.traced_in_training == [(16, (2, 2)), (8, (4, 4)), evaluation, (4, (8, 8))]
+    np.testing.assert_allclose(list(run.losses.values()), list(unbroken[0].losses.values()), rtol=1e-6)
+
+
+def test_train_run_logs_blocks_by_phase(digits, tmp_path):
+    metrics = train.run(experiment(digits), str(tmp_path), "train_and_eval")
+    assert 0 <= metrics["accuracy"] <= 1
+    blocks = train.read_blocks(tmp_path)
+    assert [block["step"] for block in blocks] == list(range(BLOCK, STEPS + 1, BLOCK))
+    assert [block["stride"] for block in blocks] == [16, 16, 8, 8, 4, 4]
+    assert [block["traced"] for block in blocks] == [True, False] * 3
+    times = train.phase_times(blocks)
+    assert [(phase.stride, phase.dilation, phase.steps) for phase in times] == [(16, 5, 4), (8, 2, 4), (4, 1, 4)]
+    assert all(phase.trace_seconds > phase.warm_seconds > 0 for phase in times)
+    assert [step for step, _ in train.read_evaluations(tmp_path)] == [6, 12]
+
+
+def test_blocks_trained_twice_count_once(tmp_path):
+    rows = [{"step": 2, "steps": 2, "n": 0}, {"step": 4, "steps": 2, "n": 1}, {"step": 4, "steps": 2, "n": 2}]
+    (tmp_path / train.BLOCKS_FILE).write_text("".join(f"{row}\n".replace("'", '"') for row in rows) + '{"step": 6, "st')
+    assert [row["n"] for row in train.read_blocks(tmp_path)] == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ({"trainer": {"steps_per_loop": 3, "summary_interval": 3}}, "4 mod 3 = 1"),
+        ({"task": {"model": {"backbone": {"asvit": {"stride": 8}}}}}, "must be equal"),
+        (
+            {"task": {"retokenization": {"phases": [{"until_step": 8, "stride": 8}, {"until_step": 4}, {}]}}},
+            "must rise",
+        ),
+        ({"task": {"retokenization": {"phases": [{"until_step": 4, "stride": 2}, {}]}}}, "stride is 2"),
+        ({"task": {"retokenization": {"phases": [], "preset": "halves"}}}, "unknown schedule"),
+    ],
+)
+def test_schedules_that_do_not_fit_are_refused_before_training(digits, tmp_path, override, message):
+    with pytest.raises(UserError, match=message):
+        train.run(experiment(digits, **override), str(tmp_path), "train")
+    assert not list(tmp_path.iterdir())
+
+
+def test_dilation_left_out_is_auto(digits):
+    phases = [{"until_step": 4, "stride": 16}, {"until_step": 8, "stride": 8}, {}]
+    schedule = configs.schedule_of(experiment(digits, task={"retokenization": {"phases": phases}}))
+    assert [phase.tokenization.dilation for phase in schedule.phases] == [5, 2, 1]
+
+
+def graph_macs(function):
+    """Multiply-accumulates of every convolution and matrix product in a traced program, from its shapes."""
+    total = 0
+    for op in function.graph.get_operations():
+        output = op.outputs[0].shape.as_list() if op.outputs else []
+        if op.type == "Conv2D":
+            total += np.prod(output) * np.prod(op.inputs[1].shape.as_list()[:3])
+        elif op.type in ("MatMul", "BatchMatMulV2"):
+            transposed = op.get_attr("transpose_a" if op.type == "MatMul" else "adj_x")
+            total += np.prod(output) * op.inputs[0].shape.as_list()[-2 if transposed else -1]
+    return int(total)
+
+
+@pytest.mark.parametrize("image_size", [(32, 32), (40, 27)])
+@pytest.mark.parametrize("window", ["split", "fixed"])
+def test_counted_macs_are_those_of_the_traced_program(image_size, window):
+    topology = Topology.parse("5,4,3,2|3,2,2|2,2,2|3,1,4|16,12")
+    backbone = AsViT(topology, tf_keras.layers.InputSpec(shape=[None, *image_size, 3]), window=window)
+    seen = []
+    for tokenization in (Tokenization(16, 5), Tokenization(8, 2), Tokenization(4, 1)):
+        backbone.set_tokenization(tokenization)
+        function = tf.function(backbone).get_concrete_function(tf.TensorSpec((1, *image_size, 3)))
+        counted = counting.count(
+            topology, image_size, 10, stride=tokenization.stride, representation=False, window=window
+        )
+        assert graph_macs(function) == counted.macs - topology.widths[-1] * 10
+        seen.append(counted.macs)
+    assert seen[0] < seen[1] < seen[2]
+
+
+class KerasModel(tf_keras.Model):
+    """A backbone with a head, that notes the token grid of every program traced."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = AsViT(TINY, tf_keras.layers.InputSpec(shape=[None, 32, 32, 3]), seed=0)
+        self.head = tf_keras.layers.Dense(3)
+        self.traced = []  # (training, token grid)
+        self(tf_keras.Input((32, 32, 3)))
+        self.traced.clear()
+
+    def call(self, images, training=None):
+        endpoints = self.backbone(images, training=training)
+        self.traced.append((training, tuple(endpoints["2"].shape[1:3])))
+        return self.head(endpoints["pre_logits"][:, 0, 0])
+
+
+SCHEDULE = Schedule((Phase(3, Tokenization(16, 5)), Phase(6, Tokenization(8, 2)), Phase(None, Tokenization(4, 1))))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"steps_per_execution": 3}, {"jit_compile": True}], ids=lambda o: next(iter(o), "plain")
+)
+def test_keras_callback(options):
+    generator = np.random.default_rng(0)
+    images, labels = generator.standard_normal((6, 32, 32, 3)), generator.integers(3, size=6)
+    model = KerasModel()
+    loss = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", loss, **options)
+    callback = RetokenizationCallback(SCHEDULE)
+    kernel = model.backbone.stem.kernel
+    # Keras creates its optimizer's and metrics' variables in the first trace of a program, and then traces it again.
+    model.backbone.set_tokenization(Tokenization(8, 1))  # What was traced before must not matter.
+    model.fit(images, labels, batch_size=2, verbose=0)
+    model.evaluate(images, labels, batch_size=2, verbose=0)
+    model.optimizer.iterations.assign(0)
+    model.traced.clear()
+    # Three steps an epoch; the fourth epoch trains a second phase-3 epoch without a new trace.
+    fit = functools.partial(model.fit, images, labels, batch_size=2, verbose=0, shuffle=False)
+    history = fit(epochs=4, validation_data=(images, labels), validation_batch_size=2, callbacks=[callback])
+    assert np.all(np.isfinite(history.history["loss"]))
+    assert model.backbone.stem.kernel is kernel
+    assert model.traced == [(True, (2, 2)), (False, (8, 8)), (True, (4, 4)), (True, (8, 8))]
+
+    model.traced.clear()
+    fit(epochs=1, callbacks=[RetokenizationCallback(SCHEDULE)])  # Continues at step 12: the last phase.
+    model.predict(images, verbose=0, callbacks=[callback])
+    assert {grid for _, grid in model.traced} == {(8, 8)}
+
+
+def test_keras_switches_inside_an_epoch():
+    generator = np.random.default_rng(0)
+    images, labels = generator.standard_normal((16, 32, 32, 3)), generator.integers(3, size=16)
+    model = KerasModel()
+    model.compile("sgd", tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(images, labels, batch_size=2, verbose=0, callbacks=[RetokenizationCallback(SCHEDULE)])
+    assert list(dict.fromkeys(grid for _, grid in model.traced)) == [(2, 2), (4, 4), (8, 8)]
