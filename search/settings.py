@@ -54,8 +54,8 @@ class RunSettings:
     width: int = 16
     budget: float = 1.5
     epochs: int = 60
-    batch_size: int = 64
-    retokenization: str = "thirds"
+    batch_size: int = 32
+    retokenization: str = "published"
     flip: bool = False
 
     def __post_init__(self) -> None:

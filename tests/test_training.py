@@ -297,9 +297,7 @@ class KerasModel(tf_keras.Model):
 SCHEDULE = Schedule((Phase(3, Tokenization(16, 5)), Phase(6, Tokenization(8, 2)), Phase(None, Tokenization(4, 1))))
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"steps_per_execution": 3}, {"jit_compile": True}], ids=lambda o: next(iter(o), "plain")
-)
+@pytest.mark.parametrize("options", [{}, {"steps_per_execution": 3}], ids=["plain", "steps_per_execution"])
 def test_keras_callback(options):
     generator = np.random.default_rng(0)
     images, labels = generator.standard_normal((6, 32, 32, 3)), generator.integers(3, size=6)
@@ -327,10 +325,12 @@ def test_keras_callback(options):
     assert {grid for _, grid in model.traced} == {(8, 8)}
 
 
-def test_keras_switches_inside_an_epoch():
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["function", "xla"])
+def test_keras_switches_inside_an_epoch(jit_compile):
     generator = np.random.default_rng(0)
     images, labels = generator.standard_normal((16, 32, 32, 3)), generator.integers(3, size=16)
     model = KerasModel()
-    model.compile("sgd", tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    loss = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", loss, jit_compile=jit_compile)
     model.fit(images, labels, batch_size=2, verbose=0, callbacks=[RetokenizationCallback(SCHEDULE)])
     assert list(dict.fromkeys(grid for _, grid in model.traced)) == [(2, 2), (4, 4), (8, 8)]

@@ -1,0 +1,200 @@
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import DATA
+from test_topology import COUNTS, MALFORMED
+
+from asvit_tf import cli, data, predict
+from asvit_tf.errors import UserError
+
+
+def run(capsys, *arguments):
+    status = cli.main(list(arguments))
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def assert_refused(outcome, message):
+    status, out, err = outcome
+    assert status == 2
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.startswith("asvit: ")
+    assert message in err
+
+
+@pytest.mark.parametrize("row", COUNTS, ids=lambda row: row["topology"])
+@pytest.mark.parametrize("embedding", [True, False])
+def test_describe_json_has_the_released_counts(capsys, row, embedding):
+    flag = "--position_embedding" if embedding else "--no-position-embedding"
+    status, out, _ = run(capsys, "describe", row["topology"], flag, "--json")
+    described = json.loads(out)
+    assert status == 0
+    name = "params_with_position_embedding" if embedding else "params_without_position_embedding"
+    assert described["parameters"] == row[name]
+    assert described["macs"] == row["macs_matmul_and_conv"]
+    assert len(described["stages"]) == 4
+
+
+def test_describe_for_people(capsys):
+    status, out, _ = run(capsys, "describe", "small", "--image_size", "160", "--num-classes", "10")
+    assert status == 0
+    assert "40 x 40" in out
+    assert "thirds" in out
+
+
+@pytest.mark.parametrize("text", MALFORMED.values(), ids=MALFORMED.keys())
+def test_malformed_topologies(capsys, text):
+    assert_refused(run(capsys, "describe", "--", text), "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["describe", "small", "--image-size", "0"], "at least 1"),
+        (["describe", "small", "--image-size", "big"], "not a valid integer"),
+        (["describe", "small", "--num-classes", "0"], "num_classes"),
+        (["describe", "tiny"], "allowed are seed, small, base, large"),
+        (["describe"], "Missing argument"),
+        (["paint"], "No such command"),
+        (["describe", "small", "--colour"], "No such option"),
+        (["run"], "Missing option '--output'"),
+        (["run", "--output", "x", "--image-size", "0"], "image_size is 0"),
+        (["run", "--output", "x", "--data-path", "/nowhere"], "/nowhere is not a folder"),
+        (["predict", "/nowhere", "a.png"], "not a SavedModel"),
+        (["export", "--model-dir", "/nowhere", "--export-dir", "x"], "no params.yaml"),
+    ],
+)
+def test_bad_input(capsys, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    assert_refused(run(capsys, *arguments), message)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_output_that_cannot_be_a_directory(capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert_refused(run(capsys, "run", "--output", str(tmp_path / "file" / "run")), "cannot write to")
+    assert_refused(run(capsys, "run", "--output", str(tmp_path / "file")), "cannot write to")
+
+
+@pytest.mark.skipif(
+    os.geteuid() == 0 and not os.path.isdir("/proc/sys"), reason="needs a directory that root cannot write"
+)
+def test_an_output_that_is_not_writable(capsys, tmp_path):
+    if os.geteuid() == 0:
+        directory = "/proc/sys/run"
+    else:
+        tmp_path.chmod(0o500)
+        directory = str(tmp_path / "run")
+    assert_refused(run(capsys, "run", "--output", directory), "cannot write to")
+
+
+def test_describe_starts_without_tensorflow():
+    code = (
+        "import sys; from asvit_tf import cli; cli.main(['describe', 'large']); assert 'tensorflow' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_library_imports_without_the_model_garden():
+    code = (
+        "import sys; import asvit_tf; asvit_tf.AsViT, asvit_tf.complexity, asvit_tf.ntk, asvit_tf.reference_weights, "
+        "asvit_tf.RetokenizationCallback; assert 'official' not in sys.modules and 'orbit' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot read"),
+        (b"", "is empty"),
+        (b"not an image", "not an image"),
+        (b"\xff\xd8\xff\xe0broken", "not an image"),
+    ],
+    ids=["missing", "0 bytes", "text", "truncated"],
+)
+def test_predict_refuses_what_is_no_image(tmp_path, content, message):
+    (tmp_path / "saved_model.pb").write_bytes(b"")  # Images are checked before the model is loaded.
+    path = tmp_path / "image.png"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        predict.predict(str(tmp_path), [str(path)])
+
+
+def write_image(path, value, form="png"):
+    image = tf.fill((8, 8, 3), tf.constant(value, tf.uint8))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes((tf.io.encode_png if form == "png" else tf.io.encode_jpeg)(image).numpy())
+
+
+def test_a_folder_of_images_becomes_records_and_corrupt_ones_are_counted(tmp_path):
+    for label, name in enumerate(("cat", "dog")):
+        for i in range(5):
+            write_image(
+                tmp_path / "images" / name / f"{i}.{'png' if i else 'jpg'}", 100 * label + i, "png" if i else "jpeg"
+            )
+    (tmp_path / "images/cat/broken.png").write_bytes(b"broken")
+    (tmp_path / "images/cat/notes.txt").write_text("no image")
+    dataset = data.prepare(tmp_path / "data", tmp_path / "images")
+    assert dataset.class_names == ("cat", "dog")
+    assert (dataset.train_examples, dataset.validation_examples) == (8, 2)
+    assert dataset.skipped == ("cat/broken.png",)
+    assert data.prepare(tmp_path / "data", tmp_path / "images") == dataset
+    images = data.sample_images(dataset, 8, (4, 6), seed=0)
+    assert images.shape == (8, 4, 6, 3)
+    # Normalized by ImageNet's mean and deviation: of the eight, those of one class lie below the other's.
+    expected = (np.float32([4, 104]) - 123.675) / 58.395
+    assert images[..., 0].min() < expected[0] + 0.1
+    assert images[..., 0].max() > expected[1] - 0.1
+
+
+def test_the_digits_have_a_fixed_stratified_split(tmp_path):
+    dataset = data.prepare(tmp_path / "data")
+    assert (dataset.train_examples, dataset.validation_examples) == (1438, 359)
+    labels = {}
+    for path in (dataset.train_path, dataset.validation_path):
+        examples = [tf.train.Example.FromString(r.numpy()) for r in tf.data.TFRecordDataset(path)]
+        names = [e.features.feature["image/filename"].bytes_list.value[0] for e in examples]
+        labels[path] = (names, [e.features.feature["image/class/label"].int64_list.value[0] for e in examples])
+    (train_names, train_labels), (held_names, held_labels) = labels.values()
+    assert not set(train_names) & set(held_names)
+    assert len(set(train_names + held_names)) == 1797
+    shares = np.bincount(held_labels) / np.bincount(train_labels + held_labels)
+    np.testing.assert_allclose(shares, 0.2, atol=0.003)
+    assert data.prepare(tmp_path / "again").train_examples == 1438
+    assert (tmp_path / "again/validation.tfrecord").read_bytes() == (tmp_path / "data/validation.tfrecord").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"), [({}, "0 subfolders"), ({"a": 3}, "1 subfolders"), ({"a": 3, "b": 1}, "class 'b' has 1")]
+)
+def test_folders_that_hold_no_classes_are_refused(tmp_path, classes, message):
+    (tmp_path / "images").mkdir()
+    for name, count in classes.items():
+        for i in range(count):
+            write_image(tmp_path / "images" / name / f"{i}.png", i)
+    with pytest.raises(UserError, match=message):
+        data.prepare(tmp_path / "data", tmp_path / "images")
+    assert not (tmp_path / "data").exists()
+
+
+def test_asking_for_more_images_than_there_are(tmp_path):
+    for name in ("a", "b"):
+        for i in range(2):
+            write_image(tmp_path / "images" / name / f"{i}.png", i)
+    dataset = data.prepare(tmp_path / "data", tmp_path / "images")
+    with pytest.raises(UserError, match="16 images are asked for, but the data set has 2"):
+        data.sample_images(dataset, 16, (4, 4), seed=0)
+
+
+def test_golden_files_are_complete():
+    assert {path.name for path in DATA.glob("*.npz")} == {
+        f"{n}.npz" for n in ("seed_h8_64", "ape_h12_96", "windows_h8_64")
+    }

@@ -1,0 +1,182 @@
+"""The whole path, on a user's own folder of images, unbroken and killed in every long step."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from sklearn import datasets
+
+from asvit_tf import cli, export, train
+
+OPTIONS = [
+    *("--image-size", "16", "--search-steps", "2", "--repeats", "1", "--score-batch", "2", "--budget", "0.6"),
+    *("--epochs", "3", "--batch-size", "8", "--seed", "3"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Zeros, ones and twos, twenty of each, as image files of several kinds, and one that is broken."""
+    root = tmp_path_factory.mktemp("images")
+    digits = datasets.load_digits(n_class=3)
+    for label, name in enumerate(("zero", "one", "two")):
+        (root / name).mkdir()
+        for i, image in enumerate(digits.images[digits.target == label][:20]):
+            pixels = tf.cast(tf.image.resize(tf.repeat(image[..., None] * 15, 3, -1), (20 + i, 24)), tf.uint8)
+            encode, suffix = (tf.io.encode_jpeg, "jpg") if i % 2 else (tf.io.encode_png, "png")
+            (root / name / f"{i}.{suffix}").write_bytes(encode(pixels).numpy())
+    (root / "one" / "broken.jpg").write_bytes(b"\xff\xd8\xff broken")
+    return root
+
+
+def command(folder, output):
+    return ["run", "--output", str(output), "--data-path", str(folder), *OPTIONS, "--json"]
+
+
+@pytest.fixture(scope="module")
+def unbroken(folder, tmp_path_factory):
+    """Output directory and JSON line of a run in a process of its own."""
+    output = tmp_path_factory.mktemp("runs") / "unbroken"
+    finished = subprocess.run(
+        [sys.executable, "-m", "asvit_tf.cli", *command(folder, output)], capture_output=True, text=True, check=True
+    )
+    return output, json.loads(finished.stdout), finished.stderr
+
+
+def test_one_json_line_and_every_result(unbroken):
+    output, result, _ = unbroken
+    assert {"topology", "grown", "accuracy", "saved_model", "report", "seconds"} <= set(result)
+    assert result["skipped_images"] == 1
+    assert 0 <= result["accuracy"] <= 1
+    assert result["parameters"] <= 600_000
+    report = (output / "report.html").read_text()
+    assert report.count("data:image/png;base64,") == 3
+    assert result["grown"] in report
+    growth = [json.loads(line) for line in (output / "grow/trace.jsonl").read_text().splitlines()]
+    for row in growth:
+        distortions = [c["scores"]["length_distortion"] for c in row["candidates"]]
+        assert len(set(distortions)) == len(distortions)
+
+
+def wait_for(process, condition, seconds=240):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        assert process.poll() is None, "ended before it could be killed"
+        if condition():
+            return
+        time.sleep(0.05)
+    raise AssertionError("nothing to kill appeared")
+
+
+def test_killed_in_search_growth_and_training_it_ends_the_same(folder, unbroken, tmp_path):
+    output = tmp_path / "killed"
+
+    def lines(name):
+        path = output / name
+        return len(path.read_text().splitlines()) if path.exists() else 0
+
+    kill_when = [
+        lambda: lines("search/trace.jsonl") == 1,
+        lambda: lines("scores.jsonl") >= 5 and not (output / "grow/result.json").exists(),
+        lambda: any((output / "train").glob("ckpt-*.index")),
+    ]
+    for condition in kill_when:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "asvit_tf.cli", *command(folder, output)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        wait_for(process, condition)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    scored = (output / "scores.jsonl").read_text()
+    finished = subprocess.run(
+        [sys.executable, "-m", "asvit_tf.cli", *command(folder, output)], capture_output=True, text=True, check=True
+    )
+    result = json.loads(finished.stdout)
+    expected_output, expected, _ = unbroken
+    assert {name: result[name] for name in ("topology", "grown", "parameters")} == {
+        name: expected[name] for name in ("topology", "grown", "parameters")
+    }
+    for name in ("search/trace.jsonl", "grow/trace.jsonl", "scores.jsonl"):
+        assert rows_without_seconds(output / name) == rows_without_seconds(expected_output / name)
+    assert (output / "scores.jsonl").read_text() == scored  # Nothing was measured again.
+    assert train.read_blocks(output / "train")[-1]["step"] == train.read_blocks(expected_output / "train")[-1]["step"]
+
+
+def rows_without_seconds(path):
+    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in path.read_text().splitlines()]
+
+
+def test_run_again_repeats_nothing(folder, unbroken, capsys):
+    output, result, _ = unbroken
+    before = {path: path.stat().st_mtime_ns for path in output.rglob("*.jsonl")}
+    assert cli.main(command(folder, output)) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert {k: v for k, v in again.items() if k != "seconds"} == {k: v for k, v in result.items() if k != "seconds"}
+    assert {path: path.stat().st_mtime_ns for path in output.rglob("*.jsonl")} == before
+    assert again["seconds"]["search"] < 1
+
+
+def test_other_settings_in_the_same_directory_are_refused(folder, unbroken, capsys):
+    output, _, _ = unbroken
+    assert cli.main([*command(folder, output), "--epochs", "4"]) == 2
+    assert "epochs was 3, now 4" in capsys.readouterr().err
+
+
+SERVE = """
+import json, sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("asvit_tf", "search", "official"):
+            raise ImportError(name)
+sys.meta_path.insert(0, Refuse())
+try:
+    import asvit_tf
+    sys.exit("asvit_tf can be imported")
+except ImportError:
+    pass
+import tensorflow as tf
+serve = tf.saved_model.load(sys.argv[1]).signatures["serving_default"]
+answer = serve(inputs=tf.constant([open(path, "rb").read() for path in sys.argv[2:]]))
+print(json.dumps({name: value.numpy().tolist() if value.dtype != tf.string else [v.decode() for v in value.numpy()]
+                  for name, value in answer.items()}))
+"""
+
+
+def test_saved_model_alone_answers_as_the_python_model(folder, unbroken):
+    output, result, _ = unbroken
+    files = [folder / "zero/0.png", folder / "one/1.jpg", folder / "two/7.jpg"]
+    finished = subprocess.run(
+        [sys.executable, "-c", SERVE, result["saved_model"], *map(str, files)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    served = json.loads(finished.stdout.splitlines()[-1])
+    assert served["class_names"] == ["one", "two", "zero"]  # Folders in order.
+
+    params = export.read_params(str(output / "train"))
+    module = export.serving_module(params, "image_bytes")
+    tf.train.Checkpoint(model=module.model).read(tf.train.latest_checkpoint(output / "train")).expect_partial()
+    expected = module.inference_from_image_bytes(tf.constant([file.read_bytes() for file in files]))["probs"]
+    np.testing.assert_allclose(served["probs"], expected, atol=1e-5)
+    np.testing.assert_allclose(np.sum(served["probs"], axis=1), 1, atol=1e-5)
+    assert served["label"] == [served["class_names"][i] for i in np.argmax(served["probs"], axis=1)]
+
+
+def test_predict_command(folder, unbroken, capsys):
+    _, result, _ = unbroken
+    image = str(folder / "zero/0.png")
+    assert cli.main(["predict", result["saved_model"], image, image, "--json"]) == 0
+    answers = json.loads(capsys.readouterr().out)["predictions"]
+    assert [answer["image"] for answer in answers] == [image, image]
+    assert set(answers[0]["probabilities"]) == {"one", "two", "zero"}
+    assert cli.main(["predict", result["saved_model"], image, "--top", "1"]) == 0
+    assert answers[0]["label"] in capsys.readouterr().out
