@@ -20,7 +20,10 @@ import click
 
 from asvit_tf import counting, retokenization
 from asvit_tf.errors import UserError
+from asvit_tf.folders import class_folders
 from asvit_tf.topology import Topology
+from search.records import jsonable, workspace
+from search.settings import RunSettings
 
 
 def _dashes(name: str) -> str:
@@ -46,8 +49,6 @@ def _only_result_on_stdout() -> Iterator[None]:
 
 
 def _print_json(value: Any) -> None:
-    from search.records import jsonable
-
     click.echo(json.dumps(jsonable(value), allow_nan=False))
 
 
@@ -134,29 +135,31 @@ def _by(sides: tuple[int, int]) -> str:
     return f"{sides[0]} x {sides[1]}"
 
 
+def _setting(name: str, text: str, **options: Any) -> Callable:
+    """An option of `run` whose default is that of `RunSettings`."""
+    default = getattr(RunSettings, name.replace("-", "_"))
+    return click.option(f"--{name}", default=default, show_default=True, help=text, **options)
+
+
 @cli.command()
 @click.option("--output", required=True, type=click.Path(), help="Directory for everything; continued if it exists.")
 @click.option(
     "--data-path", type=click.Path(), help="Folder with one subfolder of images per class; digits if left out."
 )
-@click.option("--image-size", default=32, show_default=True, help="Pixels per side.")
-@click.option("--seed", default=8, show_default=True)
-@click.option("--search-steps", default=24, show_default=True, help="Topologies that the search samples.")
-@click.option("--repeats", default=3, show_default=True, help="Draws of weights that a score averages.")
-@click.option("--score-batch", default=16, show_default=True, help="Images in an NTK.")
-@click.option("--width", default=16, show_default=True, help="Width that growth starts from.")
-@click.option("--budget", default=1.5, show_default=True, help="Parameters the grown network may have, in millions.")
-@click.option("--epochs", default=60, show_default=True)
-@click.option("--batch-size", default=64, show_default=True)
-@click.option("--retokenization", type=click.Choice(list(retokenization.PRESETS)), default="thirds", show_default=True)
-@click.option("--flip/--no-flip", default=False, show_default=True, help="Mirror training images at random.")
+@_setting("image-size", "Pixels per side.")
+@_setting("seed", "Of search, weights and training.")
+@_setting("search-steps", "Topologies that the search samples.")
+@_setting("repeats", "Draws of weights that a score averages.")
+@_setting("score-batch", "Images in an NTK.")
+@_setting("width", "Width that growth starts from.")
+@_setting("budget", "Parameters the grown network may have, in millions.")
+@_setting("epochs", "Of training.")
+@_setting("batch-size", "Of training.")
+@_setting("retokenization", "Schedule of stride and dilation.", type=click.Choice(list(retokenization.PRESETS)))
+@click.option("--flip/--no-flip", default=RunSettings.flip, show_default=True, help="Mirror training images at random.")
 @_as_json
 def run(output: str, as_json: bool, **options: Any) -> None:
     """The whole path: search, grow, train, evaluate, export, report. Run again, it continues where it was."""
-    from asvit_tf.folders import class_folders
-    from search.records import workspace
-    from search.settings import RunSettings
-
     start = time.perf_counter()
     settings = RunSettings(**options)
     if settings.data_path is not None:

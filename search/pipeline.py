@@ -55,6 +55,50 @@ def run(directory: Path, settings: RunSettings, say: Callable[[str], None]) -> d
     return _Run(directory, settings, say).everything()
 
 
+def experiment(settings: RunSettings, dataset: data.Dataset, topology: Topology) -> cfg.ExperimentConfig:
+    """The shipped digits experiment with the grown topology in it; the rest changes only with the data."""
+    recipe = importlib.resources.files("official_configs") / "digits_asvit_i32_cpu.yaml"
+    params = hyperparams.override_params_dict(exp_factory.get_exp_config("asvit_digits"), str(recipe), is_strict=True)
+    batch_size = min(settings.batch_size, dataset.train_examples)
+    epoch_steps = dataset.train_examples // batch_size
+    train_steps = epoch_steps * settings.epochs
+    params.override(
+        {
+            "task": {
+                "seed": settings.seed,
+                "class_names": list(dataset.class_names),
+                "model": {
+                    "num_classes": len(dataset.class_names),
+                    "input_size": [settings.image_size, settings.image_size, 3],
+                    "backbone": {"asvit": {"topology": str(topology)}},
+                },
+                "retokenization": {"preset": settings.retokenization},
+                "train_data": {
+                    "input_path": dataset.train_path,
+                    "global_batch_size": batch_size,
+                    "aug_rand_hflip": settings.flip,
+                    "seed": settings.seed,
+                },
+                "validation_data": {"input_path": dataset.validation_path},
+                "evaluation": {"top_k": min(5, len(dataset.class_names))},
+            },
+            "trainer": {
+                "train_steps": train_steps,
+                "steps_per_loop": epoch_steps,
+                "summary_interval": epoch_steps,
+                "checkpoint_interval": epoch_steps * max(1, settings.epochs // 12),
+                "validation_interval": epoch_steps * max(1, settings.epochs // 6),
+                "optimizer_config": {
+                    "learning_rate": {"cosine": {"decay_steps": train_steps}},
+                    "warmup": {"linear": {"warmup_steps": max(1, train_steps // 20)}},
+                },
+            },
+        },
+        is_strict=True,
+    )
+    return params
+
+
 class _Run:
     """One run's directory and settings; each method is one step."""
 
@@ -69,7 +113,7 @@ class _Run:
         scorer = self._scorer(dataset)
         found = self._timed("search", self.search_seed, scorer)
         grown = self._timed("grow", self.grow_seed, Topology.parse(found["topology"]), scorer, len(dataset.class_names))
-        params = self.experiment(dataset, Topology.parse(grown["topology"]))
+        params = experiment(self.settings, dataset, Topology.parse(grown["topology"]))
         metrics = self._timed("train", self.train_model, params)
         saved_model = self._timed("export", self.export_model, params)
         result = dict(
@@ -139,52 +183,6 @@ class _Run:
         directory.mkdir(exist_ok=True)
         result = directory / "result.json"
         return json.loads(result.read_text()) if result.exists() else step(directory)
-
-    def experiment(self, dataset: data.Dataset, topology: Topology) -> cfg.ExperimentConfig:
-        """The shipped digits experiment with the grown topology in it; the rest changes only with the data."""
-        settings = self.settings
-        recipe = importlib.resources.files("official_configs") / "digits_asvit_i32_cpu.yaml"
-        params = hyperparams.override_params_dict(
-            exp_factory.get_exp_config("asvit_digits"), str(recipe), is_strict=True
-        )
-        batch_size = min(settings.batch_size, dataset.train_examples)
-        epoch_steps = dataset.train_examples // batch_size
-        train_steps = epoch_steps * settings.epochs
-        params.override(
-            {
-                "task": {
-                    "seed": settings.seed,
-                    "class_names": list(dataset.class_names),
-                    "model": {
-                        "num_classes": len(dataset.class_names),
-                        "input_size": [settings.image_size, settings.image_size, 3],
-                        "backbone": {"asvit": {"topology": str(topology)}},
-                    },
-                    "retokenization": {"preset": settings.retokenization},
-                    "train_data": {
-                        "input_path": dataset.train_path,
-                        "global_batch_size": batch_size,
-                        "aug_rand_hflip": settings.flip,
-                        "seed": settings.seed,
-                    },
-                    "validation_data": {"input_path": dataset.validation_path},
-                    "evaluation": {"top_k": min(5, len(dataset.class_names))},
-                },
-                "trainer": {
-                    "train_steps": train_steps,
-                    "steps_per_loop": epoch_steps,
-                    "summary_interval": epoch_steps,
-                    "checkpoint_interval": epoch_steps * max(1, settings.epochs // 12),
-                    "validation_interval": epoch_steps * max(1, settings.epochs // 6),
-                    "optimizer_config": {
-                        "learning_rate": {"cosine": {"decay_steps": train_steps}},
-                        "warmup": {"linear": {"warmup_steps": max(1, train_steps // 20)}},
-                    },
-                },
-            },
-            is_strict=True,
-        )
-        return params
 
     def train_model(self, params: cfg.ExperimentConfig) -> dict[str, Any]:
         self._say(f"training {params.task.model.backbone.asvit.topology}: {self.settings.epochs} epochs")

@@ -7,11 +7,13 @@ import html
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import matplotlib.ticker
 
 from asvit_tf import counting
 from asvit_tf.retokenization import Schedule, phase_macs, planned_saving
@@ -21,42 +23,57 @@ from search.records import write_text
 _COLOURS = dict(first="#1f6f8b", second="#d1603d", third="#3b7d4f", quiet="#9a9a9a")
 
 
-def _axes(rows: int, height: float = 2.2):
+def tidy(axis: plt.Axes) -> None:
+    """The common look of all drawings."""
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _figure(rows: int, height: float) -> tuple[plt.Figure, Sequence[plt.Axes]]:
     figure, axes = plt.subplots(rows, 1, figsize=(7.2, height * rows), sharex=True, layout="constrained", squeeze=False)
     for axis in axes[:, 0]:
-        axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
+        tidy(axis)
     return figure, axes[:, 0]
+
+
+def _column(trace: Sequence[Mapping], *path: str) -> list[float]:
+    """One number of every row, NaN where it is missing, so that a line breaks there."""
+    column = []
+    for row in trace:
+        value: Any = row
+        for name in path:
+            value = value[name]
+        column.append(float("nan") if value is None else value)
+    return column
+
+
+def draw_measure(axis: plt.Axes, trace: Sequence[Mapping], name: str) -> None:
+    """One measure of the sampled topologies over the steps."""
+    colour = _COLOURS["first" if name == "length_distortion" else "second"]
+    axis.plot(_column(trace, "step"), _column(trace, "scores", name), ".-", color=colour)
+    axis.set_ylabel(name.replace("_", " ").replace(" distortion", "\ndistortion").replace(" number", "\nnumber"))
+    if name == "ntk_condition_number":
+        axis.set_yscale("log")
 
 
 def search_figure(trace: Sequence[Mapping]) -> plt.Figure:
     """Length distortion, NTK condition number, reward with its baseline, and policy entropy over the steps."""
-    figure, (length, ntk, reward, entropy) = _axes(4, 1.7)
-    steps = [row["step"] for row in trace]
-
-    def column(name):
-        return [float("nan") if row["scores"][name] is None else row["scores"][name] for row in trace]
-
-    length.plot(steps, column("length_distortion"), ".-", color=_COLOURS["first"])
-    length.set_ylabel("length\ndistortion")
-    ntk.plot(steps, column("ntk_condition_number"), ".-", color=_COLOURS["second"])
-    ntk.set_ylabel("NTK condition\nnumber")
-    ntk.set_yscale("log")
+    figure, (length, ntk, reward, entropy) = _figure(4, 1.7)
+    draw_measure(length, trace, "length_distortion")
+    draw_measure(ntk, trace, "ntk_condition_number")
+    steps = _column(trace, "step")
     for name, colour in (("reward", _COLOURS["quiet"]), ("baseline", _COLOURS["third"])):
-        reward.plot(
-            steps, [float("nan") if row[name] is None else row[name] for row in trace], color=colour, label=name
-        )
+        reward.plot(steps, _column(trace, name), color=colour, label=name)
     reward.set_ylabel("reward")
     reward.legend(frameon=False, loc="lower right")
-    entropy.plot(steps, [row["entropy"] for row in trace], color=_COLOURS["first"])
+    entropy.plot(steps, _column(trace, "entropy"), color=_COLOURS["first"])
     entropy.set_ylabel("entropy (nats)")
     entropy.set_xlabel("step")
     return figure
 
 
-def growth_figure(family: Sequence[Mapping]) -> plt.Figure:
+def draw_growth(axis: plt.Axes, family: Sequence[Mapping]) -> None:
     """Total depth against the sum of the stages' widths, every member labelled with its parameters."""
-    figure, (axis,) = _axes(1, 3.4)
     topologies = [Topology.parse(member["topology"]) for member in family]
     widths = [sum(topology.widths) for topology in topologies]
     depths = [sum(topology.depths) for topology in topologies]
@@ -65,33 +82,50 @@ def growth_figure(family: Sequence[Mapping]) -> plt.Figure:
         axis.annotate(f" {member['parameters'] / 1e6:.2f} M", (x, y), va="top", fontsize=9)
     axis.set_xlabel("total width (sum over stages)")
     axis.set_ylabel("total depth (blocks)")
-    axis.margins(0.12)
+    axis.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+    axis.margins(0.15)
+
+
+def growth_figure(family: Sequence[Mapping]) -> plt.Figure:
+    """The family as a path."""
+    figure, (axis,) = _figure(1, 3.4)
+    draw_growth(axis, family)
     return figure
+
+
+def draw_accuracy(
+    axis: plt.Axes, blocks: Sequence[Mapping], evaluations: Sequence[tuple[int, float]], schedule: Schedule
+) -> None:
+    """Accuracy in training and on held-out images over the steps."""
+    axis.plot(
+        _column(blocks, "step"), _column(blocks, "accuracy"), color=_COLOURS["quiet"], label="training, phase's tokens"
+    )
+    if evaluations:
+        axis.plot(*zip(*evaluations), "o-", color=_COLOURS["second"], label="held out, all tokens")
+    axis.set_ylabel("accuracy")
+    axis.set_xlabel("step")
+    axis.legend(frameon=False, loc="lower right")
+    mark_phases(axis, schedule)
+
+
+def mark_phases(axis: plt.Axes, schedule: Schedule) -> None:
+    """Dotted lines where the tokenization changes, and what it is above each phase."""
+    for start, phase in zip((0, *schedule.boundaries), schedule.phases):
+        if start:
+            axis.axvline(start, color="black", linewidth=0.8, linestyle=":")
+        label = f" stride {phase.tokenization.stride}, dil. {phase.tokenization.dilation}"
+        axis.annotate(label, (start, 1.02), xycoords=("data", "axes fraction"), fontsize=8)
 
 
 def training_figure(
     blocks: Sequence[Mapping], evaluations: Sequence[tuple[int, float]], schedule: Schedule
 ) -> plt.Figure:
-    """Training loss, and accuracy in training and on held-out images, with the phases marked."""
-    figure, (loss, accuracy) = _axes(2)
-    steps = [block["step"] for block in blocks]
-    loss.plot(steps, [block["training_loss"] for block in blocks], color=_COLOURS["first"])
+    """Training loss and accuracies, with the phases marked."""
+    figure, (loss, accuracy) = _figure(2, 2.4)
+    loss.plot(_column(blocks, "step"), _column(blocks, "training_loss"), color=_COLOURS["first"])
     loss.set_ylabel("training loss")
-    accuracy.plot(
-        steps, [block["accuracy"] for block in blocks], color=_COLOURS["quiet"], label="training, phase's tokens"
-    )
-    if evaluations:
-        accuracy.plot(*zip(*evaluations), "o-", color=_COLOURS["second"], label="held out, all tokens")
-    accuracy.set_ylabel("accuracy")
-    accuracy.set_xlabel("step")
-    accuracy.legend(frameon=False, loc="lower right")
-    starts = [0, *schedule.boundaries]
-    for axis in (loss, accuracy):
-        for start in starts[1:]:
-            axis.axvline(start, color="black", linewidth=0.8, linestyle=":")
-    for start, phase in zip(starts, schedule.phases):
-        label = f" stride {phase.tokenization.stride}, dilation {phase.tokenization.dilation}"
-        loss.annotate(label, (start, 1.02), xycoords=("data", "axes fraction"), fontsize=9)
+    mark_phases(loss, schedule)
+    draw_accuracy(accuracy, blocks, evaluations, schedule)
     return figure
 
 

@@ -48,11 +48,11 @@ class RunSettings:
     data_path: str | None = None
     image_size: int = 32
     seed: int = 8
-    search_steps: int = 24
+    search_steps: int = 20
     repeats: int = 3
     score_batch: int = 16
     width: int = 16
-    budget: float = 1.5
+    budget: float = 1.0
     epochs: int = 60
     batch_size: int = 32
     retokenization: str = "published"

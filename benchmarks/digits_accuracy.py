@@ -1,0 +1,89 @@
+"""Held-out accuracy on the digits with and without re-tokenization, same epochs, several seeds; training time of both.
+
+    python benchmarks/digits_accuracy.py [--topology TOPOLOGY] [--seeds 0,1,2] [--schedules published,none]
+
+Trains the experiment of official_configs/digits_asvit_i32_cpu.yaml in one process for each row. Warm seconds are steps
+times the median step of blocks that traced nothing; tracing is what the other blocks took beyond that. Rows go to
+benchmarks/results/digits_accuracy.jsonl as they are finished; those there are not repeated.
+"""
+
+import dataclasses
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+
+RESULTS = Path(__file__).parent / "results" / "digits_accuracy.jsonl"
+
+
+def train_one(topology, seed, schedule):
+    """One row, in this process."""
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    from asvit_tf import Topology, data, train
+    from search import pipeline
+    from search.settings import RunSettings
+
+    settings = RunSettings(seed=seed, retokenization=schedule)
+    with tempfile.TemporaryDirectory() as directory:
+        dataset = data.prepare(Path(directory) / "data")
+        params = pipeline.experiment(settings, dataset, Topology.parse(topology))
+        metrics = train.run(params, f"{directory}/train", "train_and_eval")
+        phases = train.phase_times(train.read_blocks(f"{directory}/train"))
+    return dict(
+        topology=topology,
+        schedule=schedule,
+        seed=seed,
+        epochs=settings.epochs,
+        accuracy=metrics["accuracy"],
+        warm_seconds=sum(phase.warm_seconds for phase in phases),
+        trace_seconds=sum(phase.trace_seconds for phase in phases),
+        phases=[dataclasses.asdict(phase) for phase in phases],
+    )
+
+
+@click.command()
+@click.option("--topology", default=None, help="Default: that of the YAML.")
+@click.option("--seeds", default="0,1,2")
+@click.option("--schedules", default="published,none")
+@click.option("--one", is_flag=True, hidden=True)
+def main(topology, seeds, schedules, one):
+    if topology is None:
+        import yaml
+
+        recipe = yaml.safe_load(Path("official_configs/digits_asvit_i32_cpu.yaml").read_text())
+        topology = recipe["task"]["model"]["backbone"]["asvit"]["topology"]
+    if one:
+        row = train_one(topology, int(seeds), schedules)
+        RESULTS.parent.mkdir(exist_ok=True)
+        with open(RESULTS, "a") as file:
+            file.write(json.dumps(row) + "\n")
+        return
+
+    def rows():
+        lines = RESULTS.read_text().splitlines() if RESULTS.exists() else []
+        return [row for row in map(json.loads, lines) if row["topology"] == topology]
+
+    names, numbers = schedules.split(","), [int(seed) for seed in seeds.split(",")]
+    for seed, schedule in itertools.product(numbers, names):
+        if not any(row["seed"] == seed and row["schedule"] == schedule for row in rows()):
+            arguments = ["--one", "--topology", topology, "--seeds", str(seed), "--schedules", schedule]
+            subprocess.run([sys.executable, __file__, *arguments], check=True, stdout=sys.stderr)
+    for schedule in names:
+        chosen = [row for row in rows() if row["schedule"] == schedule and row["seed"] in numbers]
+        accuracies = [row["accuracy"] for row in chosen]
+        print(
+            f"{schedule:<10} mean accuracy {statistics.fmean(accuracies):.4f}  "
+            f"({', '.join(f'{accuracy:.4f}' for accuracy in accuracies)})  "
+            f"warm {statistics.fmean(row['warm_seconds'] for row in chosen):.0f} s  "
+            f"tracing {statistics.fmean(row['trace_seconds'] for row in chosen):.0f} s"
+        )
+
+
+if __name__ == "__main__":
+    main()
