@@ -91,21 +91,31 @@ class Schedule:
 
     @classmethod
     def preset(cls, name: str, total_steps: int, kernel_size: int, block: int = 1) -> Schedule:
-        """A preset of `PRESETS` over `total_steps`, its boundaries rounded to whole blocks of `block` steps.
+        """A preset of `PRESETS` over `total_steps`.
+
+        Args:
+          name: Of the preset.
+          total_steps: Of the training.
+          kernel_size: Of the stem, for its dilations.
+          block: Boundaries are rounded to multiples of it, and every phase gets at least one.
 
         Raises:
           UserError: Unknown name, or too few steps for every phase to have a block.
         """
         if name not in PRESETS:
             raise UserError(f"unknown schedule {name!r}; allowed are {', '.join(PRESETS)}")
-        phases = [
-            Phase(
-                None if share == 1 else round(share * total_steps / block) * block,
-                Tokenization.auto(stride, kernel_size),
+        *early, (_, last_stride) = PRESETS[name]
+        phases = []
+        blocks = 0
+        for share, stride in early:
+            blocks = max(round(share * total_steps / block), blocks + 1)
+            phases.append(Phase(blocks * block, Tokenization.auto(stride, kernel_size)))
+        if blocks * block >= total_steps:
+            raise UserError(
+                f"{total_steps} steps are too few for schedule {name!r}; "
+                f"it needs more than {len(early) * block}, one block of {block} for each of its {len(early) + 1} phases"
             )
-            for share, stride in PRESETS[name]
-        ]
-        return cls(tuple(phases))
+        return cls((*phases, Phase(None, Tokenization.auto(last_stride, kernel_size))))
 
     @property
     def boundaries(self) -> tuple[int, ...]:

@@ -55,7 +55,7 @@ class Journal:
                 break
             self.rows.append(json.loads(line))
             complete += len(line)
-        if path.exists():
+        if path.exists() and complete < path.stat().st_size:
             os.truncate(path, complete)
 
     def append(self, row: dict[str, Any]) -> None:

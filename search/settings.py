@@ -53,7 +53,7 @@ class RunSettings:
     score_batch: int = 16
     width: int = 16
     budget: float = 1.0
-    epochs: int = 60
+    epochs: int = 80
     batch_size: int = 32
     retokenization: str = "published"
     flip: bool = False

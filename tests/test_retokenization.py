@@ -27,6 +27,7 @@ def test_presets_over_300_epochs():
     assert [(p.tokenization.stride, p.tokenization.dilation) for p in published.phases] == [(16, 5), (8, 2), (4, 1)]
     assert Schedule.preset("thirds", 300, 4).boundaries == (100, 200)
     assert Schedule.preset("published", 300, 4, block=50).boundaries == (100, 150)
+    assert Schedule.preset("published", 18, 4, block=6).boundaries == (6, 12)  # Not (6, 6): each phase has a block.
     assert Schedule.preset("none", 300, 4) == Schedule.constant()
 
 
@@ -73,5 +74,5 @@ def test_boundaries_inside_a_block_are_refused_with_the_arithmetic():
 def test_unknown_preset_and_too_few_steps_are_refused():
     with pytest.raises(UserError, match="allowed are none, published, thirds"):
         Schedule.preset("halves", 300, 4)
-    with pytest.raises(UserError, match="must rise"):
-        Schedule.preset("thirds", 1, 4)
+    with pytest.raises(UserError, match="20 steps are too few for schedule 'thirds'; it needs more than 20"):
+        Schedule.preset("thirds", 20, 4, block=10)
