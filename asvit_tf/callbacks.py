@@ -19,6 +19,7 @@ class RetokenizationCallback(tf_keras.callbacks.Callback):
     """Changes stride and dilation on schedule during `Model.fit`; evaluation and prediction use the last phase's.
 
     Steps are the optimizer's iterations. Under `steps_per_execution` a boundary takes effect at the next execution.
+    After `fit` the model has the last phase's tokenization, wherever training stopped.
 
     Args:
       schedule: What to apply.
@@ -33,7 +34,7 @@ class RetokenizationCallback(tf_keras.callbacks.Callback):
         self.schedule = schedule
         self._backbone: Any = backbone
         self._trained: Tokenization | None = None
-        self._epoch_start = 0
+        self._epoch_start: int | None = None
 
     @property
     def backbone(self) -> AsViT:
@@ -48,22 +49,29 @@ class RetokenizationCallback(tf_keras.callbacks.Callback):
         self.model.make_test_function(force=True)
 
     def on_epoch_begin(self, epoch, logs=None):
-        # Read once an epoch: on an accelerator every read waits for the device.
-        self._epoch_start = int(self.model.optimizer.iterations.numpy())
+        self._epoch_start = None
 
     def on_train_batch_begin(self, batch, logs=None):
+        if self._epoch_start is None:
+            # Read once an epoch, because on an accelerator every read waits for the device; and less the batch, because
+            # a resumed epoch does not start at its first.
+            self._epoch_start = int(self.model.optimizer.iterations.numpy()) - batch
         tokenization = self.schedule.tokenization(self._epoch_start + batch)
         self.backbone.set_tokenization(tokenization)
         if self._trained != tokenization:
             self.model.make_train_function(force=True)
             self._trained = tokenization
 
+    def on_train_end(self, logs=None):
+        self.backbone.set_tokenization(self.schedule.final)
+        for remake in (self.model.make_test_function, self.model.make_predict_function):
+            remake(force=True)
+
     def on_test_begin(self, logs=None):
         self.backbone.set_tokenization(self.schedule.final)
 
     def on_predict_begin(self, logs=None):
         self.backbone.set_tokenization(self.schedule.final)
-        self.model.make_predict_function(force=True)
 
 
 class RetokenizationAction:

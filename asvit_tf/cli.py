@@ -161,8 +161,10 @@ def _setting(name: str, text: str, **options: Any) -> Callable:
 def run(output: str, as_json: bool, **options: Any) -> None:
     """The whole path: search, grow, train, evaluate, export, report. Run again, it continues where it was."""
     start = time.perf_counter()
+    if options["data_path"] is not None:
+        options["data_path"] = os.path.abspath(options["data_path"])
     settings = RunSettings(**options)
-    if settings.data_path is not None:
+    if settings.data_path is not None and not (Path(output) / "data" / "dataset.json").exists():
         class_folders(Path(settings.data_path))
     with workspace(output, dataclasses.asdict(settings)) as directory, _only_result_on_stdout():
         _quiet_tensorflow()
@@ -202,29 +204,41 @@ def predict(saved_model: str, images: tuple[str, ...], top: int, as_json: bool) 
         click.echo(f"{answer['image']}: " + ", ".join(f"{name} {share:.4f}" for name, share in ranked))
 
 
-def _pass_through(arguments: tuple[str, ...], prepare: Callable[[list[str]], list[str]] = list) -> None:
-    """Runs `python -m asvit_tf.train` with the same flags in this process."""
+_RAW = dict(ignore_unknown_options=True, help_option_names=["-h", "--help"])
+_flags = click.argument("flags", nargs=-1, type=click.UNPROCESSED)
+
+
+def _train(flags: list[str], as_json: bool) -> None:
+    """Runs asvit_tf.train with the Model Garden's flags in this process."""
     _quiet_tensorflow()
     from asvit_tf import train as training
 
-    training.start(prepare(list(arguments)))
+    with _only_result_on_stdout():
+        metrics = training.start(flags)
+    if as_json:
+        _print_json(metrics)
+    else:
+        click.echo("\n".join(f"{name:<18}{value:.6g}" for name, value in metrics.items()) or "trained")
 
 
-_RAW = dict(ignore_unknown_options=True, allow_extra_args=True, help_option_names=[])
+@cli.command(context_settings=_RAW)
+@_flags
+@_as_json
+def train(flags: tuple[str, ...], as_json: bool) -> None:
+    """Trains an experiment. FLAGS are the Model Garden's own:
+
+    --experiment NAME, --mode train|train_and_eval|eval|continuous_eval, --model_dir DIR, --config_file YAML (may be
+    repeated), --params_override a.b=c,..., --tpu ADDRESS, --gin_file FILE, --gin_params BINDING.
+    """
+    _train(list(flags), as_json)
 
 
-@cli.command(context_settings=_RAW, add_help_option=False)
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def train(arguments: tuple[str, ...]) -> None:
-    """Trains an experiment; takes the Model Garden's flags (asvit train --help)."""
-    _pass_through(arguments)
-
-
-@cli.command(context_settings=_RAW, add_help_option=False)
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def evaluate(arguments: tuple[str, ...]) -> None:
-    """Evaluates the newest checkpoint; the flags of train, with --mode=eval."""
-    _pass_through(arguments, lambda flags: [*flags, "--mode=eval"])
+@cli.command(context_settings=_RAW)
+@_flags
+@_as_json
+def evaluate(flags: tuple[str, ...], as_json: bool) -> None:
+    """Evaluates the newest checkpoint at all tokens. FLAGS are those of train, without --mode."""
+    _train([*flags, "--mode=eval"], as_json)
 
 
 @cli.command()

@@ -93,7 +93,7 @@ class ClassificationTask(image_classification.ImageClassificationTask):
     Attributes:
       retokenization: When the stem's stride and dilation change.
       class_names: By label, for the exported model; empty for "0", "1" and so on.
-      seed: Of initial weights, shuffling and augmentation; None draws fresh ones.
+      seed: Of initial weights, shuffling and augmentation, set by asvit_tf.train; None draws fresh ones.
     """
 
     model: ClassificationModel = dataclasses.field(default_factory=ClassificationModel)
@@ -140,8 +140,8 @@ def schedule_of(params: cfg.ExperimentConfig) -> Schedule:
     """The schedule of an experiment, checked against everything it has to agree with.
 
     Raises:
-      UserError: Phases out of order, a boundary inside a `steps_per_loop` block, or a last phase whose tokenization
-        is not the one the backbone is evaluated and exported with.
+      UserError: Phases out of order, or a last phase whose tokenization is not the one the backbone is evaluated and
+        exported with.
     """
     config = params.task.retokenization
     backbone = params.task.model.backbone.get()
@@ -159,7 +159,6 @@ def schedule_of(params: cfg.ExperimentConfig) -> Schedule:
         schedule = Schedule.preset(
             config.preset, params.trainer.train_steps, kernel_size, block=params.trainer.steps_per_loop
         )
-    schedule.check_blocks(params.trainer.steps_per_loop)
     if schedule.final != Tokenization(backbone.stride, backbone.dilation):
         raise UserError(
             f"the last phase has stride {schedule.final.stride} and dilation {schedule.final.dilation}, but the "

@@ -167,7 +167,7 @@ def _write_records(path: Path, examples: Sequence[_Example], class_names: Sequen
         for example in examples:
             feature = {
                 "image/encoded": example.encoded,
-                "image/filename": example.source.encode(),
+                "image/filename": os.fsencode(example.source),
                 "image/class/label": example.label,
                 "image/class/text": class_names[example.label].encode(),
             }
@@ -188,11 +188,11 @@ def sample_images(dataset: Dataset, count: int, image_size: tuple[int, int], see
       [count, H, W, 3] float32, normalized.
 
     Raises:
-      UserError: There are fewer than `count`.
+      UserError: There are fewer than `count`, or too many of them are alike.
     """
     if count > dataset.train_examples:
         raise UserError(f"{count} images are asked for, but the data set has {dataset.train_examples} for training")
-    chosen = set(np.random.default_rng(seed).choice(dataset.train_examples, count, replace=False).tolist())
+    order = np.random.default_rng(seed).permutation(dataset.train_examples)
     parser = classification_input.Parser(
         output_size=list(image_size),
         num_classes=len(dataset.class_names),
@@ -201,5 +201,14 @@ def sample_images(dataset: Dataset, count: int, image_size: tuple[int, int], see
     ).parse_fn(is_training=False)
     decoder = classification_input.Decoder()
     records = tf.data.TFRecordDataset(dataset.train_path)
-    images = [parser(decoder.decode(record))[0].numpy() for i, record in enumerate(records) if i in chosen]
-    return np.stack(images)
+    # Images that are alike would have a singular NTK, so of those only one is taken.
+    candidates = set(order[: 4 * count].tolist())
+    encoded = {index: record for index, record in enumerate(records) if index in candidates}
+    distinct: dict[bytes, np.ndarray] = {}
+    for index in order[: 4 * count]:
+        example = decoder.decode(encoded[index])
+        if len(distinct) < count:
+            distinct.setdefault(example["image/encoded"].numpy(), parser(example)[0].numpy())
+    if len(distinct) < count:
+        raise UserError(f"{count} different images are asked for; {len(distinct)} were found among {len(candidates)}")
+    return np.stack(list(distinct.values()))

@@ -6,6 +6,7 @@ import os
 import shutil
 
 import tensorflow as tf
+import yaml
 from official.core import config_definitions as cfg
 from official.modeling import hyperparams
 from official.vision.serving import export_saved_model_lib, image_classification
@@ -21,16 +22,31 @@ class NamedClassificationModule(image_classification.ClassificationModule):
     """The Model Garden's serving module, whose answer also names the classes."""
 
     def _decode_image(self, encoded_image_bytes):
-        """Decodes, crops and resizes one image to uint8, rounding where the Model Garden cuts decimals off."""
+        """Decodes, crops and resizes one image to float32, as the training pipeline does.
+
+        The Model Garden's own module cuts the resized image to uint8 here, which training never sees.
+        """
         image = tf.io.decode_image(encoded_image_bytes, channels=self._num_channels, expand_animations=False)
-        image = self._crop_and_resize(tf.cast(image, tf.float32))
-        return tf.cast(tf.round(image), tf.uint8)
+        return self._crop_and_resize(tf.cast(image, tf.float32))
+
+    def _serve_each(self, decode, inputs):
+        """Decodes every element of [B] strings, then answers the batch."""
+        decoded = tf.TensorSpec((*self._input_image_size, self._num_channels), tf.float32)
+        return self.serve(tf.map_fn(decode, inputs, fn_output_signature=decoded))
+
+    @tf.function
+    def inference_from_image_bytes(self, inputs):
+        return self._serve_each(self._decode_image, inputs)
+
+    @tf.function
+    def inference_from_tf_example(self, inputs):
+        return self._serve_each(self._decode_tf_example, inputs)
 
     def serve(self, images):
         """Answers a batch.
 
         Args:
-          images: [B, H, W, 3] uint8.
+          images: [B, H, W, 3], 0 to 255.
 
         Returns:
           `logits` and `probs` [B, classes], `class_names` [classes], and `label` [B], the name of the likeliest class.
@@ -52,7 +68,11 @@ def read_params(model_dir: str) -> cfg.ExperimentConfig:
     if not tf.io.gfile.exists(path):
         raise UserError(f"no params.yaml in {model_dir}; expected a directory that training wrote")
     params = cfg.ExperimentConfig(task=configs.ClassificationTask())
-    return hyperparams.override_params_dict(params, path, is_strict=False)
+    params = hyperparams.override_params_dict(params, path, is_strict=False)
+    with tf.io.gfile.GFile(path) as file:
+        # The Model Garden's reader takes a name such as 1e3 for a number.
+        params.task.class_names = yaml.safe_load(file)["task"]["class_names"]
+    return params
 
 
 def class_names(params: cfg.ExperimentConfig) -> list[str]:
@@ -87,8 +107,10 @@ def export(params: cfg.ExperimentConfig, model_dir: str, export_dir: str, input_
       `export_dir`.
 
     Raises:
-      UserError: There is no checkpoint.
+      UserError: There is no checkpoint, or something else than a SavedModel is in the way.
     """
+    if os.path.exists(export_dir) and not os.path.exists(os.path.join(export_dir, "saved_model.pb")):
+        raise UserError(f"{export_dir} exists and is not a SavedModel; choose another export directory")
     checkpoint = tf.train.latest_checkpoint(model_dir)
     if checkpoint is None:
         raise UserError(f"no checkpoint in {model_dir}; train first")

@@ -93,7 +93,6 @@ def sampled_conv2d(images: tf.Tensor, kernel: tf.Tensor, stride: int, dilation: 
         return tf.nn.conv2d(images, kernel, stride, "SAME")
     size = kernel.shape[0]
     paddings = [grids.same_padding(side, size, stride, dilation) for side in images.shape[1:3]]
-    # One side may be shorter than a window even after SAME padding rounds the number of windows up.
     sampled = tf.pad(images, [(0, 0), *paddings, (0, 0)])
     for axis, side in ((1, images.shape[1]), (2, images.shape[2])):
         starts = np.arange(grids.ceil_div(side, stride)) * stride
@@ -148,9 +147,9 @@ def interpolation_matrix(target: int, source: int) -> np.ndarray:
     Source: the antialiased bilinear resize of TensorFlow (`tf.image.resize(..., antialias=True)`), which not every XLA
     backend compiles; as a constant matrix it is a matrix product anywhere. Equal sizes give the identity.
     """
-    scale = source / target
-    centres = (np.arange(target) + 0.5) * scale
-    distances = np.abs(np.arange(source) + 0.5 - centres[:, None]) / max(scale, 1.0)
+    step = source / target
+    centres = (np.arange(target) + 0.5) * step
+    distances = np.abs(np.arange(source) + 0.5 - centres[:, None]) / max(step, 1.0)
     weights = np.maximum(1.0 - distances, 0.0)
     return weights / weights.sum(axis=1, keepdims=True)
 
@@ -193,7 +192,8 @@ class PatchMerging(tf_keras.layers.Layer):
 
     and mu and s follow from two averages pooled over the patch: of the tokens' means and of their mean squares. The
     variance is pooled from each token's own variance plus the spread of the token means, which loses fewer digits than
-    a plain mean of squares. Zeros padded at the border count as tokens, as they do in the released code.
+    a plain mean of squares. Zeros padded at the border count as tokens, as they do in the released code. First each
+    image's mean is taken off: that changes no patch's result, and without it large features would cancel to noise.
 
     Args:
       width: Output channels.
@@ -216,25 +216,27 @@ class PatchMerging(tf_keras.layers.Layer):
         self.beta = self.add_weight("beta", patch, initializer="zeros")
         self.kernel = self.add_weight("kernel", (*patch, self.width), initializer=linear_initializer(self.seed))
 
-    def _pool(self, tokens: tf.Tensor, paddings: list[tuple[int, int]]) -> tf.Tensor:
-        """Mean of [B, H, W, 1] over each patch, padding included."""
-        return tf.nn.avg_pool2d(tf.pad(tokens, paddings), self.kernel_size, 2, "VALID")
+    def _pool(self, tokens: tf.Tensor) -> tf.Tensor:
+        """Mean of padded [B, H, W, 1] over each patch."""
+        return tf.nn.avg_pool2d(tokens, self.kernel_size, 2, "VALID")
 
     def call(self, x):
         if self.identity:
             return tf.nn.conv2d(x, self.kernel, 2, "SAME")
         sides = [grids.same_padding(side, self.kernel_size, 2) for side in x.shape[1:3]]
-        paddings = [(0, 0), *sides, (0, 0)]
         dtype = _statistics_dtype(x)
         wide = tf.cast(x, dtype)
-        token_mean = tf.reduce_mean(wide, axis=-1, keepdims=True)
-        token_variance = tf.reduce_mean(tf.square(wide - token_mean), axis=-1, keepdims=True)
-        mean = self._pool(token_mean, paddings)  # [B, h, w, 1]
-        spread = self._pool(tf.square(token_mean), paddings) - tf.square(mean)
-        inverse = tf.math.rsqrt(self._pool(token_variance, paddings) + spread + self.epsilon)
+        # The result does not depend on the shift, so its gradient is 0 to every order.
+        shift = tf.stop_gradient(tf.reduce_mean(wide, axis=(1, 2, 3), keepdims=True))
+        shifted = tf.pad(wide, [(0, 0), *sides, (0, 0)]) - shift
+        token_mean = tf.reduce_mean(shifted, axis=-1, keepdims=True)
+        token_variance = tf.reduce_mean(tf.square(shifted - token_mean), axis=-1, keepdims=True)
+        mean = self._pool(token_mean)  # [B, h, w, 1]
+        spread = tf.nn.relu(self._pool(tf.square(token_mean)) - tf.square(mean))  # Rounding can make 0 negative.
+        inverse = tf.math.rsqrt(self._pool(token_variance) + spread + self.epsilon)
 
         kernel = self.gamma[..., None] * self.kernel
-        projected = tf.cast(tf.nn.conv2d(tf.pad(x, paddings), kernel, 2, "VALID"), dtype)
+        projected = tf.cast(tf.nn.conv2d(tf.cast(shifted, x.dtype), kernel, 2, "VALID"), dtype)
         offset = tf.einsum("yxc,yxcd->d", self.beta, self.kernel)
         column_sums = tf.cast(tf.reduce_sum(kernel, axis=(0, 1, 2)), dtype)
         merged = (projected - mean * column_sums) * inverse + tf.cast(offset, dtype)

@@ -47,10 +47,20 @@ def predict(saved_model: str, paths: Sequence[str]) -> list[dict[str, Any]]:
     if not os.path.exists(os.path.join(saved_model, "saved_model.pb")):
         raise UserError(f"{saved_model} is not a SavedModel; expected a directory with saved_model.pb")
     encoded = [_read(path) for path in paths]
-    serve = tf.saved_model.load(saved_model).signatures["serving_default"]
-    if set(serve.structured_outputs) < {"probs", "class_names", "label"}:
-        raise UserError(f"{saved_model} does not name its classes; export it with asvit export")
-    answer = serve(inputs=tf.constant(encoded))
+    try:
+        loaded = tf.saved_model.load(saved_model)
+        serve = loaded.signatures["serving_default"]
+        inputs = serve.structured_input_signature[1]
+        if inputs["inputs"].dtype != tf.string or not {"probs", "class_names", "label"} <= set(
+            serve.structured_outputs
+        ):
+            raise KeyError("signature")
+        answer = serve(inputs=tf.constant(encoded))
+    except (KeyError, OSError, ValueError, AttributeError, tf.errors.OpError) as error:
+        raise UserError(
+            f"{saved_model} does not classify encoded images; "
+            "expected what asvit export --input-type image_bytes writes"
+        ) from error
     names = [name.decode() for name in answer["class_names"].numpy()]
     return [
         dict(image=path, label=label.decode(), probabilities=dict(zip(names, map(float, row))))

@@ -140,23 +140,6 @@ class Schedule:
         edges = [0, *(min(boundary, total_steps) for boundary in self.boundaries), total_steps]
         return tuple(later - earlier for earlier, later in itertools.pairwise(edges))
 
-    def check_blocks(self, steps_per_loop: int) -> None:
-        """Refuses boundaries that fall inside a block of `steps_per_loop` steps.
-
-        A training loop runs such a block as one traced program and cannot change inside it.
-
-        Raises:
-          UserError: With the arithmetic, and the nearest boundaries that fit.
-        """
-        for boundary in self.boundaries:
-            if boundary % steps_per_loop:
-                below = boundary // steps_per_loop * steps_per_loop
-                raise UserError(
-                    f"the phase boundary at step {boundary} falls inside a block of steps_per_loop = {steps_per_loop} "
-                    f"({boundary} mod {steps_per_loop} = {boundary % steps_per_loop}); "
-                    f"allowed nearby are {below or steps_per_loop} and {below + steps_per_loop}"
-                )
-
 
 def phase_macs(
     topology: Topology, schedule: Schedule, image_size: tuple[int, int], num_classes: int, **options: Any

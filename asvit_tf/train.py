@@ -3,7 +3,8 @@
     python -m asvit_tf.train --experiment=asvit_digits --mode=train_and_eval --model_dir=DIR \
         --config_file=official_configs/digits_asvit_i32_cpu.yaml --params_override=...
 
-The flags are the Model Garden's own (`--helpfull` explains each).
+The flags are the Model Garden's own: `--experiment`, `--mode` (train, eval, train_and_eval, continuous_eval, ...),
+`--model_dir`, `--config_file` (may be repeated), `--params_override`, `--tpu`, `--gin_file`, `--gin_params`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import gin
 import tensorflow as tf
 import tf_keras
 import tqdm
-from absl import app, flags
+from absl import flags
 from official.common import distribute_utils
 from official.common import flags as model_garden_flags
 from official.core import config_definitions as cfg
@@ -31,13 +32,14 @@ from asvit_tf import (
     configs,
     registry_imports,  # noqa: F401
 )
+from asvit_tf.errors import UserError
 from asvit_tf.trainer import Block, RetokenizingTrainer
 
 BLOCKS_FILE = "blocks.jsonl"
 
 
 class _BlockLog:
-    """Train action: appends every block, with its metrics, to `blocks.jsonl`, and moves a progress bar."""
+    """Train action: appends the trainer's new blocks to `blocks.jsonl`, and moves a progress bar."""
 
     def __init__(self, trainer: RetokenizingTrainer, model_dir: str, total_steps: int, progress: bool):
         self._trainer = trainer
@@ -47,19 +49,25 @@ class _BlockLog:
         self._bar: tqdm.tqdm | None = None
 
     def __call__(self, output) -> None:
-        block: Block = self._trainer.last_block
-        metrics = {name: float(value) for name, value in output.items()}
+        blocks: list[Block] = list(self._trainer.blocks)
+        self._trainer.blocks.clear()
         with tf.io.gfile.GFile(self._path, "a") as file:
-            file.write(json.dumps({**dataclasses.asdict(block), **metrics}) + "\n")
-        if self._progress:
-            if self._bar is None:
-                self._bar = tqdm.tqdm(
-                    total=self._total_steps, initial=block.step - block.steps, desc="train", unit="step", mininterval=0
-                )
-            self._bar.set_postfix_str(f"stride {block.stride}, loss {metrics['training_loss']:.3f}", refresh=False)
-            self._bar.update(block.steps)
-            if block.step >= self._total_steps:
-                self._bar.close()
+            for block in blocks:
+                row = dataclasses.asdict(block)
+                # A line break first: what a killed run left unfinished must not swallow this row.
+                file.write("\n" + json.dumps({**row.pop("metrics"), **row}))
+        if self._progress and blocks:
+            self._show(blocks)
+
+    def _show(self, blocks: Sequence[Block]) -> None:
+        if self._bar is None:
+            start = blocks[0].step - blocks[0].steps
+            self._bar = tqdm.tqdm(total=self._total_steps, initial=start, desc="train", unit="step", mininterval=0)
+        last = blocks[-1]
+        self._bar.set_postfix_str(f"stride {last.stride}, loss {last.metrics['training_loss']:.3f}", refresh=False)
+        self._bar.update(sum(block.steps for block in blocks))
+        if last.step >= self._total_steps:
+            self._bar.close()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +98,7 @@ def read_blocks(model_dir: str | os.PathLike) -> list[dict]:
         try:
             row = json.loads(line)
         except json.JSONDecodeError:
-            continue  # The last line of a killed run.
+            continue  # Empty, or left unfinished by a killed run.
         rows = {step: kept for step, kept in rows.items() if step <= row["step"] - row["steps"]}
         rows[row["step"]] = row
     return list(rows.values())
@@ -132,9 +140,11 @@ def run(params: cfg.ExperimentConfig, model_dir: str, mode: str, progress: bool 
       The metrics of an evaluation after the last step where `mode` evaluates; else {}.
 
     Raises:
-      UserError: The schedule does not fit the experiment.
+      UserError: The schedule does not fit the experiment, or there is no checkpoint to evaluate.
     """
     configs.schedule_of(params)  # Before any long work.
+    if mode == "eval" and tf.train.latest_checkpoint(model_dir) is None:
+        raise UserError(f"no checkpoint in {model_dir}; train first")
     if "train" in mode:
         train_utils.serialize_config(params, model_dir)
     if params.task.seed is not None:
@@ -157,17 +167,27 @@ def run(params: cfg.ExperimentConfig, model_dir: str, mode: str, progress: bool 
             checkpoint_exporter=train_lib.maybe_create_best_ckpt_exporter(params, model_dir),
             trainer_cls=RetokenizingTrainer,
         )
-    _, metrics = train_lib.run_experiment(
-        distribution_strategy=strategy,
-        task=task,
-        mode=mode,
-        params=params,
-        model_dir=model_dir,
-        trainer=trainer,
-        train_actions=[_BlockLog(trainer, model_dir, params.trainer.train_steps, progress)],
-        run_post_eval="eval" in mode,
-    )
-    return {name: float(value) for name, value in metrics.items()}
+    metrics: dict[str, float] = {}
+
+    def keep(output) -> None:
+        metrics.update({name: float(value) for name, value in output.items()})
+
+    def run_mode(mode: str) -> None:
+        train_lib.run_experiment(
+            distribution_strategy=strategy,
+            task=task,
+            mode=mode,
+            params=params,
+            model_dir=model_dir,
+            trainer=trainer,
+            train_actions=[_BlockLog(trainer, model_dir, params.trainer.train_steps, progress)],
+            eval_actions=[keep],
+        )
+
+    run_mode(mode)
+    if "eval" in mode and not metrics:
+        run_mode("eval")  # All steps had been trained before, and then training evaluates nothing.
+    return metrics
 
 
 def read_evaluations(model_dir: str | os.PathLike) -> list[tuple[int, float]]:
@@ -182,21 +202,34 @@ def read_evaluations(model_dir: str | os.PathLike) -> list[tuple[int, float]]:
     return sorted(events.items())
 
 
-def main(_) -> None:
+def start(arguments: Sequence[str]) -> dict[str, float]:
+    """Runs what the Model Garden's flags say, and returns the metrics of the last evaluation.
+
+    Args:
+      arguments: Flags, with - or _ between words.
+
+    Raises:
+      UserError: A flag is unknown or missing, or names an experiment or a file that does not exist.
+    """
     values = flags.FLAGS
-    gin.parse_config_files_and_bindings(values.gin_file, values.gin_params)
-    params = train_utils.parse_configuration(values, print_return=False)
-    metrics = run(params, values.model_dir, values.mode, progress=True)
-    if metrics:
-        print(json.dumps(metrics))
+    if "experiment" not in values:
+        model_garden_flags.define_flags()
+        flags.mark_flags_as_required(["experiment", "mode", "model_dir"])
+    try:
+        values(["asvit train", *map(_underscores, arguments)])
+        if values.gin_file or values.gin_params:
+            gin.parse_config_files_and_bindings(values.gin_file, values.gin_params)
+        params = train_utils.parse_configuration(values, print_return=False)
+    except (flags.Error, LookupError, tf.errors.NotFoundError, OSError, KeyError, ValueError) as error:
+        raise UserError(str(error)) from error
+    return run(params, values.model_dir, values.mode, progress=True)
 
 
-def start(arguments: Sequence[str]) -> None:
-    """Parses the Model Garden's flags and runs; does not return."""
-    model_garden_flags.define_flags()
-    flags.mark_flags_as_required(["experiment", "mode", "model_dir"])
-    app.run(main, argv=["asvit train", *arguments])
+def _underscores(argument: str) -> str:
+    """`--model-dir=a-b` as `--model_dir=a-b`."""
+    name, equals, value = argument.partition("=")
+    return name.replace("-", "_").replace("__", "--", 1) + equals + value if name.startswith("--") else argument
 
 
 if __name__ == "__main__":
-    start(sys.argv[1:])
+    print(json.dumps(start(sys.argv[1:])))

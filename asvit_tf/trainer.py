@@ -18,7 +18,7 @@ from asvit_tf.callbacks import RetokenizationAction
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """One block of `steps_per_loop` training steps.
+    """One block of training steps: `steps_per_loop`, or fewer where a phase ends inside.
 
     Attributes:
       step: Steps trained when it ended.
@@ -26,6 +26,7 @@ class Block:
       stride, dilation: Its tokenization.
       traced: Whether it began with tracing the training step; its seconds then include that.
       seconds: Wall time.
+      metrics: Of these steps.
     """
 
     step: int
@@ -34,6 +35,7 @@ class Block:
     dilation: int
     traced: bool
     seconds: float
+    metrics: dict[str, float]
 
 
 def _create_slots(optimizer: Any, variables: Sequence[tf.Variable]) -> None:
@@ -46,8 +48,9 @@ def _create_slots(optimizer: Any, variables: Sequence[tf.Variable]) -> None:
 class RetokenizingTrainer(base_trainer.Trainer):
     """Sets the phase before each block of training steps, and the final tokenization before each evaluation.
 
-    It needs no train action, so it also works where the caller passes none: with the unmodified
-    `official.vision.train`, bind `create_trainer.trainer_cls = @RetokenizingTrainer` by gin.
+    It needs no train action, so it also works where the caller passes none, as the unmodified `official.vision.train`
+    does: import `asvit_tf.registry_imports` and `asvit_tf.trainer` in a gin file and bind
+    `create_trainer.trainer_cls = @RetokenizingTrainer`.
 
     Args: as `base_trainer.Trainer`; `config.task.retokenization` is the schedule.
     """
@@ -56,8 +59,16 @@ class RetokenizingTrainer(base_trainer.Trainer):
         super().__init__(config, task, model, optimizer, **kwargs)
         _create_slots(optimizer, model.trainable_variables)
         self.schedule = configs.schedule_of(config)
-        self.last_block: Any = None  # A Block, once one has ended.
+        self.blocks: list[Block] = []
         self._retokenize = RetokenizationAction(self, model.backbone, self.schedule)
+
+    def train(self, num_steps):
+        """Trains `num_steps` steps, in parts where a phase ends among them: one traced loop cannot change inside."""
+        end = int(self.global_step.numpy()) + int(num_steps)
+        cuts = [boundary for boundary in self.schedule.boundaries if int(self.global_step.numpy()) < boundary < end]
+        for cut in (*cuts, end):
+            logs = super().train(tf.constant(cut - int(self.global_step.numpy()), tf.int32))
+        return logs
 
     def train_loop_begin(self):
         self._begun_at_step = int(self.global_step.numpy())
@@ -69,13 +80,16 @@ class RetokenizingTrainer(base_trainer.Trainer):
         logs = super().train_loop_end()  # Reads the metrics, so the device has finished.
         step = int(self.global_step.numpy())
         tokenization = self.model.backbone.tokenization
-        self.last_block = Block(
-            step=step,
-            steps=step - self._begun_at_step,
-            stride=tokenization.stride,
-            dilation=tokenization.dilation,
-            traced=self._traced,
-            seconds=time.perf_counter() - self._begun_at,
+        self.blocks.append(
+            Block(
+                step=step,
+                steps=step - self._begun_at_step,
+                stride=tokenization.stride,
+                dilation=tokenization.dilation,
+                traced=self._traced,
+                seconds=time.perf_counter() - self._begun_at,
+                metrics={name: float(value) for name, value in logs.items()},
+            )
         )
         return logs
 

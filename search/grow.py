@@ -88,7 +88,7 @@ def choose(measures: Sequence[Mapping[str, float]]) -> int:
     """
     columns = {name: [row[name] for row in measures] for name in DIRECTIONS}
     ranks = {name: dense_ranks(values, DIRECTIONS[name]) for name, values in columns.items()}
-    spreads = {name: (max(values) - min(values)) / abs(sum(values) / len(values)) for name, values in columns.items()}
+    spreads = {name: (max(values) - min(values)) / (abs(sum(values)) or 1.0) for name, values in columns.items()}
     decisive = max(spreads, key=spreads.__getitem__)
     return min(range(len(measures)), key=lambda i: (sum(rank[i] for rank in ranks.values()), ranks[decisive][i]))
 
@@ -106,6 +106,9 @@ def grow(directory: Path, seed_topology: Topology, options: Options, scorer: Sco
     Returns:
       What `result.json` holds: `family`, every member from the first to the last with its counts and scores, and
       `topology`, the last.
+
+    Raises:
+      UserError: Not one candidate of a step could be scored.
     """
     journal = Journal(directory / "trace.jsonl")
     topology = seed_topology.scaled(options.width, (1,) * NUM_STAGES)
@@ -116,12 +119,11 @@ def grow(directory: Path, seed_topology: Topology, options: Options, scorer: Sco
             step = len(family) - 1
             if step == len(journal.rows):
                 tried = candidates(topology, options)
+                if not tried:
+                    break
                 bar.reset(total=len(tried))
                 bar.set_description(f"grow step {step + 1}, {counted.parameters / 1e6:.2f} M")
-                row = _step(step, tried, options, scorer, bar)
-                if row is None:
-                    break
-                journal.append(row)
+                journal.append(_step(step, tried, options, scorer, bar))
             row = journal.rows[step]
             topology = Topology.parse(row["topology"])
             counted = options.count(topology)
@@ -131,8 +133,8 @@ def grow(directory: Path, seed_topology: Topology, options: Options, scorer: Sco
     return result
 
 
-def _step(step: int, tried: Sequence[Topology], options: Options, scorer: Scorer, bar: tqdm.tqdm) -> dict | None:
-    """Scores all candidates and returns the row of the chosen one; None if there is none to choose."""
+def _step(step: int, tried: Sequence[Topology], options: Options, scorer: Scorer, bar: tqdm.tqdm) -> dict:
+    """Scores all candidates and returns the row of the chosen one."""
     scored = []
     failed = 0
     for candidate in tried:
@@ -144,7 +146,7 @@ def _step(step: int, tried: Sequence[Topology], options: Options, scorer: Scorer
             failed += 1
         bar.update()
     if not scored:
-        return None
+        raise UserError(f"none of the {failed} candidates of growth step {step + 1} could be scored")
     chosen, measures = scored[choose([measures for _, measures in scored])]
     counted = options.count(chosen)
     return dict(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import html
 import importlib.resources
 import json
 import time
@@ -34,7 +35,7 @@ from search.scoring import Remembered, Scorer, Settings, TrainingFreeScorer
 from search.settings import PROXY_DIVISOR, RunSettings
 
 # Growth stops once a member has this share of the budget: one more step would rarely fit, and each one costs a minute.
-_FULL_ENOUGH = 0.75
+_FULL_ENOUGH = 0.8
 
 
 def run(directory: Path, settings: RunSettings, say: Callable[[str], None]) -> dict[str, Any]:
@@ -47,7 +48,8 @@ def run(directory: Path, settings: RunSettings, say: Callable[[str], None]) -> d
 
     Returns:
       `topology` (found by search), `grown` (trained), `parameters`, `accuracy` (held-out images, all tokens),
-      `saved_model`, `report`, `seconds` (an object, by step: near 0 for what was done before), `skipped_images`.
+      `saved_model`, `report`, `seconds` (an object, by step: near 0 for what was done before), `skipped_images`,
+      `failed_scores` (topologies that the search could not score).
 
     Raises:
       UserError: The images are too few or cannot be read, or no network fits the budget.
@@ -109,6 +111,10 @@ class _Run:
         self._say = say
 
     def everything(self) -> dict[str, Any]:
+        """All steps; of a run that is finished, what it wrote."""
+        written = self.directory / "result.json"
+        if written.exists():
+            return json.loads(written.read_text(encoding="utf-8"))
         dataset = self._timed("data", self.prepare_data)
         scorer = self._scorer(dataset)
         found = self._timed("search", self.search_seed, scorer)
@@ -124,10 +130,11 @@ class _Run:
             saved_model=str(saved_model),
             report=str(self.directory / "report.html"),
             skipped_images=len(dataset.skipped),
+            failed_scores=found["failed"],
             seconds=self.seconds,
         )
         self._timed("report", self.write_report, params, grown["family"], result)
-        write_json(self.directory / "result.json", result)
+        write_json(written, result)
         return result
 
     def _timed(self, name: str, step: Callable, *arguments: Any) -> Any:
@@ -173,7 +180,7 @@ class _Run:
         if smallest > budget:
             raise UserError(
                 f"the smallest network of this topology has {smallest / 1e6:.2f} M parameters, over the budget of "
-                f"{self.settings.budget:g} M; allow more, or start from a width below {options.width}"
+                f"{self.settings.budget:g} M; start again in another directory with a larger budget"
             )
         return self._once("grow", lambda path: grow.grow(path, topology, options, scorer, progress=True))
 
@@ -214,9 +221,11 @@ class _Run:
         size = (settings.image_size, settings.image_size)
         source = settings.data_path or "scikit-learn's handwritten digits (embedded)"
         parts = [
-            f"<p>Images: {source}. Found by search: <code>{result['topology']}</code>. "
+            f"<p>Images: {html.escape(source)}. Found by search: <code>{result['topology']}</code>. "
             f"Grown and trained: <code>{result['grown']}</code>, {result['parameters']:,} parameters. "
-            f"Accuracy on held-out images: <b>{result['accuracy']:.2%}</b>.</p>",
+            f"Accuracy on held-out images: <b>{result['accuracy']:.2%}</b>. "
+            f"Image files skipped: {result['skipped_images']}; topologies that could not be scored: "
+            f"{result['failed_scores']}.</p>",
             "<h2>Search</h2>",
             report.embedded(
                 report.search_figure(Journal(self.directory / "search" / "trace.jsonl").rows),

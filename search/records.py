@@ -28,7 +28,7 @@ def jsonable(value: Any) -> Any:
 def write_text(path: Path, text: str) -> None:
     """Writes a file whole: under a temporary name first."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
+    partial.write_text(text, encoding="utf-8")
     partial.replace(path)
 
 
@@ -106,7 +106,10 @@ def _check_settings(directory: Path, settings: dict[str, Any]) -> None:
     if not path.exists():
         write_json(path, settings)
         return
-    before = json.loads(path.read_text())
+    try:
+        before = dict(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError:
+        raise UserError(f"{path} is not what a run wrote; choose another directory") from None
     changed = [
         f"{name} was {before.get(name)}, now {settings.get(name)}"
         for name in sorted(before.keys() | settings.keys())

@@ -19,6 +19,7 @@ import tf_keras
 import tqdm
 
 from asvit_tf import counting
+from asvit_tf.errors import UserError
 from asvit_tf.topology import Topology
 from search import space
 from search.records import Journal, write_json
@@ -136,6 +137,9 @@ def search(
 
     Returns:
       What `result.json` holds: the topology that takes the likeliest option of every choice, and its counts.
+
+    Raises:
+      UserError: Not one topology could be scored.
     """
     journal = Journal(directory / "trace.jsonl")
     policy = Policy(options.learning_rate, options.seed)
@@ -165,6 +169,11 @@ def search(
                 journal.append(_row(step, topology, score, reward, baseline, policy.entropy, image_size))
             bar.set_postfix_str(f"{topology}" + (f", {failed} failed" if failed else ""), refresh=False)
             bar.update()
+    if failed == options.total_steps:
+        raise UserError(
+            f"none of {failed} topologies could be scored (see {directory / 'trace.jsonl'}); "
+            "images that are all alike have no NTK condition number"
+        )
     topology = space.topology_at(policy.best())
     result = dict(topology=str(topology), steps=options.total_steps, failed=failed, **_counts(topology, image_size))
     write_json(directory / "result.json", result)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def draw_measure(axis: plt.Axes, trace: Sequence[Mapping], name: str) -> None:
     """One measure of the sampled topologies over the steps."""
     colour = _COLOURS["first" if name == "length_distortion" else "second"]
     axis.plot(_column(trace, "step"), _column(trace, "scores", name), ".-", color=colour)
-    axis.set_ylabel(name.replace("_", " ").replace(" distortion", "\ndistortion").replace(" number", "\nnumber"))
+    axis.set_ylabel({"length_distortion": "length\ndistortion", "ntk_condition_number": "NTK condition\nnumber"}[name])
     if name == "ntk_condition_number":
         axis.set_yscale("log")
 
@@ -113,7 +114,7 @@ def mark_phases(axis: plt.Axes, schedule: Schedule) -> None:
     for start, phase in zip((0, *schedule.boundaries), schedule.phases):
         if start:
             axis.axvline(start, color="black", linewidth=0.8, linestyle=":")
-        label = f" stride {phase.tokenization.stride}, dil. {phase.tokenization.dilation}"
+        label = f" stride {phase.tokenization.stride}\n dilation {phase.tokenization.dilation}"
         axis.annotate(label, (start, 1.02), xycoords=("data", "axes fraction"), fontsize=8)
 
 
@@ -187,7 +188,9 @@ def phase_table(
         tokenization = phase.tokenization
         grid = counting.count(topology, image_size, num_classes, stride=tokenization.stride).stages[0].token_grid
         time = measured.get((tokenization.stride, tokenization.dilation))
-        seconds = ("", "") if time is None else (f"{time['warm_seconds']:.1f} s", f"{time['trace_seconds']:.1f} s")
+        seconds = ("", "")
+        if time is not None and math.isfinite(time["warm_seconds"]):
+            seconds = (f"{time['warm_seconds']:.1f} s", f"{time['trace_seconds']:.1f} s")
         rows.append(
             (
                 tokenization.stride,

@@ -59,6 +59,8 @@ class RunSettings:
     flip: bool = False
 
     def __post_init__(self) -> None:
+        if self.seed >= 2**31:
+            raise UserError(f"seed is {self.seed}; it must be below 2**31")
         for name, low in _LEAST.items():
             if getattr(self, name) < low:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least {low}")

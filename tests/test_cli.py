@@ -67,6 +67,12 @@ def test_malformed_topologies(capsys, text):
         (["run", "--output", "x", "--image-size", "0"], "image_size is 0"),
         (["run", "--output", "x", "--data-path", "/nowhere"], "/nowhere is not a folder"),
         (["predict", "/nowhere", "a.png"], "not a SavedModel"),
+        (["run", "--output", "x", "--seed", "4294967296"], "below 2**31"),
+        (["train", "--experiment=nothing", "--mode=train", "--model-dir=x"], "nothing"),
+        (["train", "--mode=train", "--model_dir=x"], "experiment"),
+        (["train", "--colour=red"], "colour"),
+        (["evaluate", "--experiment=asvit_digits", "--model_dir=x", "--config_file=none.yaml"], "none.yaml"),
+        (["evaluate", "--experiment=asvit_digits", "--model_dir=x"], "no checkpoint in x"),
         (["export", "--model-dir", "/nowhere", "--export-dir", "x"], "no params.yaml"),
     ],
 )
@@ -142,6 +148,9 @@ def test_a_folder_of_images_becomes_records_and_corrupt_ones_are_counted(tmp_pat
             )
     (tmp_path / "images/cat/broken.png").write_bytes(b"broken")
     (tmp_path / "images/cat/notes.txt").write_text("no image")
+    write_image(tmp_path / "images" / ".hidden" / "0.png", 0)
+    odd = tmp_path / "images" / "dog" / os.fsdecode(b"caf\xe9.png")
+    (tmp_path / "images/dog/4.png").rename(odd)
     dataset = data.prepare(tmp_path / "data", tmp_path / "images")
     assert dataset.class_names == ("cat", "dog")
     assert (dataset.train_examples, dataset.validation_examples) == (8, 2)

@@ -72,7 +72,7 @@ def unfolded_merging(x, gamma, beta, kernel, epsilon=layers.NORM_EPSILON):
     return (normalized * tf.reshape(gamma, [flat]) + tf.reshape(beta, [flat])) @ tf.reshape(kernel, [flat, width])
 
 
-@pytest.mark.parametrize("offset", [0.0, 5.0])
+@pytest.mark.parametrize("offset", [0.0, 5.0, 1e3])
 @pytest.mark.parametrize(
     ("size", "grid"), [(2, (4, 6)), (3, (5, 5)), (4, (7, 4)), (4, (1, 1)), (2, (1, 3)), (5, (6, 6))]
 )

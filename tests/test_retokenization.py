@@ -64,13 +64,6 @@ def test_bad_tokenizations_are_refused(values):
         Tokenization(*values)
 
 
-def test_boundaries_inside_a_block_are_refused_with_the_arithmetic():
-    schedule = Schedule((Phase(30, Tokenization(8, 2)), Phase(None, Tokenization())))
-    schedule.check_blocks(15)
-    with pytest.raises(UserError, match=r"30 mod 20 = 10\); allowed nearby are 20 and 40"):
-        schedule.check_blocks(20)
-
-
 def test_unknown_preset_and_too_few_steps_are_refused():
     with pytest.raises(UserError, match="allowed are none, published, thirds"):
         Schedule.preset("halves", 300, 4)

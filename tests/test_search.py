@@ -90,6 +90,7 @@ def test_dense_ranks_share_ranks():
         ([3.0, 2.9, 2.8], [30, 20, 10], 2),  # All tie; NTK spreads more, and smaller is better.
         ([9, 5, 1], [1.02, 1.01, 1.0], 0),  # All tie; length spreads more, and larger is better.
         ([2, 2], [5, 5], 0),  # Equal in everything: the first.
+        ([0, 0], [5, 4], 1),
     ],
 )
 def test_choice_and_ties(length, ntk, chosen):
@@ -160,9 +161,9 @@ def test_a_failed_measure_moves_nothing_and_is_counted(tmp_path):
     def failing(topology):
         return Score({"length_distortion": 1.0, "ntk_condition_number": None}, {"ntk_condition_number": 5}, 0.0)
 
-    result = reinforce.search(tmp_path, reinforce.Options(total_steps=3), failing, (32, 32))
+    with pytest.raises(UserError, match="none of 3 topologies could be scored"):
+        reinforce.search(tmp_path, reinforce.Options(total_steps=3), failing, (32, 32))
     rows = without_seconds(tmp_path / "trace.jsonl")
-    assert result["failed"] == 3
     assert all(row["reward"] is None and row["scores"]["ntk_condition_number"] is None for row in rows)
     assert rows[0]["entropy"] == rows[2]["entropy"]
 
@@ -221,13 +222,9 @@ def test_growth_drops_failed_candidates_and_stops_when_none_is_left(tmp_path):
     assert Topology.parse(result["family"][1]["topology"]).depths[0] == 2
 
     (tmp_path / "none").mkdir()
-    nothing = grow.grow(
-        tmp_path / "none",
-        SEED,
-        SMALL_GROWTH,
-        lambda t: Score({"length_distortion": None, "ntk_condition_number": 1.0}, {}, 0.0),
-    )
-    assert len(nothing["family"]) == 1
+    with pytest.raises(UserError, match="none of the 12 candidates of growth step 1"):
+        grow.grow(tmp_path / "none", SEED, SMALL_GROWTH, lambda topology: Score({"length_distortion": None}, {}, 0.0))
+    assert not list((tmp_path / "none").iterdir())
 
 
 def test_scores_depend_on_seed_and_images_only():

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -136,7 +137,8 @@ class Run:
 
     def after_block(self, output):
         self.traced_in_training = list(self.traced)  # Later the Model Garden traces the model to count its FLOPs.
-        self.losses[int(self.trainer.global_step.numpy())] = float(output["training_loss"])
+        self.losses |= {block.step: block.metrics["training_loss"] for block in self.trainer.blocks}
+        self.trainer.blocks.clear()
         self.states.append(("trained", self.state()))
 
 
@@ -155,6 +157,7 @@ def test_each_phase_is_traced_once_with_its_own_token_grid(unbroken):
 def test_a_switch_changes_no_weight_and_no_moment(unbroken):
     run, _ = unbroken
     switches = [i for i, (event, _) in enumerate(run.states) if event == "traced"][:2]
+    assert len(switches) == 2
     for index in switches:
         for before, after in zip(run.states[index - 1][1], run.states[index][1]):
             np.testing.assert_array_equal(before, after)
@@ -216,16 +219,32 @@ def test_train_run_logs_blocks_by_phase(digits, tmp_path):
     assert [step for step, _ in train.read_evaluations(tmp_path)] == [6, 12]
 
 
+def test_a_boundary_inside_a_block_splits_it(digits, unbroken, tmp_path):
+    """Phases end at steps 4 and 8; blocks of 5, cut again by evaluations after 6 steps."""
+    params = experiment(digits, trainer={"steps_per_loop": 5, "summary_interval": 5, "checkpoint_interval": 5})
+    run = Run(params, tmp_path, "train_and_eval")
+    assert list(run.losses) == [4, 5, 6, 8, 11, 12]
+    assert run.traced_in_training == [(16, (2, 2)), (8, (4, 4)), (4, (8, 8)), (4, (8, 8))]  # One is the evaluation.
+    # Twelve steps in the same phases as before: the last one ends at the same weights.
+    for one, other in zip(run.trainer.model.trainable_variables, unbroken[0].trainer.model.trainable_variables):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def test_evaluating_nothing_is_refused(digits, tmp_path):
+    with pytest.raises(UserError, match="no checkpoint in"):
+        train.run(experiment(digits), str(tmp_path), "eval")
+
+
 def test_blocks_trained_twice_count_once(tmp_path):
     rows = [{"step": 2, "steps": 2, "n": 0}, {"step": 4, "steps": 2, "n": 1}, {"step": 4, "steps": 2, "n": 2}]
-    (tmp_path / train.BLOCKS_FILE).write_text("".join(f"{row}\n".replace("'", '"') for row in rows) + '{"step": 6, "st')
+    lines = [json.dumps(rows[0]), json.dumps(rows[1]), '{"step": 6, "st', json.dumps(rows[2]), '{"step"']
+    (tmp_path / train.BLOCKS_FILE).write_text("\n".join(lines))
     assert [row["n"] for row in train.read_blocks(tmp_path)] == [0, 2]
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ({"trainer": {"steps_per_loop": 3, "summary_interval": 3}}, "4 mod 3 = 1"),
         ({"task": {"model": {"backbone": {"asvit": {"stride": 8}}}}}, "must be equal"),
         (
             {"task": {"retokenization": {"phases": [{"until_step": 8, "stride": 8}, {"until_step": 4}, {}]}}},
@@ -306,7 +325,8 @@ def test_keras_callback(options):
     model.compile("adam", loss, **options)
     callback = RetokenizationCallback(SCHEDULE)
     kernel = model.backbone.stem.kernel
-    # Keras creates its optimizer's and metrics' variables in the first trace of a program, and then traces it again.
+    # Keras creates its optimizer's and metrics' variables in the first trace of a program, and then traces it again; and
+    # with several steps an execution, one program holds the model twice.
     model.backbone.set_tokenization(Tokenization(8, 1))  # What was traced before must not matter.
     model.fit(images, labels, batch_size=2, verbose=0)
     model.evaluate(images, labels, batch_size=2, verbose=0)
@@ -317,12 +337,34 @@ def test_keras_callback(options):
     history = fit(epochs=4, validation_data=(images, labels), validation_batch_size=2, callbacks=[callback])
     assert np.all(np.isfinite(history.history["loss"]))
     assert model.backbone.stem.kernel is kernel
-    assert model.traced == [(True, (2, 2)), (False, (8, 8)), (True, (4, 4)), (True, (8, 8))]
+    copies = 2 if options else 1
+    traces = [(True, (2, 2)), (False, (8, 8)), (True, (4, 4)), (True, (8, 8))]
+    assert model.traced == [trace for trace in traces for _ in range(copies)]
 
     model.traced.clear()
     fit(epochs=1, callbacks=[RetokenizationCallback(SCHEDULE)])  # Continues at step 12: the last phase.
     model.predict(images, verbose=0, callbacks=[callback])
     assert {grid for _, grid in model.traced} == {(8, 8)}
+
+
+def test_after_fit_the_model_has_all_tokens_and_resumed_epochs_find_their_step():
+    generator = np.random.default_rng(0)
+    images, labels = generator.standard_normal((4, 32, 32, 3)), generator.integers(3, size=4)
+    model = KerasModel()
+    model.compile("sgd", tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    callback = RetokenizationCallback(SCHEDULE)
+    model.fit(images, labels, batch_size=2, verbose=0, callbacks=[callback])  # Two steps, in the first phase.
+    assert {grid for _, grid in model.traced} == {(2, 2)}
+    model.traced.clear()
+    model.evaluate(images, labels, verbose=0)
+    model.predict(images, verbose=0)
+    assert {grid for _, grid in model.traced} == {(8, 8)}
+
+    # An epoch resumed at its third batch, two steps trained before: step 2 is of the first phase, step 3 is not.
+    callback.on_epoch_begin(0)
+    for batch, stride in ((2, 16), (3, 8)):
+        callback.on_train_batch_begin(batch)
+        assert model.backbone.tokenization.stride == stride
 
 
 @pytest.mark.parametrize("jit_compile", [False, True], ids=["function", "xla"])
