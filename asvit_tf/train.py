@@ -215,12 +215,16 @@ def start(arguments: Sequence[str]) -> dict[str, float]:
     if "experiment" not in values:
         model_garden_flags.define_flags()
         flags.mark_flags_as_required(["experiment", "mode", "model_dir"])
+    for name in values:
+        values[name].unparse()  # Flags are global: what an earlier call set must not stay.
     try:
         values(["asvit train", *map(_underscores, arguments)])
         if values.gin_file or values.gin_params:
             gin.parse_config_files_and_bindings(values.gin_file, values.gin_params)
         params = train_utils.parse_configuration(values, print_return=False)
-    except (flags.Error, LookupError, tf.errors.NotFoundError, OSError, KeyError, ValueError) as error:
+    except LookupError as error:
+        raise UserError(f"unknown experiment {values.experiment!r}; asvit_digits is this package's") from error
+    except (flags.Error, tf.errors.NotFoundError, OSError, KeyError, ValueError) as error:
         raise UserError(str(error)) from error
     return run(params, values.model_dir, values.mode, progress=True)
 

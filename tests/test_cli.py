@@ -68,7 +68,7 @@ def test_malformed_topologies(capsys, text):
         (["run", "--output", "x", "--data-path", "/nowhere"], "/nowhere is not a folder"),
         (["predict", "/nowhere", "a.png"], "not a SavedModel"),
         (["run", "--output", "x", "--seed", "4294967296"], "below 2**31"),
-        (["train", "--experiment=nothing", "--mode=train", "--model-dir=x"], "nothing"),
+        (["train", "--experiment=nothing", "--mode=train", "--model-dir=x"], "unknown experiment 'nothing'"),
         (["train", "--mode=train", "--model_dir=x"], "experiment"),
         (["train", "--colour=red"], "colour"),
         (["evaluate", "--experiment=asvit_digits", "--model_dir=x", "--config_file=none.yaml"], "none.yaml"),

@@ -325,8 +325,8 @@ def test_keras_callback(options):
     model.compile("adam", loss, **options)
     callback = RetokenizationCallback(SCHEDULE)
     kernel = model.backbone.stem.kernel
-    # Keras creates its optimizer's and metrics' variables in the first trace of a program, and then traces it again; and
-    # with several steps an execution, one program holds the model twice.
+    # Keras creates its optimizer's and metrics' variables in the first trace of a program, and then traces it again;
+    # and with several steps an execution, one program holds the model twice.
     model.backbone.set_tokenization(Tokenization(8, 1))  # What was traced before must not matter.
     model.fit(images, labels, batch_size=2, verbose=0)
     model.evaluate(images, labels, batch_size=2, verbose=0)
