@@ -110,7 +110,7 @@ class Schedule:
         for share, stride in early:
             blocks = max(round(share * total_steps / block), blocks + 1)
             phases.append(Phase(blocks * block, Tokenization.auto(stride, kernel_size)))
-        if blocks * block >= total_steps:
+        if early and blocks * block >= total_steps:
             raise UserError(
                 f"{total_steps} steps are too few for schedule {name!r}; "
                 f"it needs more than {len(early) * block}, one block of {block} for each of its {len(early) + 1} phases"
