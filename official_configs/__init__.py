@@ -1,0 +1,1 @@
+"""Experiments for the Model Garden, one YAML each: only what differs from the registered experiment."""
