@@ -70,8 +70,8 @@ def read_params(model_dir: str) -> cfg.ExperimentConfig:
     params = cfg.ExperimentConfig(task=configs.ClassificationTask())
     params = hyperparams.override_params_dict(params, path, is_strict=False)
     with tf.io.gfile.GFile(path) as file:
-        # The Model Garden's reader takes a name such as 1e3 for a number.
-        params.task.class_names = yaml.safe_load(file)["task"]["class_names"]
+        # The Model Garden's reader takes a class name such as 1e3 for a number; this loader leaves every word a string.
+        params.task.class_names = yaml.load(file, Loader=yaml.BaseLoader)["task"]["class_names"]
     return params
 
 

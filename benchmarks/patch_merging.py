@@ -10,7 +10,6 @@ resident size of a process that runs one arm only. Rows go to benchmarks/results
 import itertools
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -70,12 +69,18 @@ def peak_growth(index, arm, jit_compile):
     return float(subprocess.run(arguments, check=True, capture_output=True, text=True).stdout)
 
 
+def peak():
+    """Peak resident size of this process, MiB. Not getrusage's, which a child inherits from its parent."""
+    status = Path("/proc/self/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
+
+
 def measure_memory(index, arm, jit_compile):
     x, steps = arms(index, jit_compile)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak()
     for _ in range(3):
         steps[arm](x)
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    print(peak() - before)
 
 
 def main():

@@ -21,6 +21,7 @@ from asvit_tf import (
     configs,
     counting,
     data,
+    export,
     registry_imports,  # noqa: F401
     train,
 )
@@ -228,6 +229,16 @@ def test_a_boundary_inside_a_block_splits_it(digits, unbroken, tmp_path):
     # Twelve steps in the same phases as before: the last one ends at the same weights.
     for one, other in zip(run.trainer.model.trainable_variables, unbroken[0].trainer.model.trainable_variables):
         np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def test_params_that_training_wrote_are_read_back(digits, tmp_path):
+    names = ["1e3", "3", "null", "yes", "caf\u00e9", *"abcde"]
+    params = experiment(digits, task={"class_names": names})
+    train_utils.serialize_config(params, str(tmp_path))
+    read = export.read_params(str(tmp_path))
+    assert read.task.class_names == names
+    assert configs.schedule_of(read) == configs.schedule_of(params)
+    assert export.class_names(read) == names
 
 
 def test_evaluating_nothing_is_refused(digits, tmp_path):
