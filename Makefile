@@ -3,14 +3,17 @@
 
 PYTHON ?= python3.11
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 OUTPUT ?= demo
 
 .PHONY: demo test lint format clean
 
+# Two dependencies come as source only; their builders are pinned too, or a new release of one stops the installation.
 .venv/done: requirements.lock setup.py
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(PIP) --constraint requirements.lock setuptools setuptools-scm wheel
+	$(PIP) --no-build-isolation --requirement requirements.lock
+	$(PIP) --no-build-isolation --no-deps --editable .
 	touch $@
 
 demo: .venv/done
