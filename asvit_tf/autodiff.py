@@ -1,47 +1,77 @@
-"""Forward-mode derivatives of any callable along a curve.
+"""First and second derivatives of any callable along a curve, in forward mode.
 
-For y(t) = f(x(t)), with x' and x'' given, forward mode carries the derivatives beside the values in one pass over f:
+For y(t) = f(x(t)), with x' and x'' given,
 
     y'  = J(x) x'
     y'' = J(x) x'' + D2f(x)[x', x']
 
-whatever the number of inputs or outputs. One reverse pass gives one output channel's gradient instead.
+whatever the number of inputs or outputs. One reverse pass would give one output channel's gradient instead. Three
+engines compute the same:
+
+    jet          a Taylor rule for each operation (`asvit_tf.jets`); the cheapest, and the default
+    accumulator  `tf.autodiff.ForwardAccumulator`, nested for y''; takes any TensorFlow function
+    tape         `tf.GradientTape` alone: J(x)^T u is linear in u, so its own gradient with respect to u, for the output
+                 gradient x', is J(x) x'; the dearest, and independent of the other two
+
+docs/method.md says what each costs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
+from asvit_tf import jets
+from asvit_tf.errors import UserError
+
 Function = Callable[[tf.Tensor], tf.Tensor]
+ENGINES = ("jet", "accumulator", "tape")
 
 
-def first_derivative(fn: Function, x: tf.Tensor, dx: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """`f(x)` and `y'`.
+def derivatives(fn: Function, x: tf.Tensor, dxs: Sequence[tf.Tensor], engine: str = "jet") -> list[tf.Tensor]:
+    """`[y, y']` or `[y, y', y'']`. Call it inside a `tf.function`.
 
     Args:
-      fn: Differentiable map.
+      fn: Map that can be differentiated as often as asked.
       x: Its input.
-      dx: x', same shape and dtype as `x`.
+      dxs: x', or x' and x''; shape and dtype of `x`.
+      engine: One of `ENGINES`. "jet" hands functions with an operation that has no Taylor rule to "accumulator".
+
+    Raises:
+      UserError: Unknown engine.
     """
-    with tf.autodiff.ForwardAccumulator(x, dx) as accumulator:
-        y = fn(x)
+    if engine not in ENGINES:
+        raise UserError(f"unknown engine {engine!r}; allowed are {', '.join(ENGINES)}")
+    if engine == "jet":
+        try:
+            return jets.derivatives(fn, x, dxs)
+        except jets.NoRuleError:
+            engine = "accumulator"
+    first = _accumulated if engine == "accumulator" else _taped
+    if len(dxs) == 1:
+        return list(first(fn, [x], list(dxs)))
+    dx, ddx = dxs
+    # Seen from outside, x moves by x' and x' moves by x'', so this differentiates J(x) x' along the curve.
+    (y, dy), (_, ddy) = first(lambda x, dx: first(fn, [x], [dx]), [x, dx], [dx, ddx])
+    return [y, dy, ddy]
+
+
+def _accumulated(fn: Callable, xs: list[tf.Tensor], dxs: list[tf.Tensor]) -> tuple:
+    """`fn(*xs)`, a tensor or several, and its derivative when `xs` move by `dxs`."""
+    with tf.autodiff.ForwardAccumulator(xs, dxs) as accumulator:
+        y = fn(*xs)
     return y, accumulator.jvp(y, unconnected_gradients=tf.UnconnectedGradients.ZERO)
 
 
-def second_derivative(
-    fn: Function, x: tf.Tensor, dx: tf.Tensor, ddx: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """`f(x)`, `y'` and `y''`, by a forward pass over a forward pass.
-
-    Args:
-      fn: Map that can be differentiated twice.
-      x: Its input.
-      dx: x', same shape and dtype as `x`.
-      ddx: x'', likewise.
-    """
-    # The outer accumulator sees x move by x' and x' move by x'', so it differentiates J(x) x' along the curve.
-    with tf.autodiff.ForwardAccumulator([x, dx], [dx, ddx]) as outer:
-        y, dy = first_derivative(fn, x, dx)
-    return y, dy, outer.jvp(dy, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+def _taped(fn: Callable, xs: list[tf.Tensor], dxs: list[tf.Tensor]) -> tuple:
+    """As `_accumulated`."""
+    with tf.GradientTape(watch_accessed_variables=False) as outer:
+        with tf.GradientTape(watch_accessed_variables=False) as inner:
+            inner.watch(xs)
+            y = fn(*xs)
+        u = tf.nest.map_structure(tf.zeros_like, y)
+        outer.watch(u)
+        zero = tf.UnconnectedGradients.ZERO
+        pulled = inner.gradient(y, xs, output_gradients=u, unconnected_gradients=zero)
+    return y, outer.gradient(pulled, u, output_gradients=dxs, unconnected_gradients=zero)

@@ -1,0 +1,108 @@
+"""The engines against finite differences in float64, operation by operation, and against each other."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import relative_error
+
+from asvit_tf import UserError, autodiff, jets
+
+RNG = np.random.default_rng(0)
+X, DX, DDX = (tf.constant(RNG.uniform(0.3, 1.2, (2, 4, 4, 3))) for _ in range(3))  # float64
+KERNEL = tf.constant(RNG.standard_normal((3, 3, 3, 2)))
+MATRIX = tf.constant(RNG.standard_normal((3, 5)))
+
+FUNCTIONS = {
+    "erf": tf.math.erf,
+    "erfc": tf.math.erfc,
+    "exp": tf.exp,
+    "log": tf.math.log,
+    "relu": lambda x: tf.nn.relu(x - 0.7),
+    "rsqrt": tf.math.rsqrt,
+    "sigmoid": tf.sigmoid,
+    "sin": tf.sin,
+    "cos": tf.cos,
+    "softplus": tf.nn.softplus,
+    "sqrt": tf.sqrt,
+    "square": tf.square,
+    "tanh": tf.tanh,
+    "gelu": lambda x: tf.nn.gelu(x, approximate=False),
+    "softmax": lambda x: tf.nn.softmax(3 * x),
+    "add, subtract, broadcast": lambda x: 1.0 - (x[:, :1] + x) - (2.0 + tf.reduce_mean(x)) + tf.add_n([x, x, x]),
+    "constant minus": lambda x: tf.ones([4, 4, 3], tf.float64) - x[:1],
+    "multiply": lambda x: x * x[:, :1] * 3.0,
+    "divide": lambda x: x / (1 + x[..., :1]) + 1 / x + x / 2,
+    "attention": lambda x: tf.matmul(tf.nn.softmax(tf.matmul(x[..., :2], x[..., 1:], transpose_b=True)), x * x),
+    "attention to constants": lambda x: tf.matmul(tf.nn.softmax(3 * x), MATRIX[None, None]),
+    "constant attention": lambda x: tf.matmul(tf.nn.softmax(MATRIX[:, :4]), x),
+    "transposed": lambda x: tf.matmul(x[:, :, :1], x[:, :, 1:2], transpose_a=True) @ x[:, :, :3],
+    "matmul": lambda x: tf.matmul(x, x, transpose_b=True) @ (x @ MATRIX),
+    "einsum": lambda x: tf.einsum("bhwc,bhvc->bhwv", x, tf.einsum("bhwc,cd->bhwd", x, MATRIX)[..., :3]),
+    "tensordot": lambda x: tf.tensordot(x, MATRIX, 1),
+    "convolution": lambda x: tf.nn.bias_add(tf.nn.conv2d(x, KERNEL, 2, "SAME"), [1.0, 2.0]),
+    "moving kernel": lambda x: tf.nn.conv2d(x, x[0, :3, :3, :, None], 1, "VALID"),
+    "pooling": lambda x: tf.nn.avg_pool2d(x, 2, 2, "VALID"),
+    "shapes": lambda x: tf.transpose(tf.pad(tf.reshape(x, [2, 8, 6]), [(0, 0), (1, 1), (0, 0)]), [2, 0, 1])[
+        :3, :, None
+    ],
+    "gather": lambda x: tf.gather(x, [3, 0, 0], axis=1),
+    "several outputs": lambda x: tf.subtract(*tf.unstack(x, axis=0)) * tf.split(x, 2, axis=0)[1],
+    "joined": lambda x: tf.concat([x, tf.ones_like(x), tf.stack([x, x])[1]], axis=-1),
+    "sums": lambda x: tf.reduce_sum(x, axis=(1, 2)) * tf.reduce_mean(x, axis=(1, 2)),
+    "statistics": lambda x: (x - tf.reduce_mean(x, -1, keepdims=True)) / tf.math.reduce_std(x, -1, keepdims=True),
+    "no influence": lambda x: tf.stop_gradient(x) + tf.ones_like(x),
+}
+
+
+def along(t):
+    return X + t * DX + t**2 / 2 * DDX
+
+
+def derivatives(fn, engine, x=X, dxs=(DX, DDX)):
+    return tf.function(lambda: autodiff.derivatives(fn, x, dxs, engine), autograph=False)()
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_every_rule_against_finite_differences(name):
+    fn = FUNCTIONS[name]
+    y, dy, ddy = tf.function(lambda: jets.derivatives(fn, X, [DX, DDX]), autograph=False)()
+    np.testing.assert_allclose(y, fn(X), rtol=1e-12)
+    if name == "no influence":
+        np.testing.assert_array_equal(dy, 0 * y)
+        np.testing.assert_array_equal(ddy, 0 * y)
+        return
+    h = 1e-4
+    after, before = (fn(along(t)).numpy() for t in (h, -h))
+    assert relative_error(dy, (after - before) / (2 * h)) < 1e-6
+    slope_after, slope_before = (jets_slope(fn, t) for t in (h, -h))
+    scale = max(np.abs(ddy).max(), 1e-3)  # Some have no second derivative.
+    assert np.abs(ddy - (slope_after - slope_before) / (2 * h)).max() < 1e-6 * scale
+    np.testing.assert_allclose(derivatives(fn, "jet", dxs=(DX,))[1], dy, rtol=1e-12)
+
+
+def jets_slope(fn, t):
+    """y' at t; the curve's own velocity there is DX + t DDX."""
+    return derivatives(fn, "jet", along(t), (DX + t * DDX,))[1].numpy()
+
+
+@pytest.mark.parametrize("engine", ["accumulator", "tape"])
+@pytest.mark.parametrize("name", ["gelu", "softmax", "matmul", "convolution", "statistics", "no influence"])
+def test_engines_agree(name, engine):
+    tolerance = 1e-7 if name == "gelu" else 1e-10  # TensorFlow's own slope of erf has a constant in float32.
+    for ours, theirs in zip(derivatives(FUNCTIONS[name], "jet"), derivatives(FUNCTIONS[name], engine)):
+        np.testing.assert_allclose(theirs, ours, rtol=tolerance, atol=1e-12)
+
+
+def test_functions_without_rules_go_to_the_accumulator():
+    def fn(x):
+        return tf.math.lgamma(x)
+
+    with pytest.raises(jets.NoRuleError, match="Lgamma"):
+        tf.function(lambda: jets.derivatives(fn, X, [DX]), autograph=False)()
+    for ours, theirs in zip(derivatives(fn, "jet"), derivatives(fn, "tape")):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-10)
+
+
+def test_unknown_engine():
+    with pytest.raises(UserError, match=r"'reverse'.*jet, accumulator, tape"):
+        derivatives(tf.sin, "reverse")
