@@ -6,63 +6,33 @@ and nothing else. Commands import what they need when they run, so that `asvit d
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
 from asvit_tf import counting, retokenization
-from asvit_tf.errors import UserError
 from asvit_tf.folders import class_folders
 from asvit_tf.topology import Topology
-from search.records import jsonable, workspace
+from search import commands
+from search.commands import AS_JSON, only_result_on_stdout, print_json, quiet_tensorflow
+from search.records import workspace
 from search.settings import RunSettings
 
 
-def _dashes(name: str) -> str:
-    """Makes `--save_dir` and `--save-dir` the same flag."""
-    return name.replace("_", "-")
-
-
-_CONTEXT = dict(token_normalize_func=_dashes, help_option_names=["-h", "--help"], max_content_width=110)
-_as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
-
-
-@click.group(context_settings=_CONTEXT)
+@click.group()
 @click.version_option(package_name="asvit-tf")
 def cli() -> None:
     """Vision Transformers searched and grown without training, and trained with progressive re-tokenization."""
 
 
-@contextlib.contextmanager
-def _only_result_on_stdout() -> Iterator[None]:
-    """Sends whatever libraries print to standard error, so that standard output stays one JSON object."""
-    with contextlib.redirect_stdout(sys.stderr):
-        yield
-
-
-def _print_json(value: Any) -> None:
-    click.echo(json.dumps(jsonable(value), allow_nan=False))
-
-
-def _quiet_tensorflow() -> None:
-    """Keeps TensorFlow's start-up notices off the screen, unless the user has set a level."""
-    import logging
-    import warnings
-
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    from absl import logging as absl_logging
-
-    absl_logging.set_verbosity(absl_logging.ERROR)
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore")
+for command in (commands.complexity, commands.search, commands.grow):
+    cli.add_command(command)
 
 
 @cli.command()
@@ -78,7 +48,7 @@ def _quiet_tensorflow() -> None:
     show_default=True,
     help="Schedule whose phases are counted.",
 )
-@_as_json
+@AS_JSON
 def describe(
     topology: str, image_size: int, num_classes: int, position_embedding: bool, preset: str, as_json: bool
 ) -> None:
@@ -110,7 +80,7 @@ def describe(
         retokenization=dict(preset=preset, phases=phases, saved=retokenization.planned_saving(macs, steps)),
     )
     if as_json:
-        _print_json(result)
+        print_json(result)
         return
     click.echo(
         f"{parsed}\n{'stage':<7}{'tokens':<11}{'width':<7}{'depth':<7}{'heads x dim':<13}{'window':<9}"
@@ -157,7 +127,7 @@ def _setting(name: str, text: str, **options: Any) -> Callable:
 @_setting("batch-size", "Of training.")
 @_setting("retokenization", "Schedule of stride and dilation.", type=click.Choice(list(retokenization.PRESETS)))
 @click.option("--flip/--no-flip", default=RunSettings.flip, show_default=True, help="Mirror training images at random.")
-@_as_json
+@AS_JSON
 def run(output: str, as_json: bool, **options: Any) -> None:
     """The whole path: search, grow, train, evaluate, export, report. Run again, it continues where it was."""
     start = time.perf_counter()
@@ -166,13 +136,13 @@ def run(output: str, as_json: bool, **options: Any) -> None:
     settings = RunSettings(**options)
     if settings.data_path is not None and not (Path(output) / "data" / "dataset.json").exists():
         class_folders(Path(settings.data_path))
-    with workspace(output, dataclasses.asdict(settings)) as directory, _only_result_on_stdout():
-        _quiet_tensorflow()
+    with workspace(output, dataclasses.asdict(settings)) as directory, only_result_on_stdout():
+        quiet_tensorflow()
         from search import pipeline
 
         result = pipeline.run(directory, settings, lambda line: click.echo(line, err=True))
     if as_json:
-        _print_json(result)
+        print_json(result)
         return
     click.echo(
         f"topology    {result['topology']}\n"
@@ -188,16 +158,16 @@ def run(output: str, as_json: bool, **options: Any) -> None:
 @click.argument("saved-model", type=click.Path())
 @click.argument("images", nargs=-1, required=True, type=click.Path())
 @click.option("--top", default=3, show_default=True, type=click.IntRange(min=1), help="Classes to print per image.")
-@_as_json
+@AS_JSON
 def predict(saved_model: str, images: tuple[str, ...], top: int, as_json: bool) -> None:
     """Classifies IMAGES with SAVED_MODEL."""
-    _quiet_tensorflow()
+    quiet_tensorflow()
     from asvit_tf import predict as prediction
 
-    with _only_result_on_stdout():
+    with only_result_on_stdout():
         answers = prediction.predict(saved_model, images)
     if as_json:
-        _print_json(dict(predictions=answers))
+        print_json(dict(predictions=answers))
         return
     for answer in answers:
         ranked = sorted(answer["probabilities"].items(), key=lambda item: -item[1])[:top]
@@ -210,20 +180,20 @@ _flags = click.argument("flags", nargs=-1, type=click.UNPROCESSED)
 
 def _train(flags: list[str], as_json: bool) -> None:
     """Runs asvit_tf.train with the Model Garden's flags in this process."""
-    _quiet_tensorflow()
+    quiet_tensorflow()
     from asvit_tf import train as training
 
-    with _only_result_on_stdout():
+    with only_result_on_stdout():
         metrics = training.start(flags)
     if as_json:
-        _print_json(metrics)
+        print_json(metrics)
     else:
         click.echo("\n".join(f"{name:<18}{value:.6g}" for name, value in metrics.items()) or "trained")
 
 
 @cli.command(context_settings=_RAW)
 @_flags
-@_as_json
+@AS_JSON
 def train(flags: tuple[str, ...], as_json: bool) -> None:
     """Trains an experiment. FLAGS are the Model Garden's own:
 
@@ -235,7 +205,7 @@ def train(flags: tuple[str, ...], as_json: bool) -> None:
 
 @cli.command(context_settings=_RAW)
 @_flags
-@_as_json
+@AS_JSON
 def evaluate(flags: tuple[str, ...], as_json: bool) -> None:
     """Evaluates the newest checkpoint at all tokens. FLAGS are those of train, without --mode."""
     _train([*flags, "--mode=eval"], as_json)
@@ -250,34 +220,23 @@ def evaluate(flags: tuple[str, ...], as_json: bool) -> None:
     default="image_bytes",
     show_default=True,
 )
-@_as_json
+@AS_JSON
 def export(model_dir: str, export_dir: str, input_type: str, as_json: bool) -> None:
     """Exports the newest checkpoint of a training as a SavedModel."""
-    _quiet_tensorflow()
+    quiet_tensorflow()
     from asvit_tf import export as exporting
 
-    with _only_result_on_stdout():
+    with only_result_on_stdout():
         exporting.export(exporting.read_params(model_dir), model_dir, export_dir, input_type)
     if as_json:
-        _print_json(dict(saved_model=export_dir, input_type=input_type))
+        print_json(dict(saved_model=export_dir, input_type=input_type))
     else:
         click.echo(f"saved model {export_dir}")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command; returns the exit status."""
-    try:
-        return cli.main(arguments, prog_name="asvit", standalone_mode=False) or 0
-    except click.exceptions.Exit as exit_:
-        return exit_.exit_code
-    except click.ClickException as error:
-        message, status = error.format_message(), 2
-    except (UserError, click.Abort, KeyboardInterrupt) as error:
-        message, status = (
-            (str(error), 2) if isinstance(error, UserError) else ("stopped; run it again to continue", 130)
-        )
-    click.echo("asvit: " + " ".join(message.split()), err=True)
-    return status
+    return commands.main(cli, arguments)
 
 
 def entry_point() -> None:

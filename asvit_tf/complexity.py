@@ -23,6 +23,7 @@ from asvit_tf import autodiff
 from asvit_tf.errors import UserError
 
 RADII = ("sqrt_n", "unit")
+_LINEAR_WITHIN = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +87,38 @@ class Complexity:
     length_distortion: float
     curvature: float | None
     length_distortion_with_curvature: float | None
+
+    @property
+    def undefined(self) -> str | None:
+        """Why a measure is NaN; None if all are numbers."""
+        if not all(np.all(np.isfinite(part)) for part in (self.velocity, self.acceleration) if part is not None):
+            return "the network's output or a derivative of it is not finite"
+        if self.acceleration is not None and not np.all(np.any(self.velocity, axis=1)):
+            return "the image of the circle stands still (v = 0): it has no direction"
+        return None
+
+
+def turning_number(length_distortion_with_curvature: float) -> float:
+    """How often the image's direction turns around while the circle is run once: 1 for a linear map."""
+    return length_distortion_with_curvature / (2 * np.pi)
+
+
+def is_linear(turning: float) -> bool:
+    """Whether a turning number is that of a network that is linear along the circle."""
+    return abs(turning - 1) < _LINEAR_WITHIN
+
+
+def in_words(turning: float) -> str:
+    """What a turning number says about the other measures."""
+    if is_linear(turning):
+        return (
+            f"turning number {turning:.4f}: the network is linear along the circle (an ellipse turns around exactly "
+            "once), so curvature and length distortion say the same: how much it stretches"
+        )
+    return (
+        f"turning number {turning:.4f}: the network is not linear along the circle; curvature and length distortion "
+        "say different things"
+    )
 
 
 def integrate(circle: Circle, velocity: np.ndarray, acceleration: np.ndarray | None) -> Complexity:

@@ -9,7 +9,7 @@ import tf_keras
 from official.core import config_definitions as cfg
 from official.core import exp_factory, task_factory
 from official.modeling import hyperparams, optimization
-from official.vision.configs import backbones, image_classification
+from official.vision.configs import backbones, common, image_classification
 from official.vision.modeling.backbones import factory
 from official.vision.tasks import image_classification as classification_task
 
@@ -202,3 +202,60 @@ def asvit_digits() -> cfg.ExperimentConfig:
             validation_data=image_classification.DataConfig(is_training=False, decode_jpeg_only=False),
         )
     )
+
+
+IMAGENET_TRAIN_EXAMPLES = 1_281_167
+
+
+@exp_factory.register_config_factory("asvit_imagenet")
+def asvit_imagenet() -> cfg.ExperimentConfig:
+    """ImageNet at 224 x 224: 300 epochs, batch 1024. A YAML adds topology, stochastic depth and hardware.
+
+    Source: epochs, batch size, optimizer, learning rate, weight decay and the schedule's switches are the authors';
+    the augmentations and the warm-up are the usual recipe for networks of this kind (DeiT, Swin).
+    """
+    batch_size, epochs, warmup_epochs = 1024, 300, 20
+    epoch_steps = IMAGENET_TRAIN_EXAMPLES // batch_size
+    experiment = _classification(
+        ClassificationTask(
+            model=ClassificationModel(num_classes=1000, input_size=[224, 224, 3]),
+            # Mixup gives soft labels, smoothed already.
+            losses=image_classification.Losses(one_hot=False, soft_labels=True),
+            retokenization=Retokenization(preset="thirds"),
+            train_data=image_classification.DataConfig(
+                input_path="imagenet-2012-tfrecord/train*",
+                is_training=True,
+                global_batch_size=batch_size,
+                dtype="bfloat16",
+                shuffle_buffer_size=10_000,
+                aug_type=common.Augmentation(
+                    type="randaug", randaug=common.RandAugment(num_layers=2, magnitude=9, exclude_ops=["Cutout"])
+                ),
+                mixup_and_cutmix=common.MixupAndCutmix(mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing=0.1),
+                random_erasing=common.RandomErasing(probability=0.25),
+            ),
+            validation_data=image_classification.DataConfig(
+                input_path="imagenet-2012-tfrecord/valid*",
+                is_training=False,
+                global_batch_size=batch_size,
+                dtype="bfloat16",
+                drop_remainder=False,
+            ),
+        )
+    )
+    experiment.runtime.mixed_precision_dtype = "bfloat16"
+    experiment.trainer.override(
+        {
+            "train_steps": epochs * epoch_steps,
+            "validation_steps": -1,
+            "validation_interval": epoch_steps,
+            "steps_per_loop": epoch_steps,
+            "summary_interval": epoch_steps,
+            "checkpoint_interval": epoch_steps,
+            "optimizer_config": {
+                "learning_rate": {"cosine": {"decay_steps": epochs * epoch_steps}},
+                "warmup": {"linear": {"warmup_steps": warmup_epochs * epoch_steps}},
+            },
+        }
+    )
+    return experiment

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 from official.vision.data import tfrecord_lib
-from official.vision.dataloaders import classification_input
 
 from asvit_tf.errors import UserError
 from asvit_tf.folders import class_folders, image_files
@@ -86,7 +85,7 @@ def prepare(directory: str | os.PathLike, data_path: str | os.PathLike | None = 
     skipped: list[str] = []
     if data_path is None:
         class_names = tuple(map(str, range(10)))
-        examples = list(_digits())
+        examples = list(digits())
     else:
         class_names, examples = _folder(Path(data_path), skipped)
     train, validation = _split(examples, class_names)
@@ -104,7 +103,7 @@ def prepare(directory: str | os.PathLike, data_path: str | os.PathLike | None = 
     return Dataset.load(directory)
 
 
-def _digits() -> Iterator[_Example]:
+def digits() -> Iterator[_Example]:
     """The scans, 8 x 8 in 17 shades, resized to 32 x 32 RGB: ink from mid-grey to white.
 
     The Model Garden's augmentations fill what they shift or rotate in with mid-grey, so on a mid-grey background they
@@ -173,42 +172,3 @@ def _write_records(path: Path, examples: Sequence[_Example], class_names: Sequen
             }
             feature = {name: tfrecord_lib.convert_to_feature(value) for name, value in feature.items()}
             writer.write(tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString())
-
-
-def sample_images(dataset: Dataset, count: int, image_size: tuple[int, int], seed: int) -> np.ndarray:
-    """Training images for the measures, as the Model Garden's evaluation pipeline shows them to a network.
-
-    Args:
-      dataset: Where from.
-      count: How many.
-      image_size: H and W in pixels.
-      seed: Which ones.
-
-    Returns:
-      [count, H, W, 3] float32, normalized.
-
-    Raises:
-      UserError: There are fewer than `count`, or too many of them are alike.
-    """
-    if count > dataset.train_examples:
-        raise UserError(f"{count} images are asked for, but the data set has {dataset.train_examples} for training")
-    order = np.random.default_rng(seed).permutation(dataset.train_examples)
-    parser = classification_input.Parser(
-        output_size=list(image_size),
-        num_classes=len(dataset.class_names),
-        aug_crop=False,
-        decode_jpeg_only=False,
-    ).parse_fn(is_training=False)
-    decoder = classification_input.Decoder()
-    records = tf.data.TFRecordDataset(dataset.train_path)
-    # Images that are alike would have a singular NTK, so of those only one is taken.
-    candidates = set(order[: 4 * count].tolist())
-    encoded = {index: record for index, record in enumerate(records) if index in candidates}
-    distinct: dict[bytes, np.ndarray] = {}
-    for index in order[: 4 * count]:
-        example = decoder.decode(encoded[index])
-        if len(distinct) < count:
-            distinct.setdefault(example["image/encoded"].numpy(), parser(example)[0].numpy())
-    if len(distinct) < count:
-        raise UserError(f"{count} different images are asked for; {len(distinct)} were found among {len(candidates)}")
-    return np.stack(list(distinct.values()))

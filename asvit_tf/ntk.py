@@ -59,16 +59,23 @@ def gram(fn: autodiff.Function, variables: Sequence[tf.Variable], images: tf.Ten
     return compile_gram(fn, variables)(images)
 
 
+def undefined(gram: np.ndarray) -> str | None:
+    """Why a Gram matrix has no condition number; None if it has one."""
+    if not np.all(np.isfinite(gram)):
+        return "the gradients are not finite"
+    eigenvalues = np.linalg.eigvalsh(gram)
+    if not eigenvalues[0] > RESOLUTION * eigenvalues[-1]:
+        return "the NTK is singular to the precision of its gradients: some images are alike to this network"
+    return None
+
+
 def condition_number(gram: np.ndarray) -> float:
     """Largest over smallest eigenvalue of a Gram matrix; >= 1.
 
-    NaN, never a number that could be ranked, where there is none: entries that are not finite, or a smallest
-    eigenvalue that is not above the rounding of float32 gradients.
+    NaN, never a number that could be ranked, where there is none (`undefined` says why): entries that are not finite,
+    or a smallest eigenvalue that is not above the rounding of float32 gradients.
     """
-    if not np.all(np.isfinite(gram)):
+    if undefined(gram):
         return float("nan")
     eigenvalues = np.linalg.eigvalsh(gram)
-    smallest, largest = eigenvalues[0], eigenvalues[-1]
-    if not smallest > RESOLUTION * largest:
-        return float("nan")
-    return float(largest / smallest)
+    return float(eigenvalues[-1] / eigenvalues[0])

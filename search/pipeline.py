@@ -24,12 +24,14 @@ from asvit_tf import (
     configs,
     data,
     export,
+    images,
     registry_imports,  # noqa: F401
     train,
 )
 from asvit_tf.errors import UserError
 from asvit_tf.topology import Topology
 from search import grow, reinforce, report
+from search.limits import Limits
 from search.records import Journal, write_json
 from search.scoring import Remembered, Scorer, Settings, TrainingFreeScorer
 from search.settings import PROXY_DIVISOR, RunSettings
@@ -155,34 +157,33 @@ class _Run:
             raise UserError(
                 f"score_batch is {settings.score_batch}, but there are {dataset.train_examples} training images"
             )
-        images = data.sample_images(dataset, settings.score_batch, size, settings.seed)
-        scorer = TrainingFreeScorer(Settings(image_size=size, repeats=settings.repeats, seed=settings.seed), images)
+        source = images.Source(data_path=dataset.train_path)
+        sample, _ = images.sample(source, settings.score_batch, size, settings.seed)
+        scorer = TrainingFreeScorer(Settings(image_size=size, repeats=settings.repeats, seed=settings.seed), sample)
         return Remembered(scorer, self.directory / "scores.jsonl")
 
     def search_seed(self, scorer: Scorer) -> dict[str, Any]:
         self._say(f"searching a seed topology: {self.settings.search_steps} steps")
-        size = (self.settings.image_size, self.settings.image_size)
+        limits = Limits(image_size=(self.settings.image_size, self.settings.image_size))
         options = reinforce.Options(total_steps=self.settings.search_steps, seed=self.settings.seed)
-        return self._once("search", lambda path: reinforce.search(path, options, scorer, size, progress=True))
+        return self._once("search", lambda path: reinforce.search(path, options, scorer, limits, progress=True))
 
     def grow_seed(self, topology: Topology, scorer: Scorer, num_classes: int) -> dict[str, Any]:
         self._say(f"growing {topology} to {self.settings.budget:g} M parameters")
         budget = round(self.settings.budget * 1e6)
-        options = grow.Options(
-            width=self.settings.width,
-            proxy_divisor=PROXY_DIVISOR,
-            stop_parameters=round(_FULL_ENOUGH * budget),
+        limits = Limits(
             max_parameters=budget,
-            num_classes=num_classes,
             image_size=(self.settings.image_size, self.settings.image_size),
+            num_classes=num_classes,
         )
-        smallest = options.count(topology.scaled(options.width, (1,) * len(topology.stages))).parameters
+        options = grow.Options(self.settings.width, PROXY_DIVISOR, stop_parameters=round(_FULL_ENOUGH * budget))
+        smallest = limits.count(options.start(topology)).parameters
         if smallest > budget:
             raise UserError(
                 f"the smallest network of this topology has {smallest / 1e6:.2f} M parameters, over the budget of "
                 f"{self.settings.budget:g} M; start again in another directory with a larger budget"
             )
-        return self._once("grow", lambda path: grow.grow(path, topology, options, scorer, progress=True))
+        return self._once("grow", lambda path: grow.grow(path, topology, options, scorer, limits, progress=True))
 
     def _once(self, name: str, step: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
         """The step's `result.json`, made if it is not there."""

@@ -1,5 +1,7 @@
 """REINFORCE over the search space: finds a seed topology by training-free scores.
 
+    python search/reinforce.py --save_dir DIR --data_path IMAGES
+
 Each choice of the space has its own categorical distribution. A step samples a topology, scores it, and moves the
 distributions towards it if its reward is above the moving average. The reward looks at each measure's change since the
 step before, in units of the measure's recent range. Source: the released search code, whose numbers these are; where a
@@ -9,23 +11,27 @@ measure failed, it kept -1 as a score, and we skip the update instead.
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 import tf_keras
 import tqdm
 
-from asvit_tf import counting
 from asvit_tf.errors import UserError
 from asvit_tf.topology import Topology
 from search import space
+from search.limits import Limits
 from search.records import Journal, write_json
-from search.scoring import DIRECTIONS, Score, Scorer
+from search.scalars import Scalars
+from search.scoring import DIRECTIONS, SEARCHED, Scorer
 
 _RANGE_EPSILON = 1e-6
+_DRAWS = 1000  # Until one is within the limits.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,14 +45,24 @@ class Options:
       buffer_size: Recent values whose range scales a measure's reward.
       reward_types: Measures in the reward.
       seed: Of the policy and its samples.
+      samples_per_step: Topologies that one update of the policy sees.
     """
 
     total_steps: int = 500
     learning_rate: float = 0.08
     ema_momentum: float = 0.9
     buffer_size: int = 20
-    reward_types: tuple[str, ...] = tuple(DIRECTIONS)
+    reward_types: tuple[str, ...] = SEARCHED
     seed: int = 8
+    samples_per_step: int = 1
+
+    def __post_init__(self) -> None:
+        if min(self.total_steps, self.samples_per_step, self.buffer_size) < 1:
+            raise UserError("total_steps, samples_per_step and te_buffer_size must be at least 1")
+        if not self.learning_rate > 0:
+            raise UserError(f"learning_rate is {self.learning_rate}; it must be above 0")
+        if not 0 <= self.ema_momentum < 1:
+            raise UserError(f"EMA_momentum is {self.ema_momentum}; allowed are numbers from 0 to below 1")
 
 
 class Policy:
@@ -78,13 +94,19 @@ class Policy:
         """The likeliest option of every choice."""
         return tuple(int(np.argmax(p)) for p in self.probabilities)
 
-    def update(self, indices: Sequence[int], advantage: float) -> None:
-        """One Adam step up the gradient of `advantage * log p(indices)`."""
-        gradients = []
-        for p, index in zip(self.probabilities, indices):
-            chosen = np.eye(len(p))[index]
-            gradients.append(tf.constant(-advantage * (chosen - p)))
-        self._optimizer.apply_gradients(zip(gradients, self._logits))
+    def update(self, samples: Sequence[tuple[Sequence[int], float]]) -> None:
+        """One Adam step up the mean over samples of the gradient of `advantage * log p(indices)`.
+
+        Args:
+          samples: Indices and advantage of each; nothing happens if there are none.
+        """
+        if not samples:
+            return
+        gradients = [np.zeros_like(p) for p in self.probabilities]
+        for indices, advantage in samples:
+            for gradient, p, index in zip(gradients, self.probabilities, indices):
+                gradient -= advantage / len(samples) * (np.eye(len(p))[index] - p)
+        self._optimizer.apply_gradients(zip(map(tf.constant, gradients), self._logits))
 
 
 class Reward:
@@ -123,77 +145,121 @@ class Baseline:
         return self._average / self._weight
 
 
-def search(
-    directory: Path, options: Options, scorer: Scorer, image_size: tuple[int, int], progress: bool = False
-) -> dict:
-    """Runs the search, or continues it: steps that `directory/trace.jsonl` holds are replayed without measuring.
+def search(directory: Path, options: Options, scorer: Scorer, limits: Limits, progress: bool = False) -> dict:
+    """Runs the search, or continues it: what `directory/trace.jsonl` holds is replayed without measuring.
 
     Args:
       directory: Owned by this process (`records.workspace`).
       options: Of the search.
-      scorer: Scores a topology.
-      image_size: For counting multiply-accumulates.
+      scorer: Scores topologies.
+      limits: Topologies beyond them are not sampled.
       progress: Show a progress bar on standard error.
 
     Returns:
-      What `result.json` holds: the topology that takes the likeliest option of every choice, and its counts.
+      What `result.json` holds: the topology that takes the likeliest option of every choice, its counts, and how many
+      samples failed.
 
     Raises:
-      UserError: Not one topology could be scored.
+      UserError: Not one topology could be scored, or hardly any is within the limits.
     """
     journal = Journal(directory / "trace.jsonl")
+    scalars = Scalars(directory)
     policy = Policy(options.learning_rate, options.seed)
     reward_of = Reward({name: DIRECTIONS[name] for name in options.reward_types}, options.buffer_size)
     baseline_of = Baseline(options.ema_momentum)
     failed = 0
-    with tqdm.tqdm(total=options.total_steps, desc="search", unit="topology", disable=not progress) as bar:
+    total = options.total_steps * options.samples_per_step
+    with tqdm.tqdm(total=total, desc="search", unit="topology", disable=not progress) as bar:
         for step in range(options.total_steps):
-            indices = policy.sample(np.random.default_rng([options.seed, step]))
-            topology = space.topology_at(indices)
-            if step < len(journal.rows):
-                row = journal.rows[step]
-                if row["topology"] != str(topology):
-                    raise RuntimeError(f"step {step} of {directory} replays as {topology}, not {row['topology']}")
-                measures, score = row["scores"], None
-            else:
-                score = scorer(topology)
-                measures = score.measures
-            reward = reward_of(measures)
-            baseline = None
-            if reward is None:
-                failed += 1
-            else:
-                baseline = baseline_of(reward)
-                policy.update(indices, reward - baseline)
-            if score is not None:
-                journal.append(_row(step, topology, score, reward, baseline, policy.entropy, image_size))
-            bar.set_postfix_str(f"{topology}" + (f", {failed} failed" if failed else ""), refresh=False)
-            bar.update()
-    if failed == options.total_steps:
+            sampled = [
+                _sample(policy, options.seed, step, sample, limits) for sample in range(options.samples_per_step)
+            ]
+            rows = _rows(journal, step, list(map(space.topology_at, sampled)), scorer, limits)
+            moves = []
+            for row, indices in zip(rows, sampled):
+                reward = reward_of(row["scores"])
+                row["reward"] = row["baseline"] = reward
+                if reward is None:
+                    failed += 1
+                else:
+                    row["baseline"] = baseline_of(reward)
+                    moves.append((indices, reward - row["baseline"]))
+                bar.update()
+            policy.update(moves)
+            for sample, row in enumerate(rows):
+                row["entropy"] = policy.entropy
+                if step * options.samples_per_step + sample == len(journal.rows):
+                    scalars.write(row, len(journal.rows))
+                    journal.append(row)
+            best = space.topology_at(policy.best())
+            bar.set_postfix_str(f"best {best}" + (f", {failed} failed" if failed else ""), refresh=False)
+    if failed == total:
         raise UserError(
             f"none of {failed} topologies could be scored (see {directory / 'trace.jsonl'}); "
             "images that are all alike have no NTK condition number"
         )
-    topology = space.topology_at(policy.best())
-    result = dict(topology=str(topology), steps=options.total_steps, failed=failed, **_counts(topology, image_size))
+    topology = _within(policy, limits)
+    result = dict(topology=str(topology), steps=options.total_steps, failed=failed, **_counts(topology, limits))
     write_json(directory / "result.json", result)
     return result
 
 
-def _counts(topology: Topology, image_size: tuple[int, int]) -> dict[str, int]:
-    counted = counting.count(topology, image_size)
+def _sample(policy: Policy, seed: int, step: int, sample: int, limits: Limits) -> tuple[int, ...]:
+    """Draws until a topology is within the limits."""
+    generator = np.random.default_rng([seed, step, sample])
+    for _ in range(_DRAWS):
+        indices = policy.sample(generator)
+        if limits.allow(space.topology_at(indices)):
+            return indices
+    raise UserError(f"of {_DRAWS} topologies of the search space not one is within the limits; raise them")
+
+
+def _within(policy: Policy, limits: Limits) -> Topology:
+    """The likeliest topology; if that is beyond the limits, the likeliest of many samples that is not."""
+    best = policy.best()
+    if not limits.allow(space.topology_at(best)):
+        probabilities = policy.probabilities
+        generator = np.random.default_rng(0)
+        drawn = {policy.sample(generator) for _ in range(_DRAWS)}
+        allowed = sorted(indices for indices in drawn if limits.allow(space.topology_at(indices)))
+        if not allowed:
+            raise UserError(f"the search ended on {space.topology_at(best)}, which is beyond the limits; raise them")
+        best = max(allowed, key=lambda indices: sum(np.log(p[i]) for p, i in zip(probabilities, indices)))
+    return space.topology_at(best)
+
+
+def _rows(
+    journal: Journal, step: int, topologies: Sequence[Topology], scorer: Scorer, limits: Limits
+) -> list[dict[str, Any]]:
+    """The rows of one step without what the policy adds: from the journal as far as it goes, then measured."""
+    first = step * len(topologies)
+    rows = [dict(row) for row in journal.rows[first : first + len(topologies)]]
+    for row, topology in zip(rows, topologies):
+        if row["topology"] != str(topology):
+            raise RuntimeError(f"step {step} replays as {topology}, not {row['topology']}")
+    unknown = topologies[len(rows) :]
+    for topology, score in zip(unknown, scorer(unknown) if unknown else ()):
+        rows.append(
+            dict(
+                step=step,
+                sample=len(rows),
+                topology=str(topology),
+                scores=score.measures,
+                failures=score.failures,
+                **_counts(topology, limits),
+                seconds=score.seconds,
+                split=score.split,
+            )
+        )
+    return rows
+
+
+def _counts(topology: Topology, limits: Limits) -> dict[str, int]:
+    counted = limits.count(topology)
     return dict(parameters=counted.parameters, macs=counted.macs)
 
 
-def _row(step, topology: Topology, score: Score, reward, baseline, entropy, image_size) -> dict:
-    return dict(
-        step=step,
-        topology=str(topology),
-        scores=score.measures,
-        failures=score.failures,
-        reward=reward,
-        baseline=baseline,
-        entropy=entropy,
-        seconds=score.seconds,
-        **_counts(topology, image_size),
-    )
+if __name__ == "__main__":
+    from search import commands
+
+    sys.exit(commands.main(commands.search, name="reinforce.py"))

@@ -48,20 +48,29 @@ def _column(trace: Sequence[Mapping], *path: str) -> list[float]:
     return column
 
 
+_LABELS = {
+    "length_distortion": "length\ndistortion",
+    "curvature": "curvature",
+    "length_distortion_with_curvature": "length with\ncurvature",
+    "ntk_condition_number": "NTK condition\nnumber",
+}
+
+
 def draw_measure(axis: plt.Axes, trace: Sequence[Mapping], name: str) -> None:
     """One measure of the sampled topologies over the steps."""
     colour = _COLOURS["first" if name == "length_distortion" else "second"]
     axis.plot(_column(trace, "step"), _column(trace, "scores", name), ".-", color=colour)
-    axis.set_ylabel({"length_distortion": "length\ndistortion", "ntk_condition_number": "NTK condition\nnumber"}[name])
+    axis.set_ylabel(_LABELS[name])
     if name == "ntk_condition_number":
         axis.set_yscale("log")
 
 
 def search_figure(trace: Sequence[Mapping]) -> plt.Figure:
-    """Length distortion, NTK condition number, reward with its baseline, and policy entropy over the steps."""
-    figure, (length, ntk, reward, entropy) = _figure(4, 1.7)
-    draw_measure(length, trace, "length_distortion")
-    draw_measure(ntk, trace, "ntk_condition_number")
+    """Every measure, reward with its baseline, and policy entropy over the steps."""
+    names = list(trace[0]["scores"])
+    figure, (*measures, reward, entropy) = _figure(len(names) + 2, 1.7)
+    for axis, name in zip(measures, names):
+        draw_measure(axis, trace, name)
     steps = _column(trace, "step")
     for name, colour in (("reward", _COLOURS["quiet"]), ("baseline", _COLOURS["third"])):
         reward.plot(steps, _column(trace, name), color=colour, label=name)
@@ -73,25 +82,59 @@ def search_figure(trace: Sequence[Mapping]) -> plt.Figure:
     return figure
 
 
-def draw_growth(axis: plt.Axes, family: Sequence[Mapping]) -> None:
+# Total depth and total width (over stages) of the networks that the published figure compares with: for ResNet the
+# bottleneck blocks and their output channels. Source: their papers.
+_OTHERS = {
+    "ViT": ("s", [("S", 12, 384), ("B", 12, 768), ("L", 24, 1024)]),
+    "Swin": ("^", [("T", 12, 1440), ("S", 24, 1440), ("B", 24, 1920), ("L", 24, 2880)]),
+    "ResNet": ("D", [("50", 16, 3840), ("101", 33, 3840), ("152", 50, 3840)]),
+}
+
+
+def draw_growth(axis: plt.Axes, family: Sequence[Mapping], others: bool = False) -> None:
     """Total depth against the sum of the stages' widths, every member labelled with its parameters."""
     topologies = [Topology.parse(member["topology"]) for member in family]
     widths = [sum(topology.widths) for topology in topologies]
     depths = [sum(topology.depths) for topology in topologies]
-    axis.plot(widths, depths, "o-", color=_COLOURS["first"])
+    axis.plot(widths, depths, "o-", color=_COLOURS["first"], label="As-ViT, grown")
     for x, y, member in zip(widths, depths, family):
-        axis.annotate(f" {member['parameters'] / 1e6:.2f} M", (x, y), va="top", fontsize=9)
+        axis.annotate(f" {member['parameters'] / 1e6:.2f} M", (x, y), va="top", fontsize=8)
+    if others:
+        for name, (marker, sizes) in _OTHERS.items():
+            axis.plot(
+                [size[2] for size in sizes],
+                [size[1] for size in sizes],
+                marker,
+                color=_COLOURS["quiet"],
+                markersize=5,
+                label=name,
+            )
+            for size, depth, width in sizes:
+                axis.annotate(f" {size}", (width, depth), fontsize=8, color=_COLOURS["quiet"])
+        axis.legend(frameon=False)
     axis.set_xlabel("total width (sum over stages)")
     axis.set_ylabel("total depth (blocks)")
     axis.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     axis.margins(0.15)
 
 
-def growth_figure(family: Sequence[Mapping]) -> plt.Figure:
-    """The family as a path."""
-    figure, (axis,) = _figure(1, 3.4)
-    draw_growth(axis, family)
+def growth_figure(family: Sequence[Mapping], others: bool = False) -> plt.Figure:
+    """The family as a path, with other networks for comparison if asked, and its parameters over the steps."""
+    figure, (path, parameters) = plt.subplots(2, 1, figsize=(7.2, 6.2), layout="constrained", height_ratios=(2, 1))
+    draw_growth(path, family, others)
+    parameters.plot([member["parameters"] / 1e6 for member in family], "o-", color=_COLOURS["third"])
+    parameters.set_xlabel("growth step")
+    parameters.set_ylabel("parameters (M)")
+    for axis in (path, parameters):
+        tidy(axis)
     return figure
+
+
+def save(path: Path, figure: plt.Figure) -> str:
+    """Writes a drawing as PNG and closes it; returns the path."""
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+    return str(path)
 
 
 def draw_accuracy(

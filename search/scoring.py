@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
+import math
 import statistics
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from asvit_tf import complexity, initialization, ntk, reference_weights
-from asvit_tf.backbone import AsViT
+from asvit_tf import autodiff, complexity, initialization, ntk, reference_weights
+from asvit_tf.backbone import NORMALIZATIONS, AsViT
+from asvit_tf.errors import UserError
 from asvit_tf.topology import Topology
 from search.records import Journal
 
-# +1: larger is better; -1: smaller is.
-DIRECTIONS = {"length_distortion": 1, "ntk_condition_number": -1}
+# +1: larger is better; -1: smaller is. The signs of the first three are those of their published correlation with
+# accuracy (0.49, -0.49, and -0.01, which says nothing: more turning counts as better).
+DIRECTIONS = {
+    "length_distortion": 1,
+    "curvature": -1,
+    "length_distortion_with_curvature": 1,
+    "ntk_condition_number": -1,
+}
+SEARCHED = ("length_distortion", "ntk_condition_number")
+_BENDING = ("curvature", "length_distortion_with_curvature")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,12 +40,14 @@ class Settings:
 
     Attributes:
       image_size: H and W in pixels.
-      repeats: Draws of weights and circles that are averaged.
-      points: Angles on a circle.
+      repeats: Draws of weights and circles that are averaged, >= 1.
+      points: Angles on a circle, >= 3.
       seed: Of weights and circles.
       radius: Of the circles, "sqrt_n" or "unit".
       initialization: "released" or "lecun".
-      normalization: Of the network whose length distortion is measured, "identity" or "layer"; the NTK keeps its norms.
+      normalization: Of the network that the circle goes through, "identity" or "layer"; the NTK keeps its norms.
+      measures: Which to compute.
+      engine: How to differentiate along the circle, one of `autodiff.ENGINES`.
     """
 
     image_size: tuple[int, int] = (224, 224)
@@ -44,6 +57,33 @@ class Settings:
     radius: str = "sqrt_n"
     initialization: str = "released"
     normalization: str = "identity"
+    measures: tuple[str, ...] = SEARCHED
+    engine: str = "jet"
+
+    def check(self, images: int) -> None:
+        """Refuses what cannot be measured, before any long work.
+
+        Args:
+          images: How many the NTK will have.
+
+        Raises:
+          UserError: A value is unknown or out of range.
+        """
+        for name, value, allowed in (
+            ("normalization", self.normalization, NORMALIZATIONS),
+            ("initialization", self.initialization, initialization.SCHEMES),
+            ("engine", self.engine, autodiff.ENGINES),
+            ("radius", self.radius, complexity.RADII),
+            *(("measure", name, tuple(DIRECTIONS)) for name in self.measures),
+        ):
+            if value not in allowed:
+                raise UserError(f"unknown {name} {value!r}; allowed are {', '.join(allowed)}")
+        if self.repeats < 1:
+            raise UserError(f"repeats is {self.repeats}; it must be at least 1")
+        if self.points < 3:
+            raise UserError(f"points is {self.points}; a circle needs at least 3")
+        if "ntk_condition_number" in self.measures and images < 2:
+            raise UserError(f"the NTK needs at least 2 images, not {images}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,22 +91,61 @@ class Score:
     """The measures of one topology.
 
     Attributes:
-      measures: Mean of each measure over the repeats in which it came out; None if it never did, and then the topology
+      measures: Mean of each measure over the repeats; None if it was undefined in one of them, and then the topology
         must not be ranked.
       failures: Repeats in which a measure was undefined, by measure.
       seconds: It took.
+      errors: Standard error of each mean; None for one repeat.
+      reasons: Why a measure was undefined, by measure.
+      split: Seconds by cost: `trace` (building, and what first passes took beyond warm ones), `measures` and `ntk`
+        (warm, one repeat), and `forward` if it was profiled.
     """
 
     measures: dict[str, float | None]
     failures: dict[str, int]
     seconds: float
+    errors: dict[str, float | None] = dataclasses.field(default_factory=dict)
+    reasons: dict[str, str] = dataclasses.field(default_factory=dict)
+    split: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
-Scorer = Callable[[Topology], Score]
+# Scores topologies, in their order; lazily, so that each can be kept as soon as it is there.
+Scorer = Callable[[Sequence[Topology]], Iterator[Score]]
+
+
+class Probe:
+    """One topology's network with its measures, traced once and used again for every draw of weights.
+
+    Args:
+      topology: Of the network.
+      settings: How to measure.
+      generator: Draws the stem's weights.
+    """
+
+    def __init__(self, topology: Topology, settings: Settings, generator: np.random.Generator):
+        self.settings = settings
+        inputs = tf_keras.layers.InputSpec(shape=[None, *settings.image_size, 3])
+        self.backbone = AsViT(topology, inputs, position_embedding=False)
+        initialization.draw_stem(self.backbone, generator)
+        self.measure_circle = complexity.compile_measure(
+            self.features, acceleration=any(name in _BENDING for name in settings.measures), engine=settings.engine
+        )
+        self.gram_of = ntk.compile_gram(
+            lambda images: reference_weights.pooled_features(self.backbone, images),
+            reference_weights.ntk_variables(self.backbone),
+        )
+
+    def features(self, images: tf.Tensor) -> tf.Tensor:
+        """[n, H, W, 3] to [n, C]: what is measured along the circle."""
+        return reference_weights.pooled_features(self.backbone, images, self.settings.normalization)
+
+    def draw(self, generator: np.random.Generator) -> None:
+        """Draws all weights but the stem's."""
+        initialization.draw_linear(self.backbone, generator, self.settings.initialization)
 
 
 class TrainingFreeScorer:
-    """Scores topologies by length distortion and NTK condition number.
+    """Scores topologies without training them.
 
     Every repeat draws linear weights anew and has its own circle; the repeats share the stem's weights and the images,
     and all topologies share the circles. Source: the released search code.
@@ -74,10 +153,17 @@ class TrainingFreeScorer:
     Args:
       settings: How to measure.
       images: [B, H, W, 3], normalized; B >= 2.
+      profile: Take one repeat more, first and only for its time, so that the seconds of the others are warm; and time a
+        forward pass over the points of a circle.
+
+    Raises:
+      UserError: Settings that cannot be measured.
     """
 
-    def __init__(self, settings: Settings, images: np.ndarray):
+    def __init__(self, settings: Settings, images: np.ndarray, profile: bool = False):
+        settings.check(len(images))
         self.settings = settings
+        self._profile = profile
         self._images = tf.constant(images, tf.float32)
         self._circles = [
             complexity.Circle.random(
@@ -86,46 +172,97 @@ class TrainingFreeScorer:
             for repeat in range(settings.repeats)
         ]
 
-    def __call__(self, topology: Topology) -> Score:
+    def __call__(self, topologies: Sequence[Topology]) -> Iterator[Score]:
+        return map(self.score, topologies)
+
+    def score(self, topology: Topology) -> Score:
+        """Scores one topology."""
         start = time.perf_counter()
-        values = self._measure(topology)
-        gc.collect()  # Traced programs refer to each other in circles; a search makes hundreds.
-        return summarize(values, time.perf_counter() - start)
-
-    def _measure(self, topology: Topology) -> dict[str, list[float]]:
-        """Every measure in every repeat."""
-        settings = self.settings
-        generator = np.random.default_rng([settings.seed, zlib.crc32(str(topology).encode())])
-        inputs = tf_keras.layers.InputSpec(shape=[None, *settings.image_size, 3])
-        backbone = AsViT(topology, inputs, position_embedding=False)
-        initialization.draw_stem(backbone, generator)
-        measure_circle = complexity.compile_measure(
-            lambda points: reference_weights.pooled_features(backbone, points, settings.normalization),
-            acceleration=False,
-            jit_compile=True,
-        )
-        gram_of = ntk.compile_gram(
-            lambda images: reference_weights.pooled_features(backbone, images),
-            reference_weights.ntk_variables(backbone),
-        )
-        values: dict[str, list[float]] = {name: [] for name in DIRECTIONS}
+        clock = _Clock()
+        values: dict[str, list[float]] = {name: [] for name in self.settings.measures}
+        reasons: dict[str, str] = {}
+        generator = np.random.default_rng([self.settings.seed, zlib.crc32(str(topology).encode())])
+        with clock("build"):
+            probe = Probe(topology, self.settings, generator)
+        if self._profile:
+            self._warm_up(probe, clock)
         for circle in self._circles:
-            initialization.draw_linear(backbone, generator, settings.initialization)
-            values["length_distortion"].append(measure_circle(circle).length_distortion)
-            values["ntk_condition_number"].append(ntk.condition_number(gram_of(self._images)))
-        return values
+            probe.draw(generator)
+            for name, value, reason in self._repeat(probe, circle, clock):
+                values[name].append(value)
+                if reason is not None:
+                    reasons[name] = reason
+        del probe
+        gc.collect()  # Traced programs refer to each other in circles; a search makes hundreds.
+        return summarize(values, time.perf_counter() - start, reasons, clock.split())
+
+    def _warm_up(self, probe: Probe, clock: _Clock) -> None:
+        probe.draw(np.random.default_rng(self.settings.seed))
+        for _ in self._repeat(probe, self._circles[0], clock):
+            pass
+        forward = tf.function(probe.features, autograph=False)
+        points = tf.constant(self._circles[0].path()[0], tf.float32)
+        for _ in range(3):
+            with clock("forward"):
+                forward(points).numpy()
+
+    def _repeat(
+        self, probe: Probe, circle: complexity.Circle, clock: _Clock
+    ) -> Iterator[tuple[str, float, str | None]]:
+        """Name, value, and why it is undefined, of every measure for the present weights."""
+        along_circle = [name for name in self.settings.measures if name != "ntk_condition_number"]
+        if along_circle:
+            with clock("measures"):
+                measured = probe.measure_circle(circle)
+            for name in along_circle:
+                value = getattr(measured, name)
+                yield name, value, None if np.isfinite(value) else measured.undefined
+        if "ntk_condition_number" in self.settings.measures:
+            with clock("ntk"):
+                gram = probe.gram_of(self._images)
+            yield "ntk_condition_number", ntk.condition_number(gram), ntk.undefined(gram)
 
 
-def summarize(values: dict[str, list[float]], seconds: float) -> Score:
-    """The score of several repeats; a value that is not finite is counted as a failure and left out of the mean."""
+class _Clock:
+    """Seconds of every call, by name."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, list[float]] = {}
+
+    @contextlib.contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self._seconds.setdefault(name, []).append(time.perf_counter() - start)
+
+    def split(self) -> dict[str, float]:
+        """Warm seconds of a call by name, and, as `trace`, all that first calls took beyond that."""
+        split = {"trace": 0.0}
+        for name, (first, *warm) in self._seconds.items():
+            if name != "build":
+                split[name] = statistics.median(warm) if warm else first
+            split["trace"] += max(first - split.get(name, 0.0), 0.0)
+        return split
+
+
+def summarize(
+    values: dict[str, list[float]],
+    seconds: float,
+    reasons: dict[str, str] | None = None,
+    split: dict[str, float] | None = None,
+) -> Score:
+    """The score of several repeats; a measure that is not finite in one of them has no mean, and is counted."""
     measures: dict[str, float | None] = {}
+    errors: dict[str, float | None] = {}
     failures = {}
     for name, repeats in values.items():
-        finite = [value for value in repeats if np.isfinite(value)]
-        measures[name] = statistics.fmean(finite) if finite else None
-        if len(finite) < len(repeats):
-            failures[name] = len(repeats) - len(finite)
-    return Score(measures, failures, seconds)
+        undefined = len(repeats) - sum(map(math.isfinite, repeats))
+        measures[name] = None if undefined else statistics.fmean(repeats)
+        spread = not undefined and len(repeats) > 1
+        errors[name] = statistics.stdev(repeats) / len(repeats) ** 0.5 if spread else None
+        if undefined:
+            failures[name] = undefined
+    return Score(measures, failures, seconds, errors, reasons or {}, split or {})
 
 
 class Remembered:
@@ -141,10 +278,13 @@ class Remembered:
         self._journal = Journal(path)
         self._scores = {row.pop("topology"): Score(**row) for row in map(dict, self._journal.rows)}
 
-    def __call__(self, topology: Topology) -> Score:
-        key = str(topology)
-        if key not in self._scores:
-            score = self._scorer(topology)
-            self._journal.append({"topology": key, **dataclasses.asdict(score)})
-            self._scores[key] = score
-        return self._scores[key]
+    def __call__(self, topologies: Sequence[Topology]) -> Iterator[Score]:
+        keys = [str(topology) for topology in topologies]
+        new = [key for key in dict.fromkeys(keys) if key not in self._scores]
+        fresh = zip(new, self._scorer([Topology.parse(key) for key in new])) if new else iter(())
+        for key in keys:
+            while key not in self._scores:
+                measured, score = next(fresh)
+                self._journal.append({"topology": measured, **dataclasses.asdict(score)})
+                self._scores[measured] = score
+            yield self._scores[key]

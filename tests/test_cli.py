@@ -11,6 +11,7 @@ from test_topology import COUNTS, MALFORMED
 
 from asvit_tf import cli, data, predict
 from asvit_tf.errors import UserError
+from asvit_tf.images import Source, sample
 
 
 def run(capsys, *arguments):
@@ -148,7 +149,8 @@ def test_a_folder_of_images_becomes_records_and_corrupt_ones_are_counted(tmp_pat
     assert (dataset.train_examples, dataset.validation_examples) == (8, 2)
     assert dataset.skipped == ("cat/broken.png",)
     assert data.prepare(tmp_path / "data", tmp_path / "images") == dataset
-    images = data.sample_images(dataset, 8, (4, 6), seed=0)
+    images, skipped = sample(Source(data_path=dataset.train_path), 8, (4, 6), seed=0)
+    assert skipped == 0
     assert images.shape == (8, 4, 6, 3)
     # Normalized by ImageNet's mean and deviation: of the eight, those of one class lie below the other's.
     expected = (np.float32([4, 104]) - 123.675) / 58.395
@@ -184,15 +186,6 @@ def test_folders_that_hold_no_classes_are_refused(tmp_path, classes, message):
     with pytest.raises(UserError, match=message):
         data.prepare(tmp_path / "data", tmp_path / "images")
     assert not (tmp_path / "data").exists()
-
-
-def test_asking_for_more_images_than_there_are(tmp_path):
-    for name in ("a", "b"):
-        for i in range(2):
-            write_image(tmp_path / "images" / name / f"{i}.png", i)
-    dataset = data.prepare(tmp_path / "data", tmp_path / "images")
-    with pytest.raises(UserError, match="16 images are asked for, but the data set has 2"):
-        data.sample_images(dataset, 16, (4, 4), seed=0)
 
 
 def test_golden_files_are_complete():

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 import scipy.special
 import tensorflow as tf
+import tf_keras
 from conftest import relative_error
 
-from asvit_tf import UserError, complexity, ntk
+from asvit_tf import AsViT, UserError, complexity, ntk
 from asvit_tf.complexity import Circle
 
 RNG = np.random.default_rng(0)
@@ -75,6 +76,57 @@ def test_constant_map_has_no_curvature():
     assert measured.length_distortion == 0
     assert np.isnan(measured.curvature)
     assert np.isnan(measured.length_distortion_with_curvature)
+    assert "stands still" in measured.undefined
+
+
+def test_nan_weights_are_reported():
+    measured = complexity.measure(lambda x: tf.reshape(x, [-1, 12]) * np.float32("nan"), fine_circle(5))
+    assert np.isnan(measured.length_distortion)
+    assert "not finite" in measured.undefined
+
+
+def test_a_fine_measure_has_no_excuse():
+    assert complexity.measure(lambda x: tf.reshape(x, [-1, 12]), fine_circle(5)).undefined is None
+
+
+def test_point_batches_change_nothing():
+    circle = fine_circle(8)
+    weights = tf.constant(RNG.standard_normal((12, 5)), tf.float32)
+    shapes = []
+
+    def fn(x):
+        shapes.append(x.shape)
+        return tf.nn.gelu(tf.reshape(x, [-1, 12]) @ weights)
+
+    whole = complexity.compile_measure(fn)(circle)
+    shapes.clear()
+    parts = complexity.compile_measure(fn, point_batch=3)(circle)
+    assert shapes == [(3, 2, 2, 3)]  # One trace, also for the last two points.
+    np.testing.assert_allclose(parts.acceleration, whole.acceleration, rtol=1e-5, atol=1e-6)
+    assert parts.curvature == pytest.approx(whole.curvature, rel=1e-5)
+    with pytest.raises(UserError, match="point_batch is 0"):
+        complexity.compile_measure(fn, point_batch=0)
+
+
+@pytest.mark.parametrize("normalization", ["layer", "identity"])
+def test_velocity_of_a_network_equals_reverse_mode_channel_by_channel(normalization):
+    inputs = tf_keras.layers.InputSpec(shape=[None, 24, 24, 3])
+    backbone = AsViT("5,2,2|3,1,2|2,1,2|2,1,2|16,8", inputs, normalization=normalization, seed=0)
+    circle = Circle.random((24, 24), 4, np.random.default_rng(0))
+    measured = complexity.compile_measure(lambda x: backbone(x)["pre_logits"][:, 0, 0])(circle)
+    h, dh = (tf.constant(part, tf.float32) for part in circle.path())
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(h)
+        y = tf.unstack(backbone(h)["pre_logits"][:, 0, 0], axis=1)
+    columns = [tf.reduce_sum(tape.gradient(channel, h) * dh, axis=(1, 2, 3)) for channel in y]
+    assert relative_error(measured.velocity, np.stack(columns, 1)) < 1e-5
+
+
+def test_words_about_the_turning_number():
+    assert complexity.turning_number(2 * np.pi) == 1
+    assert complexity.is_linear(1.005)
+    assert "is linear along the circle" in complexity.in_words(1.005)
+    assert "not linear" in complexity.in_words(1.2)
 
 
 @pytest.mark.parametrize(("options", "message"), [({"points": 2}, "at least 3"), ({"radius": "two"}, "sqrt_n, unit")])
@@ -104,6 +156,7 @@ def test_gram_of_a_linear_model_is_the_gram_of_its_inputs():
 )
 def test_undefined_condition_numbers_are_nan(gram):
     assert np.isnan(ntk.condition_number(gram))
+    assert ("not finite" if not np.all(np.isfinite(gram)) else "singular") in ntk.undefined(gram)
 
 
 def test_condition_number_of_a_diagonal():

@@ -117,17 +117,23 @@ def double_layers():
     }
 
 
+def derivatives(layer, x, dx, ddx, engine="jet"):
+    return tf.function(lambda: autodiff.derivatives(layer, x, [dx, ddx], engine), autograph=False)()
+
+
+@pytest.mark.parametrize("engine", autodiff.ENGINES)
 @pytest.mark.parametrize("name", double_layers().keys())
-def test_first_and_second_derivatives_by_finite_differences(name, clean_policy):
+def test_first_and_second_derivatives_by_finite_differences(name, engine, clean_policy):
     tf_keras.mixed_precision.set_global_policy("float64")
     layer, shape = double_layers()[name]
     x, dx, ddx = (tf.constant(RNG.standard_normal((2, *shape))) for _ in range(3))
     layer(x)
     for variable in layer.weights:
         variable.assign(RNG.standard_normal(variable.shape))
-    _, first, second = autodiff.second_derivative(layer, x, dx, ddx)
+    _, first, second = derivatives(layer, x, dx, ddx, engine)
     expected_first, expected_second = finite_differences(layer, x, dx, ddx)
-    assert relative_error(first, expected_first) < 1e-8
+    # TensorFlow's own slope of GELU's erf has a constant in float32; the rules of jets have it in float64.
+    assert relative_error(first, expected_first) < (1e-8 if engine == "jet" else 1e-7)
     assert relative_error(second, expected_second) < 1e-5
 
 
@@ -142,7 +148,7 @@ def test_derivatives_see_a_stopped_mean(clean_policy):
 
     tf_keras.mixed_precision.set_global_policy("float64")
     x, dx, ddx = (tf.constant(RNG.standard_normal((2, 2, 2, 6))) for _ in range(3))
-    _, _, second = autodiff.second_derivative(Stopped(), x, dx, ddx)
+    _, _, second = derivatives(Stopped(), x, dx, ddx)
     assert relative_error(second, finite_differences(Stopped(), x, dx, ddx)[1]) > 0.1
 
 

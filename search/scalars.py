@@ -1,0 +1,39 @@
+"""TensorBoard scalars of search and growth, under the names that the released search code uses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+MEASURES = {
+    "ntk_condition_number": "TE/NTK",
+    "length_distortion": "TE/Exp",
+    "curvature": "TE/Curvature",
+    "length_distortion_with_curvature": "TE/ExpCurvature",
+}
+COUNTS = {"macs": "TE/flops", "parameters": "TE/params"}
+POLICY = {"entropy": "reinforce/entropy", "reward": "reward/reward", "baseline": "reward/baseline"}
+
+
+class Scalars:
+    """Writes one step at a time.
+
+    Args:
+      directory: Receives an events file for each process that writes.
+    """
+
+    def __init__(self, directory: Path):
+        self._writer = tf.summary.create_file_writer(str(directory / "tensorboard"))
+
+    def write(self, row: Mapping[str, Any], index: int) -> None:
+        """A row of a trace, at a position on the axis; what is missing or undefined is left out."""
+        values = {tag: row["scores"].get(name) for name, tag in MEASURES.items()}
+        values |= {tag: row.get(name) for name, tag in {**COUNTS, **POLICY}.items()}
+        with self._writer.as_default():
+            for tag, value in values.items():
+                if value is not None:
+                    tf.summary.scalar(tag, value, step=index)
+        self._writer.flush()

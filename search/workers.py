@@ -1,0 +1,121 @@
+"""Scoring in several processes at once, through joblib, so that its backends can also spread it over hosts.
+
+A score is a function of the topology and the settings alone, so it does not matter which process computes it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import joblib
+import numpy as np
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+from asvit_tf.errors import UserError
+from asvit_tf.topology import Topology
+
+if TYPE_CHECKING:
+    from search.scoring import Score, Settings, TrainingFreeScorer
+
+BACKENDS = ("loky", "dask", "ray")
+_ORPHAN_CHECK_SECONDS = 2.0
+
+# The scorer of this worker process: made at its first task, used for all that have the same settings.
+_kept: tuple[Settings, TrainingFreeScorer] | None = None
+
+
+class ParallelScorer:
+    """Scores topologies side by side; the order of the results is that of the topologies.
+
+    Args:
+      settings, images: As `TrainingFreeScorer`.
+      workers: Processes, >= 1.
+      threads: Of every worker, >= 1.
+      backend: joblib's: "loky" for processes on this machine; "dask" and "ray" for a cluster, whose client the caller
+        has started and whose package the caller has installed.
+
+    Raises:
+      UserError: A value is out of range, or the backend's package is not installed.
+    """
+
+    def __init__(self, settings: Settings, images: np.ndarray, workers: int, threads: int = 1, backend: str = "loky"):
+        if workers < 1 or threads < 1:
+            raise UserError(f"workers is {workers} and threads {threads}; both must be at least 1")
+        self._settings = settings
+        self._images = images
+        self._threads = threads
+        _register(backend)
+        self._pool = dict(n_jobs=workers, backend=backend)
+
+    def __call__(self, topologies: Sequence[Topology]) -> Iterator[Score]:
+        pool = joblib.Parallel(**self._pool, return_as="generator", batch_size=1)
+        parent = os.getpid() if self._pool["backend"] == "loky" else None
+        tasks = (
+            joblib.delayed(_score)(self._settings, self._images, str(topology), self._threads, parent)
+            for topology in topologies
+        )
+        try:
+            yield from pool(tasks)
+        except TerminatedWorkerError as error:
+            raise UserError(
+                "a scoring process was killed, perhaps for want of memory; run again to continue, with fewer --workers"
+            ) from error
+
+
+def _register(backend: str) -> None:
+    if backend not in BACKENDS:
+        raise UserError(f"unknown backend {backend!r}; allowed are {', '.join(BACKENDS)}")
+    try:
+        if backend == "ray":
+            from ray.util.joblib import register_ray
+
+            register_ray()
+        elif backend == "dask":
+            import distributed  # noqa: F401 - importing it registers it
+    except ImportError as error:
+        raise UserError(f"backend {backend!r} needs a package that is not installed: {error.name}") from error
+
+
+def _score(settings: Settings, images: np.ndarray, topology: str, threads: int, parent: int | None) -> Score:
+    """Runs in a worker process."""
+    global _kept
+    if _kept is None:
+        _prepare_process(threads, parent)
+    from search.scoring import TrainingFreeScorer
+
+    if _kept is None or _kept[0] != settings:
+        _kept = settings, TrainingFreeScorer(settings, images)
+    return _kept[1].score(Topology.parse(topology))
+
+
+def _prepare_process(threads: int, parent: int | None) -> None:
+    """Sets up TensorFlow before its first use, and ends the process when its parent is gone."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    warnings.filterwarnings("ignore")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    set_threads(threads)
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_ORPHAN_CHECK_SECONDS)
+    os._exit(1)
+
+
+def set_threads(threads: int) -> None:
+    """Limits TensorFlow's threads inside an operation, where it has not started yet."""
+    import tensorflow as tf
+
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(threads)
+    except RuntimeError:  # It has started; a worker of a cluster's backend may have been used before.
+        logging.getLogger(__name__).warning("TensorFlow runs already; its threads stay as they are")

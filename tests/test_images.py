@@ -1,0 +1,168 @@
+"""Images for the measures from every kind of place."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from asvit_tf import UserError, cli, data
+from asvit_tf.images import Source, sample
+
+MEAN, DEVIATION = 123.675, 58.395  # ImageNet's, of red: what the input pipeline normalizes by.
+
+
+def png(shade):
+    return tf.io.encode_png(np.full((9, 7, 3), shade, np.uint8)).numpy()
+
+
+def shades(images):
+    """The grey shade of each image, by its middle pixel's red."""
+    return sorted(np.round(images[:, 2, 2, 0] * DEVIATION + MEAN).astype(int).tolist())
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "images" / "deep").mkdir(parents=True)
+    for shade in (10, 20, 30):
+        (tmp_path / "images" / f"{shade}.png").write_bytes(png(shade))
+    (tmp_path / "images/deep/40.png").write_bytes(png(40))
+    (tmp_path / "images/deep/again.png").write_bytes(png(40))
+    (tmp_path / "images/broken.jpg").write_bytes(b"\xff\xd8\xff broken")
+    return tmp_path / "images"
+
+
+def test_a_folder_needs_no_labels(folder):
+    images, skipped = sample(Source(data_path=str(folder)), 4, (5, 5), seed=0)
+    assert images.shape == (4, 5, 5, 3)
+    assert images.dtype == np.float32
+    assert shades(images) == [10, 20, 30, 40]
+    assert skipped <= 1
+    with pytest.raises(UserError, match=r"5 different images are needed, 4 were found \(1 files could not be decoded"):
+        sample(Source(data_path=str(folder)), 5, (5, 5), seed=0)
+
+
+def test_the_seed_decides(folder):
+    draws = {tuple(shades(sample(Source(data_path=str(folder)), 2, (5, 5), seed)[0])) for seed in range(8)}
+    assert len(draws) > 1
+    first, again = (sample(Source(dataset="digits"), 3, (8, 8), 1)[0] for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+
+
+def test_records(tmp_path):
+    for shard in range(2):
+        with tf.io.TFRecordWriter(str(tmp_path / f"train-{shard}.tfrecord")) as writer:
+            for shade in (1 + shard, 11 + shard):
+                feature = {"image/encoded": tf.train.Feature(bytes_list=tf.train.BytesList(value=[png(shade)]))}
+                writer.write(tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString())
+    images, _ = sample(Source(data_path=str(tmp_path / "train-*.tfrecord")), 4, (5, 5), seed=0)
+    assert shades(images) == [1, 2, 11, 12]
+    (tmp_path / "text.tfrecord").write_text("no records")
+    with pytest.raises(UserError, match=r"text.tfrecord holds no TFRecords"):
+        sample(Source(data_path=str(tmp_path / "text.tfrecord")), 2, (5, 5), seed=0)
+
+
+class Shades(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        return self.dataset_info_from_configs(
+            features=tfds.features.FeaturesDict({"image": tfds.features.Image(shape=(9, 7, 3)), "label": tf.int64})
+        )
+
+    def _split_generators(self, _):
+        return {"train": self._generate_examples(), "test": self._generate_examples(100)}
+
+    def _generate_examples(self, first=50):
+        for shade in range(first, first + 3):
+            yield shade, {"image": np.full((9, 7, 3), shade, np.uint8), "label": 0}
+
+
+def test_a_prepared_tfds(tmp_path):
+    Shades(data_dir=tmp_path).download_and_prepare()
+    for name in ("shades", "shades:1.0.0"):
+        assert shades(sample(Source(dataset=name, data_dir=str(tmp_path)), 3, (5, 5), seed=0)[0]) == [50, 51, 52]
+
+
+def test_noise_is_normal():
+    images, skipped = sample(Source(dataset="noise"), 4, (32, 32), seed=3)
+    assert abs(images.mean()) < 0.05
+    assert abs(images.std() - 1) < 0.05
+    assert skipped == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "either a dataset or a data_path"),
+        ({"dataset": "digits", "data_path": "."}, "either a dataset or a data_path"),
+        ({"dataset": "no_such_data"}, "'no_such_data' is not prepared in .*allowed are digits, noise"),
+        ({"data_path": "no/such/folder"}, "no/such/folder has no images"),
+        ({"data_path": "EMPTY"}, "has no images"),
+    ],
+)
+def test_places_without_images_are_refused_at_once(tmp_path, options, message):
+    if options.get("data_path") == "EMPTY":
+        options = {"data_path": str(tmp_path)}
+    with pytest.raises(UserError, match=message):
+        Source(**options)
+
+
+def test_one_image_is_not_enough(tmp_path):
+    (tmp_path / "one.png").write_bytes(png(1))
+    with pytest.raises(UserError, match="16 different images are needed, 1 were found"):
+        sample(Source(data_path=str(tmp_path)), 16, (5, 5), seed=0)
+
+
+SMALL = ["4,2,2|2,1,2|2,1,2|2,1,2|16,8", "--image-size", "16", "--points", "4", "--batch_size", "3"]
+
+
+def test_complexity_command(folder, capsys):
+    assert cli.main(["complexity", *SMALL, "--data_path", str(folder), "--repeats", "2", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    names = {"length_distortion", "curvature", "length_distortion_with_curvature", "ntk_condition_number"}
+    assert names | {"turning_number", "seconds"} <= set(result)
+    assert {"trace", "forward", "measures", "ntk"} == set(result["seconds"])
+    assert set(result["standard_errors"]) == names
+    assert result["turning_number"] == pytest.approx(result["length_distortion_with_curvature"] / (2 * np.pi))
+    assert cli.main(["complexity", *SMALL, "--normalization", "layer", "--initialization=lecun", "--repeats=1"]) == 0
+    printed = capsys.readouterr().out
+    assert "turning number" in printed
+    assert "ntk_condition_number" in printed
+
+
+def test_an_undefined_measure_is_null_with_its_reason(monkeypatch, capsys):
+    monkeypatch.setattr("asvit_tf.images.sample", lambda *_: (np.zeros((3, 16, 16, 3), np.float32), 0))
+    assert cli.main(["complexity", *SMALL, "--repeats", "2", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["ntk_condition_number"] is None
+    assert result["undefined"]["ntk_condition_number"]["repeats"] == 2
+    assert "alike" in result["undefined"]["ntk_condition_number"]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["tiny"], "tiny"),
+        (["seed", "--radius", "two"], "'two' is not one of 'sqrt_n', 'unit'"),
+        (["seed", "--points", "2"], "2 is not in the range x>=3"),
+        (["seed", "--batch_size", "1"], "1 is not in the range x>=2"),
+        (["seed", "--dataset", "no_such_data"], "is not prepared in"),
+        (["seed", "--engine", "reverse"], "'jet', 'accumulator', 'tape'"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, message, capsys):
+    assert cli.main(["complexity", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_digits_are_the_embedded_ones():
+    images, _ = sample(Source(dataset="digits"), 5, (32, 32), seed=0)
+    shown = {tf.io.decode_png(example.encoded).numpy().tobytes() for example in data.digits()}
+    pixels = np.round(images * np.float32([58.395, 57.12, 57.375]) + np.float32([123.675, 116.28, 103.53]))
+    # The pipeline cuts out the middle; its darkest shade is the digits' background.
+    assert pixels.min() == 128
+    assert len(shown) == 1797

@@ -1,0 +1,153 @@
+"""The commands search and grow: released flags, workers, kills, bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from asvit_tf import cli
+
+ROOT = Path(__file__).parents[1]
+SMALL = ["--image_size", "16", "--batch_size", "2", "--repeat", "1", "--points", "3"]
+GROW = [
+    "grow",
+    "--arch",
+    "4,2,2|2,1,2|2,1,2|2,1,2|16",
+    "--dataset",
+    "noise",
+    *SMALL,
+    "--width",
+    "16",
+    "--proxy-divisor=2",
+]
+GROW += [
+    "--reward_types",
+    "exp",
+    "--num-classes",
+    "10",
+    "--stop-parameters",
+    "0.42",
+    "--max-parameters",
+    "0.6",
+    "--targets",
+    "0.36,0.45",
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("images")
+    for i in range(3):
+        pixels = np.random.default_rng(i).integers(0, 255, (20, 20, 3), np.uint8)
+        (root / f"{i}.png").write_bytes(tf.io.encode_png(pixels).numpy())
+    (root / "broken.jpg").write_bytes(b"\xff\xd8\xff broken")
+    return root
+
+
+def start(*arguments):
+    return subprocess.Popen(
+        [sys.executable, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def rows(path):
+    rows = map(json.loads, path.read_text().splitlines()) if path.exists() else ()
+    return [{name: value for name, value in row.items() if name not in ("seconds", "split")} for row in rows]
+
+
+def test_the_released_command_line_with_every_flag_and_a_kill(folder, tmp_path):
+    command = [ROOT / "search/reinforce.py", "--save_dir", tmp_path / "killed", "--data_path", folder]
+    command += ["--dataset", "imagenet", "--learning_rate", "0.08", "--total_steps", "2", "--EMA_momentum", "0.9"]
+    command += ["--workers", "1", "--rand_seed", "8", "--te_buffer_size", "20", "--reward_types", "ntk_exp"]
+    command += ["--timestamp", "first", *SMALL, "--json"]
+    process = start(*command)
+    trace = tmp_path / "killed/first/trace.jsonl"
+    end = time.monotonic() + 200
+    while not rows(trace) and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.05)
+    process.kill()
+    process.communicate()
+    assert len(rows(trace)) == 1
+    output, error = start(*command).communicate()
+    result = json.loads(output)
+    assert {"topology", "scores", "parameters", "macs"} <= set(result), error
+    assert "search: 100%" in error
+
+    unbroken = ["search", *map(str, command[1:])]
+    unbroken[2] = str(tmp_path / "unbroken")
+    assert cli.main(unbroken) == 0
+    for name in ("trace.jsonl", "scores.jsonl"):
+        assert rows(tmp_path / "unbroken/first" / name) == rows(trace.with_name(name))
+    assert [row["step"] for row in rows(trace)] == [0, 1]
+    assert (tmp_path / "unbroken/first/search.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_workers_change_nothing_and_a_kill_leaves_no_lock(tmp_path, capsys):
+    assert cli.main([*GROW, "--save_dir", str(tmp_path / "one"), "--json"]) == 0
+    expected = json.loads(capsys.readouterr().out)
+    assert len(expected["family"]) >= 2
+    assert set(expected["configs"]) | {line.split()[6] for line in expected["missed"]} == {"0.36", "0.45"}
+
+    command = ["-m", "asvit_tf.cli", *GROW, "--save_dir", tmp_path / "two", "--workers", "2", "--json"]
+    process = start(*command)
+    scores = tmp_path / "two/scores.jsonl"
+    end = time.monotonic() + 200
+    while len(rows(scores)) < 2 and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    before = len(rows(scores))
+    output, error = start(*command).communicate()  # At once: orphaned workers hold no lock.
+    assert output, error
+    result = json.loads(output)
+    assert result["family"] == expected["family"]
+    assert before >= 2
+    assert rows(scores) == rows(tmp_path / "one/scores.jsonl")
+    assert (tmp_path / "two/growth.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["search"], "give --data_path, or --dataset"),
+        (["search", "--dataset", "no_such_data"], "'no_such_data' is not prepared"),
+        (["search", "--data_path", "EMPTY"], "has no images"),
+        (["search", "--data_path", "ONE"], "2 different images are needed, 1 were found"),
+        (["search", "--dataset", "noise", "--reward_types", "accuracy"], "unknown measure 'accuracy'; allowed are"),
+        (["search", "--dataset", "noise", "--total_steps", "0"], "must be at least 1"),
+        (["search", "--dataset", "noise", "--EMA_momentum", "1"], "allowed are numbers from 0 to below 1"),
+        (["search", "--dataset", "noise", "--max-parameters", "0.001"], "not one is within the limits"),
+        (["grow", "--arch", "tiny", "--dataset", "noise"], "unknown topology 'tiny'"),
+        (["grow", "--arch", "seed", "--dataset", "noise", "--targets", "29,500"], "target 500 M is out of reach"),
+        (["grow", "--arch", "seed", "--dataset", "noise", "--width", "30"], "30 is not a multiple"),
+        (["grow", "--arch", "seed", "--dataset", "noise", "--width", "8"], "a head needs at least one channel"),
+        (["grow", "--arch", "seed", "--dataset", "noise", "--max-parameters", "1"], "growth starts at 2.32 M"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, message, folder, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one/0.png").write_bytes((folder / "0.png").read_bytes())
+    places = {"EMPTY": str(tmp_path / "empty"), "ONE": str(tmp_path / "one")}
+    arguments = [places.get(word, word) for word in arguments]
+    assert cli.main([*arguments, "--save_dir", str(tmp_path / "out"), *SMALL]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message in error
+
+
+def test_a_directory_of_another_configuration_is_refused(tmp_path, capsys):
+    (tmp_path / "settings.json").write_text(json.dumps({"seed": 1}))
+    assert cli.main(["search", "--dataset", "noise", "--save_dir", str(tmp_path), *SMALL]) == 2
+    assert "seed was 1, now 8" in capsys.readouterr().err
+
+
+def test_help_says_what_workers_are(capsys):
+    assert cli.main(["search", "--help"]) == 0
+    assert "not threads that read data" in " ".join(capsys.readouterr().out.split())
