@@ -8,7 +8,6 @@ Rows go to benchmarks/results/turning_number.jsonl, the figure to docs/figures/t
 docs/method.md is printed.
 """
 
-import dataclasses
 import json
 import os
 from pathlib import Path
@@ -23,7 +22,7 @@ import numpy as np
 import scipy.stats
 import tqdm
 
-from asvit_tf import complexity
+from asvit_tf import complexity, initialization
 from search import space
 from search.scoring import Probe, Settings
 
@@ -31,24 +30,29 @@ ROOT = Path(__file__).parent
 RESULTS = ROOT / "results" / "turning_number.jsonl"
 FIGURE = ROOT.parent / "docs" / "figures" / "turning_number.png"
 TOPOLOGIES, SIDE = 40, 64
+# Normalization and initialization; settings of the same normalization share one traced network.
 SETTINGS = {
-    "released": dict(initialization="released", normalization="identity"),
-    "LeCun weights": dict(initialization="lecun", normalization="identity"),
-    "norms kept": dict(initialization="released", normalization="layer"),
+    "released": ("identity", "released"),
+    "LeCun weights": ("identity", "lecun"),
+    "norms kept": ("layer", "released"),
 }
 
 
 def rows():
     """One row for each topology and setting."""
     generator = np.random.default_rng(0)
-    base = Settings(image_size=(SIDE, SIDE), measures=("length_distortion", "curvature"))
     for index in tqdm.trange(TOPOLOGIES):
         topology = space.topology_at([int(generator.integers(len(options))) for options in space.CHOICES.values()])
-        circle = complexity.Circle.random((SIDE, SIDE), base.points, np.random.default_rng([1, index]))
-        for name, options in SETTINGS.items():
+        circle = complexity.Circle.random((SIDE, SIDE), 10, np.random.default_rng([1, index]))
+        probes = {}
+        for name, (normalization, scheme) in SETTINGS.items():
             draws = np.random.default_rng([2, index])
-            probe = Probe(topology, dataclasses.replace(base, **options), draws)
-            probe.draw(draws)
+            if normalization not in probes:
+                settings = Settings((SIDE, SIDE), normalization=normalization, measures=("curvature",))
+                probes[normalization] = Probe(topology, settings, draws)
+            probe = probes[normalization]
+            initialization.draw_stem(probe.backbone, draws)
+            initialization.draw_linear(probe.backbone, draws, scheme)
             measured = probe.measure_circle(circle)
             yield dict(
                 topology=str(topology),

@@ -1,0 +1,69 @@
+"""Growth candidates scored by one and by two worker processes, and by one process with all threads.
+
+    python benchmarks/workers.py
+
+Sixteen candidates of the published seed topology's growth at 224 x 224 (proxies of width 16), length distortion and
+NTK, two repeats. All arms are warm: their processes have scored one topology before. The measures of the arms with one
+thread a worker must be equal bit for bit. Rows go to benchmarks/results/workers.jsonl.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+
+from asvit_tf import Topology
+from search import grow
+from search.limits import Limits
+from search.scoring import Settings, TrainingFreeScorer
+from search.workers import ParallelScorer
+
+RESULTS = Path(__file__).parent / "results" / "workers.jsonl"
+SETTINGS = Settings(repeats=2)
+# Workers, and threads of each; None is this process with all threads.
+ARMS = {"1 worker, 1 thread": (1, 1), "2 workers, 1 thread each": (2, 1), "1 process, all threads": None}
+
+
+def tried():
+    options = grow.Options(width=64)
+    start = options.start(Topology.named("seed"))
+    return [options.proxy(candidate) for candidate in grow.candidates(start, options, Limits())]
+
+
+def run(name):
+    """Scores all candidates in the arm `name`; prints a row."""
+    images = np.random.default_rng(0).standard_normal((16, 224, 224, 3)).astype(np.float32)
+    arm = ARMS[name]
+    scorer = TrainingFreeScorer(SETTINGS, images) if arm is None else ParallelScorer(SETTINGS, images, *arm)
+    topologies = tried()
+    list(scorer([Topology.parse("4,2,2|2,1,2|2,1,2|2,1,2|16,8")] * (arm[0] if arm else 1)))  # Warms up.
+    start = time.perf_counter()
+    measures = [score.measures for score in scorer(topologies)]
+    print(
+        json.dumps(dict(arm=name, candidates=len(topologies), seconds=time.perf_counter() - start, measures=measures))
+    )
+
+
+def main():
+    if len(sys.argv) == 2:
+        run(sys.argv[1])
+        return
+    rows = []
+    for name in ARMS:
+        finished = subprocess.run([sys.executable, __file__, name], capture_output=True, text=True, check=True)
+        rows.append(json.loads(finished.stdout.splitlines()[-1]))
+        print(f"{name:<26}{rows[-1]['candidates']} candidates in {rows[-1]['seconds']:.1f} s", flush=True)
+    print("bit-identical:", rows[0]["measures"] == rows[1]["measures"])
+    print(f"2 workers against 1: {rows[0]['seconds'] / rows[1]['seconds']:.2f} times faster")
+    print(f"2 workers against all threads: {rows[2]['seconds'] / rows[1]['seconds']:.2f} times faster")
+    RESULTS.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+if __name__ == "__main__":
+    main()
