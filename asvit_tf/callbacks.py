@@ -105,9 +105,10 @@ class RetokenizationAction:
             self._trained = tokenization
         return changed
 
-    def before_evaluation(self) -> None:
-        """Sets the last phase's tokenization, whatever the step."""
-        self._backbone.set_tokenization(self.schedule.final)
-        if self._evaluated is None:
+    def before_evaluation(self, tokenization: Tokenization | None = None) -> None:
+        """Sets the tokenization of the next evaluation: the last phase's unless another is given, whatever the step."""
+        tokenization = tokenization or self.schedule.final
+        self._backbone.set_tokenization(tokenization)
+        if self._evaluated != tokenization:
             self._trainer._eval_loop_fn = None
-            self._evaluated = self.schedule.final
+            self._evaluated = tokenization

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from typing import List, Optional
 
 import tf_keras
@@ -14,6 +15,7 @@ from official.vision.modeling.backbones import factory
 from official.vision.tasks import image_classification as classification_task
 
 from asvit_tf import backbone as asvit_backbone
+from asvit_tf import checkpoints
 from asvit_tf.errors import UserError
 from asvit_tf.retokenization import Phase, Schedule, Tokenization
 from asvit_tf.topology import NAMED, Topology
@@ -53,15 +55,17 @@ class Backbone(backbones.Backbone):
 
 @dataclasses.dataclass
 class RetokenizationPhase(hyperparams.Config):
-    """One phase.
+    """One phase. It ends at a step or at an epoch; the last one has neither.
 
     Attributes:
-      until_step: The first step that is no longer in it; None in the last phase.
+      until_step: The first step that is no longer in it.
+      until_epoch: The same in epochs, of the schedule's `steps_per_epoch`; need not be whole.
       stride: Pixels between tokens.
       dilation: Pixels between taps; None for the one whose kernel spans about a stride ("auto").
     """
 
     until_step: Optional[int] = None
+    until_epoch: Optional[float] = None
     stride: int = 4
     dilation: Optional[int] = None
 
@@ -74,10 +78,14 @@ class Retokenization(hyperparams.Config):
       preset: "none", "published" or "thirds" (see retokenization.PRESETS), its boundaries rounded to whole blocks of
         `steps_per_loop`; ignored where `phases` are given.
       phases: In order.
+      steps_per_epoch: What `until_epoch` counts in.
+      evaluate_phase: Evaluate at the phase's own tokens too, beside all tokens; metrics are named `phase_...`.
     """
 
     preset: str = "none"
     phases: List[RetokenizationPhase] = dataclasses.field(default_factory=list)
+    steps_per_epoch: Optional[int] = None
+    evaluate_phase: bool = False
 
 
 @dataclasses.dataclass
@@ -104,7 +112,14 @@ class ClassificationTask(image_classification.ImageClassificationTask):
 
 @task_factory.register_task_cls(ClassificationTask)
 class AsViTClassificationTask(classification_task.ImageClassificationTask):
-    """Nothing of its own: the schedule is the trainer's business."""
+    """The Model Garden's task, but a checkpoint to start from is accounted for. The schedule is the trainer's."""
+
+    def initialize(self, model: tf_keras.Model) -> None:
+        """Loads `init_checkpoint` if there is one (see `checkpoints.initialize`), and says what was loaded."""
+        config = self.task_config
+        if config.init_checkpoint:
+            report = checkpoints.initialize(model, config.init_checkpoint, config.init_checkpoint_modules)
+            print(f"{config.init_checkpoint}: {report}", file=sys.stderr)
 
 
 @factory.register_backbone_builder("asvit")
@@ -153,7 +168,7 @@ def schedule_of(params: cfg.ExperimentConfig) -> Schedule:
                 tokenization = Tokenization.auto(phase.stride, kernel_size)
             else:
                 tokenization = Tokenization(phase.stride, phase.dilation)
-            phases.append(Phase(phase.until_step, tokenization))
+            phases.append(Phase(_end(phase, config.steps_per_epoch), tokenization))
         schedule = Schedule(tuple(phases))
     else:
         schedule = Schedule.preset(
@@ -165,6 +180,17 @@ def schedule_of(params: cfg.ExperimentConfig) -> Schedule:
             f"backbone is evaluated and exported with {backbone.stride} and {backbone.dilation}; they must be equal"
         )
     return schedule
+
+
+def _end(phase: RetokenizationPhase, steps_per_epoch: int | None) -> int | None:
+    """The step at which a phase ends."""
+    if phase.until_epoch is None:
+        return phase.until_step
+    if phase.until_step is not None:
+        raise UserError("a phase has both until_step and until_epoch; give one")
+    if not steps_per_epoch:
+        raise UserError("a phase has until_epoch; that needs retokenization.steps_per_epoch")
+    return round(phase.until_epoch * steps_per_epoch)
 
 
 def _classification(task: ClassificationTask) -> cfg.ExperimentConfig:
@@ -221,7 +247,7 @@ def asvit_imagenet() -> cfg.ExperimentConfig:
             model=ClassificationModel(num_classes=1000, input_size=[224, 224, 3]),
             # Mixup gives soft labels, smoothed already.
             losses=image_classification.Losses(one_hot=False, soft_labels=True),
-            retokenization=Retokenization(preset="thirds"),
+            retokenization=Retokenization(preset="thirds", steps_per_epoch=epoch_steps),
             train_data=image_classification.DataConfig(
                 input_path="imagenet-2012-tfrecord/train*",
                 is_training=True,

@@ -60,6 +60,7 @@ class RetokenizingTrainer(base_trainer.Trainer):
         _create_slots(optimizer, model.trainable_variables)
         self.schedule = configs.schedule_of(config)
         self.blocks: list[Block] = []
+        self._evaluated_at = self.schedule.final
         self._retokenize = RetokenizationAction(self, model.backbone, self.schedule)
 
     def train(self, num_steps):
@@ -93,6 +94,18 @@ class RetokenizingTrainer(base_trainer.Trainer):
         )
         return logs
 
+    def evaluate(self, num_steps):
+        """Evaluates at all tokens; and, if the schedule asks for it, at the present phase's."""
+        metrics = super().evaluate(num_steps)
+        phase = self.schedule.tokenization(int(self.global_step.numpy()))
+        if self.config.task.retokenization.evaluate_phase and phase != self.schedule.final:
+            self._evaluated_at = phase
+            try:
+                metrics |= {f"phase_{name}": value for name, value in super().evaluate(num_steps).items()}
+            finally:
+                self._evaluated_at = self.schedule.final
+        return metrics
+
     def eval_begin(self):
-        self._retokenize.before_evaluation()
+        self._retokenize.before_evaluation(self._evaluated_at)
         super().eval_begin()

@@ -18,6 +18,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import matplotlib.ticker
 import numpy as np
 import scipy.stats
 import tqdm
@@ -88,11 +89,15 @@ def draw(measured):
         length, curvature, turning = (
             column(measured, name, key) for key in ("length_distortion", "curvature", "turning_number")
         )
-        points = axis.scatter(length, curvature, c=turning, cmap="viridis", vmin=1, vmax=2.4, s=22)
+        points = axis.scatter(length, curvature, c=turning, cmap="viridis", vmin=1, vmax=3.2, s=22)
         line = np.geomspace(length.min(), length.max(), 50)
         # A circle that is scaled and stays a circle has curvature 2 pi / (radius length_distortion).
         axis.plot(line, 2 * np.pi / (np.sqrt(3) * SIDE * line), color="grey", linewidth=0.8, linestyle=":")
         axis.set(xscale="log", yscale="log", title=name, xlabel="length distortion", ylabel="curvature")
+        for line_of_ticks in (axis.xaxis, axis.yaxis):  # Less than a decade: powers of ten alone would leave no labels.
+            line_of_ticks.set_major_locator(matplotlib.ticker.MaxNLocator(4))
+            line_of_ticks.set_major_formatter(matplotlib.ticker.StrMethodFormatter("{x:g}"))
+            line_of_ticks.set_minor_locator(matplotlib.ticker.NullLocator())
     figure.colorbar(points, ax=axes, label="turning number")
     FIGURE.parent.mkdir(exist_ok=True)
     figure.savefig(FIGURE, dpi=130)

@@ -17,7 +17,7 @@ from asvit_tf.errors import UserError
 from asvit_tf.topology import Topology
 from search.records import jsonable
 
-CONTEXT = dict(
+CONTEXT: dict[str, Any] = dict(
     token_normalize_func=lambda name: name.replace("_", "-"),  # `--save_dir` and `--save-dir` are the same flag.
     help_option_names=["-h", "--help"],
     max_content_width=110,

@@ -1,10 +1,16 @@
 """Experiments and YAMLs: each trains and evaluates, shrunk to a few small images."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras
+from official.core import exp_factory, task_factory
+from official.modeling import hyperparams
 
-from asvit_tf import Topology, data, train
+from asvit_tf import AsViT, Topology, UserError, checkpoints, configs, counting, data, train
 from search import family
 
 TINY = "4,2,2|2,2,2|2,1,2|2,1,2|8,8"
@@ -63,3 +69,118 @@ def test_the_yaml_of_a_target_trains_as_it_is(photos, tmp_path):
     assert np.isfinite(metrics["validation_loss"])
     assert 0 <= metrics["accuracy"] <= 1
     assert TINY.split("|")[0] in (tmp_path / "model/params.yaml").read_text()
+
+
+class Classifier(tf_keras.Model):
+    def __init__(self, backbone, classes=3):
+        super().__init__()
+        self.backbone = backbone
+        self.head = tf_keras.layers.Dense(classes)
+        self.head.build((None, 64))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A checkpoint as the trainer writes it: model, optimizer, step. Returns its path and the model."""
+    model = Classifier(AsViT(TINY, tf_keras.layers.InputSpec(shape=[None, 32, 32, 3]), seed=1))
+    optimizer = tf_keras.optimizers.Adam()
+    optimizer.build(model.trainable_variables)
+    saved = tf.train.Checkpoint(model=model, optimizer=optimizer, global_step=tf.Variable(7))
+    return saved.save(str(tmp_path_factory.mktemp("checkpoint") / "ckpt")), model
+
+
+@pytest.mark.parametrize("modules", checkpoints.MODULES)
+def test_every_variable_of_a_checkpoint_is_accounted_for(checkpoint, modules):
+    path, saved = checkpoint
+    model = Classifier(AsViT(TINY, tf_keras.layers.InputSpec(shape=[None, 32, 32, 3]), seed=2))
+    head = model.head.kernel.numpy()
+    report = checkpoints.initialize(model, path, modules)
+    for ours, theirs in zip(model.backbone.variables, saved.backbone.variables):
+        np.testing.assert_array_equal(ours, theirs)
+    part = model.backbone if modules == "backbone" else model
+    assert len(report.loaded) == len(part.variables)
+    assert report.resized == report.unused == ()
+    assert np.array_equal(model.head.kernel, head) == (modules == "backbone")
+
+
+def test_a_directory_means_its_newest_checkpoint_and_parts_without_a_place_are_named(checkpoint):
+    path, saved = checkpoint
+    model = Classifier(AsViT(TINY, tf_keras.layers.InputSpec(shape=[None, 32, 32, 3]), position_embedding=False))
+    report = checkpoints.initialize(model, os.path.dirname(path), "backbone")
+    assert report.unused == ("position_embedding/embedding",)
+    assert "not used: position_embedding/embedding" in str(report)
+    np.testing.assert_array_equal(model.backbone.stem.kernel, saved.backbone.stem.kernel)
+
+
+def test_the_position_embedding_is_resized_to_the_image(checkpoint):
+    path, saved = checkpoint
+    model = Classifier(AsViT(TINY, tf_keras.layers.InputSpec(shape=[None, 48, 64, 3])))
+    report = checkpoints.initialize(model, path, "backbone")
+    assert report.resized == ("position_embedding/embedding",)
+    expected = tf.image.resize(saved.backbone.position_embedding.embedding, (12, 16), antialias=True)
+    np.testing.assert_allclose(model.backbone.position_embedding.embedding, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("topology", "classes", "modules", "message"),
+    [
+        ("4,2,2|2,2,2|2,1,2|2,1,2|8,12", 3, "backbone", "another network: .*stem/kernel has shape"),
+        ("4,2,2,2|2,2,2|2,1,2|2,1,2|8,8", 3, "backbone", "stage_0_block_1.* is missing there.*and .* more"),
+        (TINY, 5, "all", r"head/kernel has shape \(64, 3\) there, \(64, 5\) here"),
+        (TINY, 3, "head", "allowed are all, backbone"),
+    ],
+)
+def test_checkpoints_of_other_networks_are_refused_and_change_nothing(checkpoint, topology, classes, modules, message):
+    model = Classifier(AsViT(topology, tf_keras.layers.InputSpec(shape=[None, 32, 32, 3])), classes)
+    before = [variable.numpy() for variable in model.variables]
+    with pytest.raises(UserError, match=message):
+        checkpoints.initialize(model, checkpoint[0], modules)
+    for variable, value in zip(model.variables, before):
+        np.testing.assert_array_equal(variable, value)
+
+
+def test_no_checkpoint(tmp_path):
+    (tmp_path / "text").write_text("no checkpoint")
+    for path in ("nowhere", tmp_path, tmp_path / "text"):
+        with pytest.raises(UserError, match="no checkpoint at"):
+            checkpoints.initialize(Classifier(AsViT(TINY)), str(path))
+
+
+YAMLS = sorted((Path(__file__).parents[1] / "official_configs").glob("imagenet_*.yaml"))
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=lambda path: path.stem)
+def test_imagenet_yamls_load_strictly_build_and_state_their_size(path):
+    params = exp_factory.get_exp_config("asvit_imagenet")
+    params = hyperparams.override_params_dict(params, str(path), is_strict=True)
+    params.validate()
+    schedule = configs.schedule_of(params)
+    assert schedule.boundaries == (100 * 1251, 200 * 1251)
+    counted = counting.count(Topology.parse(params.task.model.backbone.asvit.topology))
+    if path.stem.endswith("_tpu"):  # Its twin for GPUs has the same network.
+        assert task_factory.get_task(params.task).build_model().count_params() == counted.parameters
+    assert f"{counted.parameters / 1e6:.2f} M parameters" in path.read_text()
+
+
+@pytest.mark.parametrize("path", YAMLS[:1] + YAMLS[-1:], ids=lambda path: path.stem)
+def test_imagenet_yamls_train_and_evaluate_when_shrunk(path, photos, tmp_path):
+    tiny = {"task.model.backbone.asvit.topology": f"'{TINY}'", "task.model.input_size": "[32,32,3]"}
+    arguments = ["--experiment=asvit_imagenet", "--mode=train_and_eval", f"--model_dir={tmp_path}"]
+    metrics = train.start([*arguments, f"--config_file={path}", shrunk(photos, **tiny)])
+    assert np.isfinite(metrics["validation_loss"])
+
+
+def test_phases_end_at_steps_or_epochs():
+    params = exp_factory.get_exp_config("asvit_imagenet")
+    params.task.retokenization.phases = [
+        configs.RetokenizationPhase(until_epoch=1.5, stride=16),
+        configs.RetokenizationPhase(until_step=5000, stride=8),
+        configs.RetokenizationPhase(),
+    ]
+    assert configs.schedule_of(params).boundaries == (round(1.5 * 1251), 5000)
+    params.task.retokenization.steps_per_epoch = None
+    with pytest.raises(UserError, match=r"needs retokenization.steps_per_epoch"):
+        configs.schedule_of(params)
+    params.task.retokenization.phases[0].until_step = 3
+    with pytest.raises(UserError, match="give one"):
+        configs.schedule_of(params)
