@@ -9,9 +9,9 @@ whatever the number of inputs or outputs. One reverse pass would give one output
 engines compute the same:
 
     jet          a Taylor rule for each operation (`asvit_tf.jets`); the cheapest, and the default
-    accumulator  `tf.autodiff.ForwardAccumulator`, nested for y''; takes any TensorFlow function
+    accumulator  `tf.autodiff.ForwardAccumulator`, nested for y''; nested, it fails on some operations (`tf.where`)
     tape         `tf.GradientTape` alone: J(x)^T u is linear in u, so its own gradient with respect to u, for the output
-                 gradient x', is J(x) x'; the dearest, and independent of the other two
+                 gradient x', is J(x) x'; the dearest, takes any TensorFlow function, and shares no code with the others
 
 docs/method.md says what each costs.
 """
@@ -36,7 +36,8 @@ def derivatives(fn: Function, x: tf.Tensor, dxs: Sequence[tf.Tensor], engine: st
       fn: Map that can be differentiated as often as asked.
       x: Its input.
       dxs: x', or x' and x''; shape and dtype of `x`.
-      engine: One of `ENGINES`. "jet" hands functions with an operation that has no Taylor rule to "accumulator".
+      engine: One of `ENGINES`. "jet" hands functions with an operation that has no Taylor rule to "accumulator" for y',
+        to "tape" for y''.
 
     Raises:
       UserError: Unknown engine.
@@ -47,7 +48,7 @@ def derivatives(fn: Function, x: tf.Tensor, dxs: Sequence[tf.Tensor], engine: st
         try:
             return jets.derivatives(fn, x, dxs)
         except jets.NoRuleError:
-            engine = "accumulator"
+            engine = "accumulator" if len(dxs) == 1 else "tape"
     first = _accumulated if engine == "accumulator" else _taped
     if len(dxs) == 1:
         return list(first(fn, [x], list(dxs)))

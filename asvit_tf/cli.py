@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from asvit_tf import counting, retokenization
+from asvit_tf import counting, retokenization, savings
 from asvit_tf.folders import class_folders
 from asvit_tf.topology import Topology
 from search import commands
@@ -56,19 +56,9 @@ def describe(
     parsed = Topology.parse(topology)
     size = (image_size, image_size)
     counted = counting.count(parsed, size, num_classes, position_embedding=position_embedding)
-    shares = 300  # Any number of steps that the presets divide; only shares are shown.
+    shares = 300  # Epochs, say; the presets divide them.
     schedule = retokenization.Schedule.preset(preset, shares, parsed.stages[0].kernel_size)
-    macs = retokenization.phase_macs(parsed, schedule, size, num_classes, position_embedding=position_embedding)
-    steps = schedule.steps_per_phase(shares)
-    phases = [
-        dict(
-            stride=phase.tokenization.stride,
-            dilation=phase.tokenization.dilation,
-            share_of_steps=count / shares,
-            macs=phase_macs,
-        )
-        for phase, phase_macs, count in zip(schedule.phases, macs, steps)
-    ]
+    phases = savings.plan(parsed, schedule, shares, size, num_classes, position_embedding=position_embedding)
     result: dict[str, Any] = dict(
         topology=str(parsed),
         image_size=image_size,
@@ -77,7 +67,21 @@ def describe(
         parameters=counted.parameters,
         macs=counted.macs,
         stages=[dataclasses.asdict(stage) for stage in counted.stages],
-        retokenization=dict(preset=preset, phases=phases, saved=retokenization.planned_saving(macs, steps)),
+        retokenization=dict(
+            preset=preset,
+            phases=[
+                dict(
+                    stride=phase.stride,
+                    dilation=phase.dilation,
+                    token_grid=phase.token_grid,
+                    share_of_steps=phase.steps / shares,
+                    macs=phase.macs,
+                    share=phase.share,
+                )
+                for phase in phases
+            ],
+            saved=savings.planned_saving(phases),
+        ),
     )
     if as_json:
         print_json(result)
@@ -93,12 +97,7 @@ def describe(
             f"{stage.parameters:>12,}{stage.macs:>16,}"
         )
     click.echo(f"{'total':<54}{counted.parameters:>12,}{counted.macs:>16,}")
-    click.echo(f"\nre-tokenization {preset!r} saves {result['retokenization']['saved']:.1%} of training MACs:")
-    for phase in phases:
-        click.echo(
-            f"  {phase['share_of_steps']:>5.0%} of steps at stride {phase['stride']:>2}, dilation {phase['dilation']}: "
-            f"{phase['macs']:>16,} MACs an image"
-        )
+    click.echo(f"\nre-tokenization {preset!r} over {shares} epochs:\n{savings.plan_in_words(phases)}")
 
 
 def _by(sides: tuple[int, int]) -> str:

@@ -23,7 +23,8 @@ from asvit_tf import autodiff
 from asvit_tf.errors import UserError
 
 RADII = ("sqrt_n", "unit")
-_LINEAR_WITHIN = 0.01
+_LINEAR_WITHIN = 0.01  # As a share of the derivatives: what a linear map would not explain.
+_ROUND_WITHIN = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +80,9 @@ class Circle:
 class Complexity:
     """The image of a circle, and its measures (dimensionless; None where the acceleration was not asked for).
 
-    A measure that is undefined, because the image stands still somewhere or is not finite, is NaN.
+    A measure that is undefined, because the image stands still somewhere or is not finite, is NaN. `nonlinearity` is
+    the share of v and a that no linear map explains, 0 to 1; `axis_ratio` the shorter over the longer axis of the
+    ellipse that the best linear map makes of the circle.
     """
 
     velocity: np.ndarray  # [n, C]
@@ -87,6 +90,8 @@ class Complexity:
     length_distortion: float
     curvature: float | None
     length_distortion_with_curvature: float | None
+    nonlinearity: float | None = None
+    axis_ratio: float | None = None
 
     @property
     def undefined(self) -> str | None:
@@ -103,22 +108,30 @@ def turning_number(length_distortion_with_curvature: float) -> float:
     return length_distortion_with_curvature / (2 * np.pi)
 
 
-def is_linear(turning: float) -> bool:
-    """Whether a turning number is that of a network that is linear along the circle."""
-    return abs(turning - 1) < _LINEAR_WITHIN
+def is_linear(nonlinearity: float) -> bool:
+    """Whether a network is linear along the circle, to a hundredth of its derivatives."""
+    return nonlinearity < _LINEAR_WITHIN
 
 
-def in_words(turning: float) -> str:
-    """What a turning number says about the other measures."""
-    if is_linear(turning):
+def in_words(turning: float, nonlinearity: float, axis_ratio: float) -> str:
+    """What the shape of the image says about the measures.
+
+    Args:
+      turning: Turning number.
+      nonlinearity, axis_ratio: As in `Complexity`; the largest and the smallest of several repeats.
+    """
+    if not is_linear(nonlinearity):
         return (
-            f"turning number {turning:.4f}: the network is linear along the circle (an ellipse turns around exactly "
-            "once), so curvature and length distortion say the same: how much it stretches"
+            f"turning number {turning:.4f}: the network is not linear along the circle ({nonlinearity:.1%} of its "
+            "derivatives are beyond a linear map); curvature and length distortion are different information"
         )
-    return (
-        f"turning number {turning:.4f}: the network is not linear along the circle; curvature and length distortion "
-        "say different things"
+    text = (
+        f"turning number {turning:.4f}: the network is linear along the circle (to {nonlinearity:.2%} of its "
+        f"derivatives); the image is an ellipse of axis ratio {axis_ratio:.2f}"
     )
+    if axis_ratio > 1 - _ROUND_WITHIN:
+        text += ", nearly round, so curvature and length distortion say the same: how much the network stretches"
+    return text
 
 
 def integrate(circle: Circle, velocity: np.ndarray, acceleration: np.ndarray | None) -> Complexity:
@@ -142,7 +155,26 @@ def integrate(circle: Circle, velocity: np.ndarray, acceleration: np.ndarray | N
         turning_speed = np.linalg.norm(acceleration - along[:, None] * velocity, axis=1) / speed
         curvature = float(np.trapezoid(turning_speed / speed, circle.theta))
         turning = float(np.trapezoid(turning_speed, circle.theta))
-    return Complexity(velocity, acceleration, length_distortion, curvature, turning)
+    return Complexity(
+        velocity, acceleration, length_distortion, curvature, turning, *_linear_part(circle, velocity, acceleration)
+    )
+
+
+def _linear_part(circle: Circle, velocity: np.ndarray, acceleration: np.ndarray) -> tuple[float, float]:
+    """`nonlinearity` and `axis_ratio`.
+
+    A linear map has v = B cos t - A sin t and a = -A cos t - B sin t, with A and B the images of r u0 and r u1; they
+    are fitted by least squares. No quadrature: it holds for any number of points.
+    """
+    cosine, sine = np.cos(circle.theta), np.sin(circle.theta)
+    design = np.concatenate([np.stack([-sine, cosine], 1), np.stack([-cosine, -sine], 1)])  # [2 n, 2]
+    derivatives = np.concatenate([velocity, acceleration])
+    if not (np.all(np.isfinite(derivatives)) and np.any(derivatives)):
+        return float("nan"), float("nan")
+    axes = np.linalg.lstsq(design, derivatives, rcond=None)[0]
+    residual = float(np.linalg.norm(derivatives - design @ axes) / np.linalg.norm(derivatives))
+    longer, shorter = np.linalg.svd(axes, compute_uv=False)
+    return residual, float(shorter / longer) if longer > 0 else float("nan")
 
 
 def compile_measure(

@@ -43,9 +43,19 @@ class Source:
             raise UserError("give either a dataset or a data_path")
         if self.data_path is not None:
             if not self._files():
-                raise UserError(f"{self.data_path} has no images: expected a folder of image files, or TFRecords")
+                raise UserError(
+                    f"{self.data_path} has no images: expected a folder of image files, or TFRecords by a pattern, as "
+                    "in DIR/train-*"
+                )
         elif self.dataset not in EMBEDDED:
             self._tfds_directory()
+
+    @classmethod
+    def of_flags(cls, dataset: str | None, data_path: str | None, data_dir: str | None) -> Source:
+        """From the flags of a command; "imagenet" beside a path names what is there, as in released command lines."""
+        if data_path is not None and dataset == "imagenet":
+            dataset = None
+        return cls(dataset or None, None if data_path is None else os.path.abspath(data_path), data_dir)
 
     def _files(self) -> list[Path]:
         """Image files of the folder, or record files of the pattern."""
@@ -94,6 +104,8 @@ class Source:
             import tensorflow_datasets as tfds
 
             builder = tfds.builder_from_directory(str(self._tfds_directory()))
+            if "image" not in (builder.info.features or {}):
+                raise UserError(f"dataset {self.dataset!r} has no feature named image")
             split = "train" if "train" in builder.info.splits else next(iter(builder.info.splits))
             records = builder.as_dataset(split=split, decoders={"image": tfds.decode.SkipDecoding()})
             records = records.map(lambda example: example["image"])
@@ -101,13 +113,12 @@ class Source:
             for record in records.shuffle(_SHUFFLED_RECORDS, seed, reshuffle_each_iteration=False):
                 yield record.numpy()
         except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
-            raise UserError(
-                f"{self.data_path or self.dataset} holds no TFRecords of images ({error.message[:80]})"
-            ) from None
+            reason = error.message.split("}} ")[-1].split(" [Op:")[0][:100]
+            raise UserError(f"{self.data_path or self.dataset} holds no TFRecords of images ({reason})") from None
 
 
 def sample(source: Source, count: int, image_size: tuple[int, int], seed: int) -> tuple[np.ndarray, int]:
-    """Images as the Model Garden's evaluation pipeline shows them to a network.
+    """Images whole, resized and normalized by the Model Garden's evaluation pipeline.
 
     Of images that are alike only one is taken: they would have a singular NTK.
 
@@ -141,8 +152,9 @@ def sample(source: Source, count: int, image_size: tuple[int, int], seed: int) -
         image = data.as_jpeg_or_png(encoded)
         if image is None:
             skipped += 1
-        elif image not in distinct:
-            distinct[image] = parse({"image/encoded": image, "image/class/label": 0})[0].numpy()
+        else:
+            pixels = parse({"image/encoded": image, "image/class/label": 0})[0].numpy()
+            distinct.setdefault(pixels.tobytes(), pixels)
     if len(distinct) < count:
         raise UserError(
             f"{count} different images are needed, {len(distinct)} were found"

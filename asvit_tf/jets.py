@@ -52,6 +52,8 @@ def derivatives(fn: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor, dxs: Sequenc
     for operation in between:
         if operation.type in _CONSTANT or all(jet_of(tensor) is None for tensor in operation.inputs):
             continue
+        if not any(tensor.dtype.is_floating for tensor in operation.outputs):
+            continue  # An integer or a truth value jumps or stands; its derivative is 0.
         if operation.type not in RULES:
             raise NoRuleError(f"no rule for the operation {operation.type}")
         for tensor, derived in zip(operation.outputs, RULES[operation.type](operation, jet_of)):
@@ -80,7 +82,9 @@ def _again(operation: tf.Operation, inputs: Sequence[tf.Tensor]) -> list[tf.Tens
 
 def _linear(operation: tf.Operation, jet_of: JetOf) -> list[Derivatives]:
     """Linear in the one input that moves."""
-    (moving,) = (i for i, tensor in enumerate(operation.inputs) if jet_of(tensor) is not None)
+    moving, *others = (i for i, tensor in enumerate(operation.inputs) if jet_of(tensor) is not None)
+    if others:
+        raise NoRuleError(f"no rule for the operation {operation.type} with {len(others) + 1} moving inputs")
     results = []
     for derivative in jet_of(operation.inputs[moving]):
         arguments = list(operation.inputs)
@@ -108,7 +112,9 @@ def _order(jets: Sequence[Derivatives | None]) -> int:
 
 
 def _sum(operation: tf.Operation, jet_of: JetOf) -> list[Derivatives]:
-    """y = a + b, y = a - b, or a sum of many, with broadcasting."""
+    """y = a + b, y = a - b, or a sum of many, with broadcasting over the last axes."""
+    if operation.type == "BiasAdd" and operation.get_attr("data_format") != b"NHWC":
+        raise NoRuleError("no rule for the operation BiasAdd with channels first")
     jets = [jet_of(tensor) for tensor in operation.inputs]
     shape = operation.outputs[0].shape
     results = []
@@ -125,6 +131,8 @@ def _sum(operation: tf.Operation, jet_of: JetOf) -> list[Derivatives]:
 
 def _product(operation: tf.Operation, jet_of: JetOf) -> list[Derivatives]:
     """Linear in each of two inputs: Leibniz's rule."""
+    if len(operation.inputs) != 2:
+        raise NoRuleError(f"no rule for the operation {operation.type} with {len(operation.inputs)} inputs")
     a, b = operation.inputs
     da, db = jet_of(a), jet_of(b)
     if da is None or db is None:
@@ -170,6 +178,8 @@ def _averaged(p: tf.Tensor, ds: Derivatives, v: tf.Tensor, dv: Derivatives, y: t
 
         y'  = <v'> + <s' v> - <s'> y
         y'' = <v''> + 2 <s' v'> + <e v> - 2 <s'> (<v'> + <s' v>) + (2 <s'>^2 - <e>) y,   e = s'' + s'^2.
+
+    What all scores of a row have in common cancels here, and costs digits where it is hundreds of times their spread.
     """
     one = tf.ones_like(v[..., :1])
     width = v.shape[-1]

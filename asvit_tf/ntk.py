@@ -59,23 +59,25 @@ def gram(fn: autodiff.Function, variables: Sequence[tf.Variable], images: tf.Ten
     return compile_gram(fn, variables)(images)
 
 
-def undefined(gram: np.ndarray) -> str | None:
-    """Why a Gram matrix has no condition number; None if it has one."""
+def condition_number_or_reason(gram: np.ndarray) -> tuple[float, str | None]:
+    """Largest over smallest eigenvalue of a Gram matrix, and None; or NaN, and why there is none."""
     if not np.all(np.isfinite(gram)):
-        return "the gradients are not finite"
-    eigenvalues = np.linalg.eigvalsh(gram)
+        return float("nan"), "the gradients are not finite"
+    try:
+        eigenvalues = np.linalg.eigvalsh(gram)
+    except np.linalg.LinAlgError:
+        return float("nan"), "the eigenvalues of the NTK do not converge"
     if not eigenvalues[0] > RESOLUTION * eigenvalues[-1]:
-        return "the NTK is singular to the precision of its gradients: some images are alike to this network"
-    return None
+        return float(
+            "nan"
+        ), "the NTK is singular to the precision of its gradients: some images are alike to this network"
+    return float(eigenvalues[-1] / eigenvalues[0]), None
 
 
 def condition_number(gram: np.ndarray) -> float:
     """Largest over smallest eigenvalue of a Gram matrix; >= 1.
 
-    NaN, never a number that could be ranked, where there is none (`undefined` says why): entries that are not finite,
-    or a smallest eigenvalue that is not above the rounding of float32 gradients.
+    NaN, never a number that could be ranked, where there is none (`condition_number_or_reason` says why): entries that
+    are not finite, or a smallest eigenvalue that is not above the rounding of float32 gradients.
     """
-    if undefined(gram):
-        return float("nan")
-    eigenvalues = np.linalg.eigvalsh(gram)
-    return float(eigenvalues[-1] / eigenvalues[0])
+    return condition_number_or_reason(gram)[0]

@@ -9,13 +9,10 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import itertools
-from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any
 
-from asvit_tf import counting
 from asvit_tf.errors import UserError
-from asvit_tf.topology import STRIDE, Topology
+from asvit_tf.topology import STRIDE
 
 # (share of all steps at which the phase ends, stride). "published": the switches of the authors' figure, near epochs
 # 80 and 132 of 300. "thirds": the three equal phases that give the 56.2 % of training FLOPs they state.
@@ -139,26 +136,3 @@ class Schedule:
         """Steps that every phase trains when training ends after `total_steps`."""
         edges = [0, *(min(boundary, total_steps) for boundary in self.boundaries), total_steps]
         return tuple(later - earlier for earlier, later in itertools.pairwise(edges))
-
-
-def phase_macs(
-    topology: Topology, schedule: Schedule, image_size: tuple[int, int], num_classes: int, **options: Any
-) -> tuple[int, ...]:
-    """Multiply-accumulates of one forward pass of one image in every phase (`options` as for `counting.count`)."""
-    return tuple(
-        counting.count(topology, image_size, num_classes, stride=phase.tokenization.stride, **options).macs
-        for phase in schedule.phases
-    )
-
-
-def planned_saving(macs: Sequence[int], steps: Sequence[int]) -> float:
-    """Share of training multiply-accumulates saved against training every step at the last phase's cost.
-
-    Args:
-      macs: Per phase, for one image.
-      steps: Per phase.
-
-    Returns:
-      1 - sum(macs * steps) / (macs[-1] * sum(steps)), between 0 and 1.
-    """
-    return 1 - sum(m * s for m, s in zip(macs, steps, strict=True)) / (macs[-1] * sum(steps))

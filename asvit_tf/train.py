@@ -13,7 +13,7 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import gin
@@ -31,19 +31,21 @@ from tensorboard.backend.event_processing import event_accumulator
 from asvit_tf import (
     configs,
     registry_imports,  # noqa: F401
+    savings,
 )
 from asvit_tf.errors import UserError
+from asvit_tf.jsonfiles import write_json
+from asvit_tf.topology import Topology
 from asvit_tf.trainer import Block, RetokenizingTrainer
-
-BLOCKS_FILE = "blocks.jsonl"
 
 
 class _BlockLog:
-    """Train action: appends the trainer's new blocks to `blocks.jsonl`, and moves a progress bar."""
+    """Train action: appends the trainer's new blocks to `blocks.jsonl` and TensorBoard, and moves a progress bar."""
 
     def __init__(self, trainer: RetokenizingTrainer, model_dir: str, total_steps: int, progress: bool):
         self._trainer = trainer
-        self._path = os.path.join(model_dir, BLOCKS_FILE)
+        self._writer = tf.summary.create_file_writer(os.path.join(model_dir, "retokenization"))
+        self._path = os.path.join(model_dir, savings.BLOCKS_FILE)
         self._total_steps = total_steps
         self._progress = progress
         self._bar: tqdm.tqdm | None = None
@@ -56,6 +58,12 @@ class _BlockLog:
                 row = dataclasses.asdict(block)
                 # A line break first: what a killed run left unfinished must not swallow this row.
                 file.write("\n" + json.dumps({**row.pop("metrics"), **row}))
+        with self._writer.as_default():
+            for block in blocks:
+                tf.summary.scalar("retokenization/stride", block.stride, step=block.step)
+                name = "traced_step_seconds" if block.traced else "step_seconds"
+                tf.summary.scalar(f"retokenization/{name}", block.seconds / block.steps, step=block.step)
+        self._writer.flush()
         if self._progress and blocks:
             self._show(blocks)
 
@@ -68,63 +76,6 @@ class _BlockLog:
         self._bar.update(sum(block.steps for block in blocks))
         if last.step >= self._total_steps:
             self._bar.close()
-
-
-@dataclasses.dataclass(frozen=True)
-class PhaseTime:
-    """What one phase cost.
-
-    Attributes:
-      stride, dilation: Its tokenization.
-      steps: Trained in it.
-      step_seconds: Median over the blocks that traced nothing; NaN if there was none.
-      warm_seconds: `steps * step_seconds`.
-      trace_seconds: What the tracing blocks took beyond that.
-    """
-
-    stride: int
-    dilation: int
-    steps: int
-    step_seconds: float
-    warm_seconds: float
-    trace_seconds: float
-
-
-def read_blocks(model_dir: str | os.PathLike) -> list[dict]:
-    """The rows of `blocks.jsonl`, in order; of steps trained twice, because a killed run went back, the later ones."""
-    rows: dict[int, dict] = {}
-    path = Path(model_dir) / BLOCKS_FILE
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # Empty, or left unfinished by a killed run.
-        rows = {step: kept for step, kept in rows.items() if step <= row["step"] - row["steps"]}
-        rows[row["step"]] = row
-    return list(rows.values())
-
-
-def phase_times(blocks: Sequence[Mapping]) -> list[PhaseTime]:
-    """Warm training time and tracing time of every phase, from the rows of `read_blocks`."""
-    phases: dict[tuple[int, int], list[Mapping]] = {}
-    for block in blocks:
-        phases.setdefault((block["stride"], block["dilation"]), []).append(block)
-    times = []
-    for (stride, dilation), members in phases.items():
-        warm = sorted(block["seconds"] / block["steps"] for block in members if not block["traced"])
-        step_seconds = warm[len(warm) // 2] if warm else float("nan")
-        tracing = [block for block in members if block["traced"]]
-        times.append(
-            PhaseTime(
-                stride,
-                dilation,
-                steps=sum(block["steps"] for block in members),
-                step_seconds=step_seconds,
-                warm_seconds=step_seconds * sum(block["steps"] for block in members),
-                trace_seconds=sum(block["seconds"] - step_seconds * block["steps"] for block in tracing),
-            )
-        )
-    return times
 
 
 def run(params: cfg.ExperimentConfig, model_dir: str, mode: str, progress: bool = False) -> dict[str, float]:
@@ -142,11 +93,12 @@ def run(params: cfg.ExperimentConfig, model_dir: str, mode: str, progress: bool 
     Raises:
       UserError: The schedule does not fit the experiment, or there is no checkpoint to evaluate.
     """
-    configs.schedule_of(params)  # Before any long work.
+    phases = plan_of(params)  # Before any long work.
     if mode == "eval" and tf.train.latest_checkpoint(model_dir) is None:
         raise UserError(f"no checkpoint in {model_dir}; train first")
     if "train" in mode:
         train_utils.serialize_config(params, model_dir)
+        print(savings.plan_in_words(phases), file=sys.stderr)
     if params.task.seed is not None:
         tf_keras.utils.set_random_seed(params.task.seed)
     if params.runtime.mixed_precision_dtype:
@@ -187,7 +139,26 @@ def run(params: cfg.ExperimentConfig, model_dir: str, mode: str, progress: bool 
     run_mode(mode)
     if "eval" in mode and not metrics:
         run_mode("eval")  # All steps had been trained before, and then training evaluates nothing.
+    if "train" in mode:
+        summary = savings.summary(phases, savings.read_blocks(model_dir))
+        write_json(Path(model_dir) / "retokenization.json", summary)
     return metrics
+
+
+def plan_of(params: cfg.ExperimentConfig) -> list[savings.PlannedPhase]:
+    """What every phase of an experiment will cost."""
+    model = params.task.model
+    backbone = model.backbone.get()
+    return savings.plan(
+        Topology.parse(backbone.topology),
+        configs.schedule_of(params),
+        params.trainer.train_steps,
+        tuple(model.input_size[:2]),
+        model.num_classes,
+        position_embedding=backbone.position_embedding,
+        representation=backbone.representation,
+        window=backbone.window,
+    )
 
 
 def read_evaluations(model_dir: str | os.PathLike) -> list[tuple[int, float]]:

@@ -25,7 +25,7 @@ RESULTS = Path(__file__).parent / "results" / "digits_accuracy.jsonl"
 def train_one(topology, seed, schedule):
     """One row, in this process."""
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    from asvit_tf import Topology, data, train
+    from asvit_tf import Topology, data, savings, train
     from search import pipeline
     from search.settings import RunSettings
 
@@ -34,7 +34,7 @@ def train_one(topology, seed, schedule):
         dataset = data.prepare(Path(directory) / "data")
         params = pipeline.experiment(settings, dataset, Topology.parse(topology))
         metrics = train.run(params, f"{directory}/train", "train_and_eval")
-        phases = train.phase_times(train.read_blocks(f"{directory}/train"))
+        phases = savings.phase_times(savings.read_blocks(f"{directory}/train"))
     return dict(
         topology=topology,
         schedule=schedule,

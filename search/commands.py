@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import sys
 import warnings
@@ -14,8 +15,8 @@ from typing import Any
 import click
 
 from asvit_tf.errors import UserError
+from asvit_tf.jsonfiles import jsonable
 from asvit_tf.topology import Topology
-from search.records import jsonable
 
 CONTEXT: dict[str, Any] = dict(
     token_normalize_func=lambda name: name.replace("_", "-"),  # `--save_dir` and `--save-dir` are the same flag.
@@ -45,6 +46,21 @@ def quiet_tensorflow() -> None:
     absl_logging.set_verbosity(absl_logging.ERROR)
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
+
+
+class _Positive(click.ParamType):
+    """A finite number above 0; NaN and infinity are none."""
+
+    name = "number above 0"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not (math.isfinite(number) and number > 0):
+            self.fail(f"{value!r} is not a number above 0", param, ctx)
+        return number
 
 
 def _options(*options: Callable) -> Callable:
@@ -120,20 +136,22 @@ def complexity(
     with only_result_on_stdout():
         quiet_tensorflow()
         from asvit_tf import complexity, images
-        from search.scoring import DIRECTIONS, Settings, TrainingFreeScorer
+        from search.scoring import DIRECTIONS, SHAPE, Settings, TrainingFreeScorer
 
         size = (image_size, image_size)
-        sample, skipped = images.sample(images.Source(dataset, data_path, data_dir), batch_size, size, seed)
-        chosen = Settings(image_size=size, seed=seed, measures=tuple(DIRECTIONS), **settings)
+        sample, skipped = images.sample(images.Source.of_flags(dataset, data_path, data_dir), batch_size, size, seed)
+        chosen = Settings(image_size=size, seed=seed, measures=(*DIRECTIONS, *SHAPE), **settings)
         score = TrainingFreeScorer(chosen, sample, profile=True).score(parsed)
     third = score.measures["length_distortion_with_curvature"]
     turning = None if third is None else complexity.turning_number(third)
+    # Fewer points lie opposite each other, and any odd map fits them.
+    nonlinearity, axis_ratio = (score.measures[name] if chosen.points >= 5 else None for name in SHAPE)
     seconds = {name: score.split[name] for name in ("trace", "forward", "measures", "ntk")}
     result = dict(
         topology=str(parsed),
         **score.measures,
         turning_number=turning,
-        linear=None if turning is None else complexity.is_linear(turning),
+        linear=None if nonlinearity is None else complexity.is_linear(nonlinearity),
         standard_errors=score.errors,
         undefined={name: dict(repeats=count, reason=score.reasons[name]) for name, count in score.failures.items()},
         skipped_images=skipped,
@@ -149,8 +167,10 @@ def complexity(
         click.echo(f"{name:<34}{columns[0]:>14}{columns[1]:>17}")
     for name, count in score.failures.items():
         click.echo(f"{name}: undefined in {count} of {chosen.repeats} repeats: {score.reasons[name]}")
-    if turning is not None:
-        click.echo(complexity.in_words(turning))
+    if turning is not None and nonlinearity is not None and axis_ratio is not None:
+        click.echo(complexity.in_words(turning, nonlinearity, axis_ratio))
+    elif turning is not None:
+        click.echo(f"turning number {turning:.4f}")
     click.echo("seconds: " + ", ".join(f"{name} {value:.2f}" for name, value in seconds.items()))
     if skipped:
         click.echo(f"{skipped} files were skipped because they are no images")
@@ -175,8 +195,7 @@ _SEARCHING = _options(
         show_default=True,
         help="ntk_exp, ntk, exp, or measures by name, with commas.",
     ),
-    click.option("--max-parameters", type=float, help="Limit, in millions."),
-    click.option("--max-macs", type=float, help="Limit, in billions of multiply-accumulates an image."),
+    click.option("--max-macs", type=_Positive(), help="Limit, in billions of multiply-accumulates an image."),
     click.option(
         "--num-classes",
         default=1000,
@@ -229,7 +248,8 @@ _ALIASES = {
     show_default=True,
     help="Topologies in one update, scored side by side by the workers.",
 )
-@click.option("--learning-rate", default=0.08, show_default=True, help="Of Adam.")
+@click.option("--max-parameters", type=_Positive(), help="Limit, in millions.")
+@click.option("--learning-rate", default=0.08, show_default=True, type=_Positive(), help="Of Adam.")
 @click.option(
     "--ema-momentum", "--EMA-momentum", "ema_momentum", default=0.9, show_default=True, help="Of the baseline."
 )
@@ -261,7 +281,9 @@ def search(seed: int, as_json: bool, **options: Any) -> None:
 
 @click.command()
 @_SEARCHING
-@click.option("--arch", required=True, help="Seed topology, or a named size.")
+@click.option(
+    "--arch", required=True, help="Seed topology, or a named size; growth starts with one block a stage and --width."
+)
 @click.option(
     "--rand-seed",
     "--seed",
@@ -279,13 +301,14 @@ def search(seed: int, as_json: bool, **options: Any) -> None:
     type=click.IntRange(min=1),
     help="Candidates are scored at their width over this.",
 )
-@click.option("--stop-parameters", default=80.0, show_default=True, help="Growth ends here, in millions.")
+@click.option("--max-parameters", default=110.0, show_default=True, type=_Positive(), help="Limit, in millions.")
+@click.option(
+    "--stop-parameters", default=80.0, show_default=True, type=_Positive(), help="Growth ends here, in millions."
+)
 @click.option("--targets", help="Sizes in millions, with commas: the nearest members become YAMLs in SAVE_DIR/configs.")
 def grow(arch: str, seed: int, as_json: bool, targets: str | None, **options: Any) -> None:
     """Grows a seed topology, depth and width, into a family of sizes. Start it again, and it continues."""
     measures = _measures(options.pop("reward_types"))
-    if options["max_parameters"] is None:
-        options["max_parameters"] = 110.0
     with only_result_on_stdout():
         quiet_tensorflow()
         from search import runs

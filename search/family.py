@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from asvit_tf.errors import UserError
-from search.records import write_text
+from asvit_tf.jsonfiles import write_text
+from search.limits import Limits
 
 _NEAR = 0.1  # A member serves a target if it has so much more or less, relative to the target.
 # Stochastic depth by parameters, in millions: the usual rates for networks of these sizes.
@@ -21,6 +22,7 @@ _YAML = """\
 #   --params_override=task.train_data.input_path=TRAIN*,task.validation_data.input_path=VALID*
 task:
   model:
+    num_classes: {num_classes}
     input_size: [{side}, {side}, 3]
     backbone:
       type: asvit
@@ -35,7 +37,7 @@ def parse_targets(text: str | None, least: int, most: int) -> tuple[float, ...]:
 
     Args:
       text: Numbers, separated by commas.
-      least, most: Parameters that a family can have.
+      least, most: Parameters where the family starts and stops.
 
     Raises:
       UserError: Not numbers, or out of reach.
@@ -47,10 +49,10 @@ def parse_targets(text: str | None, least: int, most: int) -> tuple[float, ...]:
     except ValueError:
         raise UserError(f"targets is {text!r}; expected millions of parameters, as in 29,53,88") from None
     for target in targets:
-        if not least / (1 + _NEAR) <= target * 1e6 <= most / (1 - _NEAR):
+        if not least / (1 + _NEAR) <= target * 1e6 <= most * (1 + _NEAR):
             raise UserError(
-                f"target {target:g} M is out of reach: this growth starts at {least / 1e6:.2f} M and may have at most "
-                f"{most / 1e6:.2f} M"
+                f"target {target:g} M is out of reach: this growth starts at {least / 1e6:.2f} M and stops at "
+                f"{most / 1e6:.2f} M; see --stop_parameters and --max_parameters"
             )
     return targets
 
@@ -61,7 +63,7 @@ def nearest(family: Sequence[Mapping[str, Any]], target: float) -> Mapping[str, 
 
 
 def write_configs(
-    directory: Path, family: Sequence[Mapping[str, Any]], targets: Sequence[float], image_size: int
+    directory: Path, family: Sequence[Mapping[str, Any]], targets: Sequence[float], limits: Limits
 ) -> tuple[dict[str, str], list[str]]:
     """Writes a YAML for each target that a member is near to.
 
@@ -69,7 +71,7 @@ def write_configs(
       directory: Receives `asvit_29m.yaml` and so on.
       family: What growth returns.
       targets: Millions of parameters.
-      image_size: Pixels per side.
+      limits: Whose image size and classes were counted.
 
     Returns:
       Path by target, and a line for each target that no member is near to.
@@ -90,7 +92,8 @@ def write_configs(
                 topology=member["topology"],
                 parameters=millions,
                 macs=member["macs"] / 1e9,
-                side=image_size,
+                side=limits.image_size[0],
+                num_classes=limits.num_classes,
                 target=target,
                 stochastic_depth=rate,
             ),

@@ -16,12 +16,18 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+if __name__ == "__main__":  # Before the heavy imports, so that bad input is refused at once.
+    from search import commands
+
+    sys.exit(commands.main(commands.grow, name="grow.py"))
+
 import tqdm
 
 from asvit_tf.errors import UserError
+from asvit_tf.jsonfiles import write_json
 from asvit_tf.topology import MAX_WIDTH, NUM_STAGES, Topology
 from search.limits import Limits
-from search.records import Journal, write_json
+from search.records import Journal
 from search.scalars import Scalars
 from search.scoring import DIRECTIONS, Scorer
 
@@ -174,9 +180,3 @@ def _step(
         candidates=[dict(topology=str(candidate), scores=scores) for candidate, scores in scored],
         seconds=time.perf_counter() - start,
     )
-
-
-if __name__ == "__main__":
-    from search import commands
-
-    sys.exit(commands.main(commands.grow, name="grow.py"))

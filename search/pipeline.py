@@ -7,7 +7,6 @@ repeated. The same function serves the embedded digits and a user's own images.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import html
 import importlib.resources
 import json
@@ -26,13 +25,15 @@ from asvit_tf import (
     export,
     images,
     registry_imports,  # noqa: F401
+    savings,
     train,
 )
 from asvit_tf.errors import UserError
+from asvit_tf.jsonfiles import write_json
 from asvit_tf.topology import Topology
 from search import grow, reinforce, report
 from search.limits import Limits
-from search.records import Journal, write_json
+from search.records import Journal
 from search.scoring import Remembered, Scorer, Settings, TrainingFreeScorer
 from search.settings import PROXY_DIVISOR, RunSettings
 
@@ -216,10 +217,7 @@ class _Run:
         self._say("writing the report")
         settings = self.settings
         schedule = configs.schedule_of(params)
-        blocks = train.read_blocks(self.directory / "train")
-        times = [dataclasses.asdict(phase) for phase in train.phase_times(blocks)]
-        topology = Topology.parse(result["grown"])
-        size = (settings.image_size, settings.image_size)
+        blocks = savings.read_blocks(self.directory / "train")
         source = settings.data_path or "scikit-learn's handwritten digits (embedded)"
         parts = [
             f"<p>Images: {html.escape(source)}. Found by search: <code>{result['topology']}</code>. "
@@ -242,8 +240,6 @@ class _Run:
                 report.training_figure(blocks, train.read_evaluations(self.directory / "train"), schedule),
                 "Training; dotted lines are changes of stride and dilation.",
             ),
-            report.phase_table(
-                topology, schedule, params.trainer.train_steps, size, params.task.model.num_classes, times
-            ),
+            report.phase_table(train.plan_of(params), savings.phase_times(blocks)),
         ]
         report.write_page(self.directory / "report.html", "As-ViT: searched, grown, trained", parts)

@@ -1,40 +1,17 @@
-"""Results on disk that survive being killed: journals, whole files, and directories with one owner."""
+"""Results on disk that survive being killed: journals, and directories with one owner."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
 import json
-import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from asvit_tf.errors import UserError
-
-
-def jsonable(value: Any) -> Any:
-    """The value with every number that JSON cannot hold (NaN, infinity) replaced by None."""
-    if isinstance(value, Mapping):
-        return {key: jsonable(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [jsonable(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file whole: under a temporary name first."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes `jsonable(value)`, whole."""
-    write_text(path, json.dumps(jsonable(value), indent=1, allow_nan=False) + "\n")
+from asvit_tf.jsonfiles import jsonable, write_json
 
 
 class Journal:
@@ -53,7 +30,10 @@ class Journal:
         for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
             if not line.endswith(b"\n"):
                 break
-            self.rows.append(json.loads(line))
+            try:
+                self.rows.append(dict(json.loads(line)))
+            except (ValueError, TypeError):
+                raise UserError(f"line {len(self.rows) + 1} of {path} is not what a run wrote") from None
             complete += len(line)
         if path.exists() and complete < path.stat().st_size:
             os.truncate(path, complete)
@@ -108,7 +88,7 @@ def _check_settings(directory: Path, settings: dict[str, Any]) -> None:
         return
     try:
         before = dict(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError:
+    except (ValueError, TypeError):
         raise UserError(f"{path} is not what a run wrote; choose another directory") from None
     changed = [
         f"{name} was {before.get(name)}, now {settings.get(name)}"

@@ -3,9 +3,9 @@
     python search/reinforce.py --save_dir DIR --data_path IMAGES
 
 Each choice of the space has its own categorical distribution. A step samples a topology, scores it, and moves the
-distributions towards it if its reward is above the moving average. The reward looks at each measure's change since the
-step before, in units of the measure's recent range. Source: the released search code, whose numbers these are; where a
-measure failed, it kept -1 as a score, and we skip the update instead.
+distributions towards it if its reward is above the moving average. The reward looks at each measure's change since
+the topology before, in units of the measure's recent range. Source: the released search code, whose numbers these are;
+where a measure failed, it kept -1 as a score, and we skip the update instead.
 """
 
 from __future__ import annotations
@@ -17,21 +17,28 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":  # Before the heavy imports, so that bad input is refused at once.
+    from search import commands
+
+    sys.exit(commands.main(commands.search, name="reinforce.py"))
+
 import numpy as np
 import tensorflow as tf
 import tf_keras
 import tqdm
 
 from asvit_tf.errors import UserError
+from asvit_tf.jsonfiles import write_json
 from asvit_tf.topology import Topology
 from search import space
 from search.limits import Limits
-from search.records import Journal, write_json
+from search.records import Journal
 from search.scalars import Scalars
 from search.scoring import DIRECTIONS, SEARCHED, Scorer
 
 _RANGE_EPSILON = 1e-6
 _DRAWS = 1000  # Until one is within the limits.
+_HOPELESS = 20  # The search ends when its first so many topologies cannot be scored.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +64,10 @@ class Options:
     samples_per_step: int = 1
 
     def __post_init__(self) -> None:
-        if min(self.total_steps, self.samples_per_step, self.buffer_size) < 1:
-            raise UserError("total_steps, samples_per_step and te_buffer_size must be at least 1")
+        if min(self.total_steps, self.samples_per_step) < 1:
+            raise UserError("total_steps and samples_per_step must be at least 1")
+        if self.buffer_size < 2:
+            raise UserError(f"te_buffer_size is {self.buffer_size}; a change needs at least 2 values")
         if not self.learning_rate > 0:
             raise UserError(f"learning_rate is {self.learning_rate}; it must be above 0")
         if not 0 <= self.ema_momentum < 1:
@@ -191,13 +200,14 @@ def search(directory: Path, options: Options, scorer: Scorer, limits: Limits, pr
                 if step * options.samples_per_step + sample == len(journal.rows):
                     scalars.write(row, len(journal.rows))
                     journal.append(row)
+            done = (step + 1) * options.samples_per_step
+            if failed == done and (failed >= _HOPELESS or failed == total):
+                raise UserError(
+                    f"none of {failed} topologies could be scored (see {directory / 'trace.jsonl'}); "
+                    "images that are all alike have no NTK condition number"
+                )
             best = space.topology_at(policy.best())
             bar.set_postfix_str(f"best {best}" + (f", {failed} failed" if failed else ""), refresh=False)
-    if failed == total:
-        raise UserError(
-            f"none of {failed} topologies could be scored (see {directory / 'trace.jsonl'}); "
-            "images that are all alike have no NTK condition number"
-        )
     topology = _within(policy, limits)
     result = dict(topology=str(topology), steps=options.total_steps, failed=failed, **_counts(topology, limits))
     write_json(directory / "result.json", result)
@@ -236,7 +246,10 @@ def _rows(
     rows = [dict(row) for row in journal.rows[first : first + len(topologies)]]
     for row, topology in zip(rows, topologies):
         if row["topology"] != str(topology):
-            raise RuntimeError(f"step {step} replays as {topology}, not {row['topology']}")
+            raise UserError(
+                f"step {step} replays as {topology}, but the trace has {row['topology']}: it was written by another "
+                "version; choose another directory"
+            )
     unknown = topologies[len(rows) :]
     for topology, score in zip(unknown, scorer(unknown) if unknown else ()):
         rows.append(
@@ -257,9 +270,3 @@ def _rows(
 def _counts(topology: Topology, limits: Limits) -> dict[str, int]:
     counted = limits.count(topology)
     return dict(parameters=counted.parameters, macs=counted.macs)
-
-
-if __name__ == "__main__":
-    from search import commands
-
-    sys.exit(commands.main(commands.search, name="reinforce.py"))

@@ -16,10 +16,10 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import matplotlib.ticker
 
-from asvit_tf import counting
-from asvit_tf.retokenization import Schedule, phase_macs, planned_saving
+from asvit_tf import savings
+from asvit_tf.jsonfiles import write_text
+from asvit_tf.retokenization import Schedule
 from asvit_tf.topology import Topology
-from search.records import write_text
 
 _COLOURS = dict(first="#1f6f8b", second="#d1603d", third="#3b7d4f", quiet="#9a9a9a")
 
@@ -214,36 +214,18 @@ def family_table(family: Sequence[Mapping]) -> str:
     return table(("topology", "parameters", "MACs"), rows)
 
 
-def phase_table(
-    topology: Topology,
-    schedule: Schedule,
-    total_steps: int,
-    image_size: tuple[int, int],
-    num_classes: int,
-    times: Sequence[Mapping],
-) -> str:
+def phase_table(phases: Sequence[savings.PlannedPhase], times: Sequence[savings.PhaseTime]) -> str:
     """Tokens, cost and measured time of every phase, with the planned saving below."""
-    macs = phase_macs(topology, schedule, image_size, num_classes)
-    steps = schedule.steps_per_phase(total_steps)
-    measured = {(time["stride"], time["dilation"]): time for time in times}
+    measured = {(time.stride, time.dilation): time for time in times}
     rows = []
-    for phase, count, phase_steps in zip(schedule.phases, macs, steps):
-        tokenization = phase.tokenization
-        grid = counting.count(topology, image_size, num_classes, stride=tokenization.stride).stages[0].token_grid
-        time = measured.get((tokenization.stride, tokenization.dilation))
+    for phase in phases:
+        time = measured.get((phase.stride, phase.dilation))
         seconds = ("", "")
-        if time is not None and math.isfinite(time["warm_seconds"]):
-            seconds = (f"{time['warm_seconds']:.1f} s", f"{time['trace_seconds']:.1f} s")
-        rows.append(
-            (
-                tokenization.stride,
-                tokenization.dilation,
-                f"{grid[0]} x {grid[1]}",
-                phase_steps,
-                f"{count / 1e6:.2f} M",
-                *seconds,
-            )
-        )
-    header = ("stride", "dilation", "tokens", "steps", "MACs an image", "training", "tracing")
-    saving = planned_saving(macs, steps)
+        if time is not None and math.isfinite(time.warm_seconds):
+            seconds = (f"{time.warm_seconds:.1f} s", f"{time.trace_seconds:.1f} s")
+        tokens = f"{phase.token_grid[0]} x {phase.token_grid[1]}"
+        macs = f"{phase.macs / 1e6:.2f} M"
+        rows.append((phase.stride, phase.dilation, tokens, phase.steps, macs, f"{phase.share:.1%}", *seconds))
+    header = ("stride", "dilation", "tokens", "steps", "MACs an image", "share of all", "training", "tracing")
+    saving = savings.planned_saving(phases)
     return table(header, rows) + f"<p>Training multiply-accumulates saved by re-tokenization: {saving:.1%}.</p>"

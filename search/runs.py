@@ -17,6 +17,12 @@ from search import family
 from search.limits import Limits
 from search.records import Journal, workspace
 
+# What scores depend on besides measures, seed and data_path; a directory holds results of one configuration.
+_IDENTITY = (
+    *("dataset", "data_dir", "batch_size", "image_size", "repeats", "points", "radius", "initialization"),
+    *("normalization", "engine", "max_parameters", "max_macs", "num_classes"),
+)
+
 
 def search(
     *, save_dir: str, timestamp: str, seed: int, measures: tuple[str, ...], policy: dict[str, Any], **options: Any
@@ -29,13 +35,17 @@ def search(
     limits = _limits(options)
     from search import reinforce, report
 
+    _check_rewards(measures)
     chosen = reinforce.Options(seed=seed, reward_types=measures, **policy)
+    samples = chosen.total_steps * chosen.samples_per_step
     # A longer search starts like a shorter one: the number of steps may be raised later.
     fixed = {name: value for name, value in policy.items() if name != "total_steps"}
     with _scoring(save_dir, timestamp, seed, measures, limits, options, fixed) as (directory, scorer, skipped):
         result = reinforce.search(directory, chosen, scorer, limits, progress=True)
         (score,) = scorer([Topology.parse(result["topology"])])
-        figure = report.save(directory / "search.png", report.search_figure(Journal(directory / "trace.jsonl").rows))
+        figure = report.save(
+            directory / "search.png", report.search_figure(Journal(directory / "trace.jsonl").rows[:samples])
+        )
     return dict(**result, scores=score.measures, skipped_images=skipped, figure=figure)
 
 
@@ -61,18 +71,21 @@ def grow(
     limits = _limits(options)
     from search import grow, report
 
+    _check_rewards(measures)
     chosen = grow.Options(width, proxy_divisor, round(stop_parameters * 1e6))
-    least = limits.count(chosen.start(arch)).parameters
-    if limits.max_parameters is not None and least > limits.max_parameters:
+    start = chosen.start(arch)
+    least = limits.count(start).parameters
+    if not limits.allow(start):
         raise UserError(
-            f"growth starts at {least / 1e6:.2f} M parameters, over the limit of {options['max_parameters']:g} M"
+            f"growth starts at {least / 1e6:.2f} M parameters and {limits.count(start).macs / 1e9:.3f} G "
+            "multiply-accumulates, over the limits; raise them"
         )
-    sizes = family.parse_targets(targets, least, limits.max_parameters or chosen.stop_parameters)
+    sizes = family.parse_targets(targets, least, min(chosen.stop_parameters, limits.max_parameters or least))
     fixed = dict(arch=str(arch), width=width, proxy_divisor=proxy_divisor)
     with _scoring(save_dir, timestamp, seed, measures, limits, options, fixed) as (directory, scorer, skipped):
         result = grow.grow(directory, arch, chosen, scorer, limits, progress=True)
         members = result["family"]
-        configs, missed = family.write_configs(directory / "configs", members, sizes, options["image_size"])
+        configs, missed = family.write_configs(directory / "configs", members, sizes, limits)
         figure = report.save(directory / "growth.png", report.growth_figure(members, others=True))
     return dict(
         **result,
@@ -83,6 +96,15 @@ def grow(
         skipped_images=skipped,
         figure=figure,
     )
+
+
+def _check_rewards(measures: tuple[str, ...]) -> None:
+    from search.scoring import DIRECTIONS
+
+    for name in measures:
+        if name not in DIRECTIONS:
+            allowed = ("ntk_exp", "exp", "ntk", *DIRECTIONS)
+            raise UserError(f"unknown measure {name!r}; allowed are {', '.join(allowed)}")
 
 
 def _limits(options: dict[str, Any]) -> Limits:
@@ -119,32 +141,38 @@ def _scoring(
         measures=measures,
     )
     settings.check(options["batch_size"])
-    dataset, data_path = options["dataset"], options["data_path"]
-    if data_path is not None and dataset == "imagenet":
-        dataset = None  # The released command lines name the data set beside its folder.
-    if dataset is None and data_path is None:
+    if options["workers"] == 1 and options["worker_threads"] is not None:
+        from search.workers import set_threads
+
+        set_threads(options["worker_threads"])  # Before anything starts TensorFlow.
+    if options["dataset"] is None and options["data_path"] is None:
         raise UserError("give --data_path, or --dataset (noise needs no data)")
-    source = Source(dataset, os.path.abspath(data_path) if data_path else None, options["data_dir"])
     directory = Path(save_dir) if timestamp == "none" else Path(save_dir) / timestamp
-    names = ("repeats", "points", "radius", "initialization", "normalization", "batch_size", "image_size")
+    data_path = options["data_path"]
     identity = dict(
-        {name: options[name] for name in (*names, "max_parameters", "max_macs", "num_classes")},
-        dataset=source.dataset,
-        data_path=source.data_path,
+        {name: options[name] for name in _IDENTITY},
+        data_path=None if data_path is None else os.path.abspath(data_path),
         measures=list(measures),
         seed=seed,
         **fixed,
     )
     with workspace(directory, identity) as owned:
-        images, skipped = _images(owned / "images.npz", source, options["batch_size"], limits.image_size, seed)
-        scorer = _scorer(settings, images, options["workers"], options["worker_threads"], options["backend"])
-        yield owned, Remembered(scorer, owned / "scores.jsonl"), skipped
+        try:
+            images, skipped = _images(owned / "images.npz", options, limits.image_size, seed)
+            scorer = _scorer(settings, images, options["workers"], options["worker_threads"], options["backend"])
+            yield owned, Remembered(scorer, owned / "scores.jsonl"), skipped
+        except UserError:
+            if not (owned / "scores.jsonl").exists():  # Nothing is lost: other settings may be tried here.
+                for name in ("settings.json", "images.npz"):
+                    (owned / name).unlink(missing_ok=True)
+            raise
 
 
-def _images(path: Path, source: Source, count: int, size: tuple[int, int], seed: int) -> tuple[np.ndarray, int]:
+def _images(path: Path, options: dict[str, Any], size: tuple[int, int], seed: int) -> tuple[np.ndarray, int]:
     """The images of the whole run: drawn once and kept, so that it continues with the same ones."""
     if not path.exists():
-        images, skipped = sample(source, count, size, seed)
+        source = Source.of_flags(options["dataset"], options["data_path"], options["data_dir"])
+        images, skipped = sample(source, options["batch_size"], size, seed)
         partial = path.with_name("partial.npz")
         np.savez(partial, images=images, skipped=skipped)
         partial.replace(path)
@@ -154,10 +182,8 @@ def _images(path: Path, source: Source, count: int, size: tuple[int, int], seed:
 
 def _scorer(settings: Any, images: np.ndarray, workers: int, threads: int | None, backend: str) -> Callable:
     from search.scoring import TrainingFreeScorer
-    from search.workers import ParallelScorer, set_threads
+    from search.workers import ParallelScorer
 
     if workers == 1 and backend == "loky":
-        if threads is not None:
-            set_threads(threads)
         return TrainingFreeScorer(settings, images)
     return ParallelScorer(settings, images, workers, threads or max(1, (os.cpu_count() or 1) // workers), backend)

@@ -26,12 +26,15 @@ class Scalars:
     """
 
     def __init__(self, directory: Path):
-        self._writer = tf.summary.create_file_writer(str(directory / "tensorboard"))
+        self._directory = str(directory / "tensorboard")
+        self._writer: Any = None  # Made for the first row: a run that only replays leaves no file.
 
     def write(self, row: Mapping[str, Any], index: int) -> None:
         """A row of a trace, at a position on the axis; what is missing or undefined is left out."""
         values = {tag: row["scores"].get(name) for name, tag in MEASURES.items()}
         values |= {tag: row.get(name) for name, tag in {**COUNTS, **POLICY}.items()}
+        if self._writer is None:
+            self._writer = tf.summary.create_file_writer(self._directory)
         with self._writer.as_default():
             for tag, value in values.items():
                 if value is not None:

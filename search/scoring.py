@@ -31,7 +31,9 @@ DIRECTIONS = {
     "ntk_condition_number": -1,
 }
 SEARCHED = ("length_distortion", "ntk_condition_number")
-_BENDING = ("curvature", "length_distortion_with_curvature")
+# Of the shape of the image: reported, not ranked.
+SHAPE = ("nonlinearity", "axis_ratio")
+_BENDING = ("curvature", "length_distortion_with_curvature", *SHAPE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Settings:
             ("initialization", self.initialization, initialization.SCHEMES),
             ("engine", self.engine, autodiff.ENGINES),
             ("radius", self.radius, complexity.RADII),
-            *(("measure", name, tuple(DIRECTIONS)) for name in self.measures),
+            *(("measure", name, (*DIRECTIONS, *SHAPE)) for name in self.measures),
         ):
             if value not in allowed:
                 raise UserError(f"unknown {name} {value!r}; allowed are {', '.join(allowed)}")
@@ -220,7 +222,7 @@ class TrainingFreeScorer:
         if "ntk_condition_number" in self.settings.measures:
             with clock("ntk"):
                 gram = probe.gram_of(self._images)
-            yield "ntk_condition_number", ntk.condition_number(gram), ntk.undefined(gram)
+            yield "ntk_condition_number", *ntk.condition_number_or_reason(gram)
 
 
 class _Clock:

@@ -5,6 +5,7 @@ A score is a function of the topology and the settings alone, so it does not mat
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import threading
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import joblib
 import numpy as np
-from joblib.externals.loky.process_executor import TerminatedWorkerError
+from joblib.externals.loky import process_executor
 
 from asvit_tf.errors import UserError
 from asvit_tf.topology import Topology
@@ -25,9 +26,10 @@ if TYPE_CHECKING:
 
 BACKENDS = ("loky", "dask", "ray")
 _ORPHAN_CHECK_SECONDS = 2.0
+_LEAK_BYTES = 8e9
 
-# The scorer of this worker process: made at its first task, used for all that have the same settings.
-_kept: tuple[Settings, TrainingFreeScorer] | None = None
+# The scorer of this worker process: made at its first task, used for all that have the same settings and images.
+_kept: tuple[tuple[Settings, str], TrainingFreeScorer] | None = None
 
 
 class ParallelScorer:
@@ -47,8 +49,8 @@ class ParallelScorer:
     def __init__(self, settings: Settings, images: np.ndarray, workers: int, threads: int = 1, backend: str = "loky"):
         if workers < 1 or threads < 1:
             raise UserError(f"workers is {workers} and threads {threads}; both must be at least 1")
-        self._settings = settings
         self._images = images
+        self._key = (settings, hashlib.sha256(images.tobytes()).hexdigest())
         self._threads = threads
         _register(backend)
         self._pool = dict(n_jobs=workers, backend=backend)
@@ -57,12 +59,12 @@ class ParallelScorer:
         pool = joblib.Parallel(**self._pool, return_as="generator", batch_size=1)
         parent = os.getpid() if self._pool["backend"] == "loky" else None
         tasks = (
-            joblib.delayed(_score)(self._settings, self._images, str(topology), self._threads, parent)
+            joblib.delayed(_score)(self._key, self._images, str(topology), self._threads, parent)
             for topology in topologies
         )
         try:
             yield from pool(tasks)
-        except TerminatedWorkerError as error:
+        except process_executor.TerminatedWorkerError as error:
             raise UserError(
                 "a scoring process was killed, perhaps for want of memory; run again to continue, with fewer --workers"
             ) from error
@@ -82,15 +84,15 @@ def _register(backend: str) -> None:
         raise UserError(f"backend {backend!r} needs a package that is not installed: {error.name}") from error
 
 
-def _score(settings: Settings, images: np.ndarray, topology: str, threads: int, parent: int | None) -> Score:
+def _score(key: tuple[Settings, str], images: np.ndarray, topology: str, threads: int, parent: int | None) -> Score:
     """Runs in a worker process."""
     global _kept
     if _kept is None:
         _prepare_process(threads, parent)
     from search.scoring import TrainingFreeScorer
 
-    if _kept is None or _kept[0] != settings:
-        _kept = settings, TrainingFreeScorer(settings, images)
+    if _kept is None or _kept[0] != key:
+        _kept = key, TrainingFreeScorer(key[0], images)
     return _kept[1].score(Topology.parse(topology))
 
 
@@ -99,7 +101,10 @@ def _prepare_process(threads: int, parent: int | None) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     warnings.filterwarnings("ignore")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    if parent is not None:
+    # loky ends a worker that has grown by 300 MB, to stop leaks; a larger topology is no leak, and a new process would
+    # import TensorFlow again.
+    process_executor._MAX_MEMORY_LEAK_SIZE = _LEAK_BYTES
+    if parent not in (None, os.getpid()):  # joblib runs the tasks of one worker in the calling process.
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     set_threads(threads)
 

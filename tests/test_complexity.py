@@ -124,9 +124,26 @@ def test_velocity_of_a_network_equals_reverse_mode_channel_by_channel(normalizat
 
 def test_words_about_the_turning_number():
     assert complexity.turning_number(2 * np.pi) == 1
-    assert complexity.is_linear(1.005)
-    assert "is linear along the circle" in complexity.in_words(1.005)
-    assert "not linear" in complexity.in_words(1.2)
+    assert "linear along the circle" in complexity.in_words(1.0, 0.001, 0.5)
+    assert "say the same" not in complexity.in_words(1.0, 0.001, 0.5)
+    assert "say the same" in complexity.in_words(1.0, 0.001, 0.95)
+    assert "not linear" in complexity.in_words(1.0, 0.02, 0.95)
+
+
+@pytest.mark.parametrize("points", [5, 10])
+def test_linearity_needs_no_quadrature(points):
+    circle = fine_circle(points)
+    plane = np.stack([circle.u0.ravel(), circle.u1.ravel()]).T.astype(np.float32)
+
+    def ellipse(x):
+        return tf.reshape(x, [-1, 12]) @ (plane * np.float32([3.0, 0.6]))
+
+    measured = complexity.measure(ellipse, circle)
+    assert measured.nonlinearity < 1e-5
+    assert measured.axis_ratio == pytest.approx(0.2, rel=1e-4)
+    # A closed convex curve turns around once too, and is no ellipse.
+    bent = complexity.measure(lambda x: tf.tanh(tf.reshape(x, [-1, 12]) @ (2 * plane)), circle)
+    assert bent.nonlinearity > 0.1
 
 
 @pytest.mark.parametrize(("options", "message"), [({"points": 2}, "at least 3"), ({"radius": "two"}, "sqrt_n, unit")])
@@ -156,7 +173,8 @@ def test_gram_of_a_linear_model_is_the_gram_of_its_inputs():
 )
 def test_undefined_condition_numbers_are_nan(gram):
     assert np.isnan(ntk.condition_number(gram))
-    assert ("not finite" if not np.all(np.isfinite(gram)) else "singular") in ntk.undefined(gram)
+    reason = "not finite" if not np.all(np.isfinite(gram)) else "singular"
+    assert reason in ntk.condition_number_or_reason(gram)[1]
 
 
 def test_condition_number_of_a_diagonal():

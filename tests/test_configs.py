@@ -12,6 +12,7 @@ from official.modeling import hyperparams
 
 from asvit_tf import AsViT, Topology, UserError, checkpoints, configs, counting, data, train
 from search import family
+from search.limits import Limits
 
 TINY = "4,2,2|2,2,2|2,1,2|2,1,2|8,8"
 
@@ -31,7 +32,6 @@ def photos(tmp_path_factory):
 def shrunk(photos, **overrides):
     """Flag that makes one step of an ImageNet experiment small enough for a test."""
     changes = {
-        "task.model.num_classes": 2,
         "task.train_data.input_path": photos.train_path,
         "task.train_data.global_batch_size": 4,
         "task.train_data.dtype": "float32",
@@ -54,9 +54,9 @@ def shrunk(photos, **overrides):
 
 
 def test_the_yaml_of_a_target_trains_as_it_is(photos, tmp_path):
-    """Only data, classes, hardware and the number of steps are overridden: what every user must."""
+    """Only data, hardware and the number of steps are overridden: what every user must."""
     member = dict(topology=str(Topology.parse(TINY)), parameters=100_000, macs=10_000_000)
-    written, _ = family.write_configs(tmp_path, [member], (0.1,), image_size=32)
+    written, _ = family.write_configs(tmp_path, [member], (0.1,), Limits(image_size=(32, 32), num_classes=2))
     metrics = train.start(
         [
             "--experiment=asvit_imagenet",
@@ -165,6 +165,7 @@ def test_imagenet_yamls_load_strictly_build_and_state_their_size(path):
 @pytest.mark.parametrize("path", YAMLS[:1] + YAMLS[-1:], ids=lambda path: path.stem)
 def test_imagenet_yamls_train_and_evaluate_when_shrunk(path, photos, tmp_path):
     tiny = {"task.model.backbone.asvit.topology": f"'{TINY}'", "task.model.input_size": "[32,32,3]"}
+    tiny["task.model.num_classes"] = 2
     arguments = ["--experiment=asvit_imagenet", "--mode=train_and_eval", f"--model_dir={tmp_path}"]
     metrics = train.start([*arguments, f"--config_file={path}", shrunk(photos, **tiny)])
     assert np.isfinite(metrics["validation_loss"])

@@ -28,7 +28,8 @@ def folder(tmp_path):
     for shade in (10, 20, 30):
         (tmp_path / "images" / f"{shade}.png").write_bytes(png(shade))
     (tmp_path / "images/deep/40.png").write_bytes(png(40))
-    (tmp_path / "images/deep/again.png").write_bytes(png(40))
+    again = tf.io.encode_png(np.full((9, 7, 3), 40, np.uint8), compression=0).numpy()  # Other bytes, same pixels.
+    (tmp_path / "images/deep/again.png").write_bytes(again)
     (tmp_path / "images/broken.jpg").write_bytes(b"\xff\xd8\xff broken")
     return tmp_path / "images"
 
@@ -58,29 +59,23 @@ def test_records(tmp_path):
                 writer.write(tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString())
     images, _ = sample(Source(data_path=str(tmp_path / "train-*.tfrecord")), 4, (5, 5), seed=0)
     assert shades(images) == [1, 2, 11, 12]
-    (tmp_path / "text.tfrecord").write_text("no records")
+    (tmp_path / "text.tfrecord").write_text("no records " * 20)
     with pytest.raises(UserError, match=r"text.tfrecord holds no TFRecords"):
         sample(Source(data_path=str(tmp_path / "text.tfrecord")), 2, (5, 5), seed=0)
 
 
-class Shades(tfds.core.GeneratorBasedBuilder):
-    VERSION = tfds.core.Version("1.0.0")
-
-    def _info(self):
-        return self.dataset_info_from_configs(
-            features=tfds.features.FeaturesDict({"image": tfds.features.Image(shape=(9, 7, 3)), "label": tf.int64})
-        )
-
-    def _split_generators(self, _):
-        return {"train": self._generate_examples(), "test": self._generate_examples(100)}
-
-    def _generate_examples(self, first=50):
-        for shade in range(first, first + 3):
-            yield shade, {"image": np.full((9, 7, 3), shade, np.uint8), "label": 0}
-
-
 def test_a_prepared_tfds(tmp_path):
-    Shades(data_dir=tmp_path).download_and_prepare()
+    def examples(first):
+        shades = range(first, first + 3)
+        return tf.data.Dataset.from_tensor_slices({"image": [np.full((9, 7, 3), shade, np.uint8) for shade in shades]})
+
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name="shades",
+        version="1.0.0",
+        data_dir=tmp_path,
+        features=tfds.features.FeaturesDict({"image": tfds.features.Image(shape=(9, 7, 3))}),
+        split_datasets={"train": examples(50), "test": examples(100)},
+    )
     for name in ("shades", "shades:1.0.0"):
         assert shades(sample(Source(dataset=name, data_dir=str(tmp_path)), 3, (5, 5), seed=0)[0]) == [50, 51, 52]
 
@@ -124,7 +119,8 @@ def test_complexity_command(folder, capsys):
     names = {"length_distortion", "curvature", "length_distortion_with_curvature", "ntk_condition_number"}
     assert names | {"turning_number", "seconds"} <= set(result)
     assert {"trace", "forward", "measures", "ntk"} == set(result["seconds"])
-    assert set(result["standard_errors"]) == names
+    assert names <= set(result["standard_errors"])
+    assert isinstance(result["linear"], bool) or result["linear"] is None
     assert result["turning_number"] == pytest.approx(result["length_distortion_with_curvature"] / (2 * np.pi))
     assert cli.main(["complexity", *SMALL, "--normalization", "layer", "--initialization=lecun", "--repeats=1"]) == 0
     printed = capsys.readouterr().out
@@ -145,7 +141,7 @@ def test_an_undefined_measure_is_null_with_its_reason(monkeypatch, capsys):
     ("arguments", "message"),
     [
         (["tiny"], "tiny"),
-        (["seed", "--radius", "two"], "'two' is not one of 'sqrt_n', 'unit'"),
+        (["seed", "--radius", "two"], "'two' is not one of 'sqrt-n', 'unit'"),
         (["seed", "--points", "2"], "2 is not in the range x>=3"),
         (["seed", "--batch_size", "1"], "1 is not in the range x>=2"),
         (["seed", "--dataset", "no_such_data"], "is not prepared in"),
@@ -161,8 +157,6 @@ def test_bad_input_is_one_line(arguments, message, capsys):
 
 def test_digits_are_the_embedded_ones():
     images, _ = sample(Source(dataset="digits"), 5, (32, 32), seed=0)
-    shown = {tf.io.decode_png(example.encoded).numpy().tobytes() for example in data.digits()}
     pixels = np.round(images * np.float32([58.395, 57.12, 57.375]) + np.float32([123.675, 116.28, 103.53]))
-    # The pipeline cuts out the middle; its darkest shade is the digits' background.
-    assert pixels.min() == 128
-    assert len(shown) == 1797
+    shown = {tf.io.decode_png(example.encoded).numpy().tobytes() for example in data.digits()}
+    assert {image.astype(np.uint8).tobytes() for image in pixels} <= shown

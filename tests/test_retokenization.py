@@ -1,6 +1,6 @@
 import pytest
 
-from asvit_tf import Phase, Schedule, Tokenization, Topology, UserError, retokenization
+from asvit_tf import Phase, Schedule, Tokenization, Topology, UserError, savings
 
 
 @pytest.mark.parametrize(
@@ -32,15 +32,36 @@ def test_presets_over_300_epochs():
 
 
 def test_thirds_save_what_the_paper_states_when_cost_is_tokens():
-    assert retokenization.planned_saving((1, 4, 16), (100, 100, 100)) == pytest.approx(0.5625)
+    phases = [savings.PlannedPhase(s, 1, (1, 1), 100, macs, 0.0) for s, macs in ((16, 1), (8, 4), (4, 16))]
+    assert savings.planned_saving(phases) == pytest.approx(0.5625)
 
 
 @pytest.mark.parametrize("name", ["small", "base", "large"])
 def test_thirds_save_at_least_56_percent_of_published_sizes(name):
     topology = Topology.named(name)
     schedule = Schedule.preset("thirds", 300, 8)
-    macs = retokenization.phase_macs(topology, schedule, (224, 224), 1000)
-    assert 0.56 < retokenization.planned_saving(macs, schedule.steps_per_phase(300)) < 0.60
+    phases = savings.plan(topology, schedule, 300, (224, 224), 1000)
+    assert 0.56 < savings.planned_saving(phases) < 0.60
+    assert [phase.token_grid for phase in phases] == [(14, 14), (28, 28), (56, 56)]
+    assert sum(phase.share for phase in phases) == pytest.approx(1)
+    assert f"saves {savings.planned_saving(phases):.1%}" in savings.plan_in_words(phases)
+
+
+def test_measured_savings_by_hand():
+    blocks = [
+        dict(step=2, steps=2, stride=16, dilation=1, traced=True, seconds=9.0),
+        dict(step=4, steps=2, stride=16, dilation=1, traced=False, seconds=2.0),
+        dict(step=6, steps=2, stride=4, dilation=1, traced=True, seconds=13.0),
+        dict(step=8, steps=2, stride=4, dilation=1, traced=False, seconds=8.0),
+    ]
+    times = savings.phase_times(blocks)
+    assert [time.step_seconds for time in times] == [1, 4]
+    assert [time.trace_seconds for time in times] == [7, 5]
+    assert savings.measured_saving(times) == pytest.approx(1 - (4 * 1 + 4 * 4) / (8 * 4))
+    phases = savings.plan(Topology.named("seed"), Schedule.preset("thirds", 12, 8), 12, (224, 224), 1000)
+    assert savings.summary(phases, blocks)["measured_saving"] == pytest.approx(0.375)
+    assert savings.summary(phases, blocks[:2])["measured_saving"] is None  # The last phase is still to come.
+    assert savings.summary(phases, [])["trace_seconds"] == 0
 
 
 @pytest.mark.parametrize(

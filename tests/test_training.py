@@ -23,6 +23,7 @@ from asvit_tf import (
     data,
     export,
     registry_imports,  # noqa: F401
+    savings,
     train,
 )
 from asvit_tf.trainer import RetokenizingTrainer
@@ -203,11 +204,11 @@ def test_evaluation_alone_sees_all_tokens_whatever_the_step(digits, unbroken, tm
 def test_train_run_logs_blocks_by_phase(digits, tmp_path):
     metrics = train.run(experiment(digits), str(tmp_path), "train_and_eval")
     assert 0 <= metrics["accuracy"] <= 1
-    blocks = train.read_blocks(tmp_path)
+    blocks = savings.read_blocks(tmp_path)
     assert [block["step"] for block in blocks] == list(range(BLOCK, STEPS + 1, BLOCK))
     assert [block["stride"] for block in blocks] == [16, 16, 8, 8, 4, 4]
     assert [block["traced"] for block in blocks] == [True, False] * 3
-    times = train.phase_times(blocks)
+    times = savings.phase_times(blocks)
     assert [(phase.stride, phase.dilation, phase.steps) for phase in times] == [(16, 5, 4), (8, 2, 4), (4, 1, 4)]
     assert all(phase.trace_seconds > phase.warm_seconds > 0 for phase in times)
     assert [step for step, _ in train.read_evaluations(tmp_path)] == [6, 12]
@@ -242,8 +243,8 @@ def test_evaluating_nothing_is_refused(digits, tmp_path):
 def test_blocks_trained_twice_count_once(tmp_path):
     rows = [{"step": 2, "steps": 2, "n": 0}, {"step": 4, "steps": 2, "n": 1}, {"step": 4, "steps": 2, "n": 2}]
     lines = [json.dumps(rows[0]), json.dumps(rows[1]), '{"step": 6, "st', json.dumps(rows[2]), '{"step"']
-    (tmp_path / train.BLOCKS_FILE).write_text("\n".join(lines))
-    assert [row["n"] for row in train.read_blocks(tmp_path)] == [0, 2]
+    (tmp_path / savings.BLOCKS_FILE).write_text("\n".join(lines))
+    assert [row["n"] for row in savings.read_blocks(tmp_path)] == [0, 2]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,162 @@
+"""What re-tokenization saves: planned from the schedule alone, and measured from a training's blocks. No TensorFlow."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from asvit_tf import counting
+from asvit_tf.retokenization import Schedule
+from asvit_tf.topology import Topology
+
+BLOCKS_FILE = "blocks.jsonl"
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedPhase:
+    """What one phase will cost.
+
+    Attributes:
+      stride, dilation: Its tokenization.
+      token_grid: Rows and columns of tokens in the first stage.
+      steps: It lasts.
+      macs: Multiply-accumulates of one forward pass of one image.
+      share: Of the whole training's multiply-accumulates.
+    """
+
+    stride: int
+    dilation: int
+    token_grid: tuple[int, int]
+    steps: int
+    macs: int
+    share: float
+
+
+def plan(
+    topology: Topology,
+    schedule: Schedule,
+    total_steps: int,
+    image_size: tuple[int, int],
+    num_classes: int,
+    **options: Any,
+) -> list[PlannedPhase]:
+    """The cost of every phase (`options` as for `counting.count`)."""
+    steps = schedule.steps_per_phase(total_steps)
+    counts = [
+        counting.count(topology, image_size, num_classes, stride=phase.tokenization.stride, **options)
+        for phase in schedule.phases
+    ]
+    total = sum(count.macs * number for count, number in zip(counts, steps))
+    return [
+        PlannedPhase(
+            stride=phase.tokenization.stride,
+            dilation=phase.tokenization.dilation,
+            token_grid=count.stages[0].token_grid,
+            steps=number,
+            macs=count.macs,
+            share=count.macs * number / total,
+        )
+        for phase, count, number in zip(schedule.phases, counts, steps)
+    ]
+
+
+def planned_saving(phases: Sequence[PlannedPhase]) -> float:
+    """Share of training multiply-accumulates saved against training every step at the last phase's cost.
+
+    1 - sum(macs * steps) / (macs of the last phase * all steps), between 0 and 1.
+    """
+    return 1 - sum(phase.macs * phase.steps for phase in phases) / (
+        phases[-1].macs * sum(phase.steps for phase in phases)
+    )
+
+
+def plan_in_words(phases: Sequence[PlannedPhase]) -> str:
+    """A table of the plan, a line for each phase, and the saving below."""
+    lines = [f"{'stride':>6}{'dilation':>10}{'tokens':>11}{'steps':>10}{'MACs an image':>17}{'share':>8}"]
+    for phase in phases:
+        tokens = f"{phase.token_grid[0]} x {phase.token_grid[1]}"
+        lines.append(
+            f"{phase.stride:>6}{phase.dilation:>10}{tokens:>11}{phase.steps:>10}{phase.macs:>17,}{phase.share:>8.1%}"
+        )
+    return "\n".join([*lines, f"re-tokenization saves {planned_saving(phases):.1%} of training MACs"])
+
+
+@dataclasses.dataclass(frozen=True)
+class PhaseTime:
+    """What one phase cost.
+
+    Attributes:
+      stride, dilation: Its tokenization.
+      steps: Trained in it.
+      step_seconds: Median over the blocks that traced nothing; NaN if there was none.
+      warm_seconds: `steps * step_seconds`.
+      trace_seconds: What the tracing blocks took beyond that.
+    """
+
+    stride: int
+    dilation: int
+    steps: int
+    step_seconds: float
+    warm_seconds: float
+    trace_seconds: float
+
+
+def read_blocks(model_dir: str | os.PathLike) -> list[dict]:
+    """The rows of `blocks.jsonl`, in order; of steps trained twice, because a killed run went back, the later ones."""
+    rows: dict[int, dict] = {}
+    path = Path(model_dir) / BLOCKS_FILE
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # Empty, or left unfinished by a killed run.
+        rows = {step: kept for step, kept in rows.items() if step <= row["step"] - row["steps"]}
+        rows[row["step"]] = row
+    return list(rows.values())
+
+
+def phase_times(blocks: Sequence[Mapping]) -> list[PhaseTime]:
+    """Warm training time and tracing time of every phase, from the rows of `read_blocks`."""
+    phases: dict[tuple[int, int], list[Mapping]] = {}
+    for block in blocks:
+        phases.setdefault((block["stride"], block["dilation"]), []).append(block)
+    times = []
+    for (stride, dilation), members in phases.items():
+        warm = sorted(block["seconds"] / block["steps"] for block in members if not block["traced"])
+        step_seconds = warm[len(warm) // 2] if warm else float("nan")
+        tracing = [block for block in members if block["traced"]]
+        times.append(
+            PhaseTime(
+                stride,
+                dilation,
+                steps=sum(block["steps"] for block in members),
+                step_seconds=step_seconds,
+                warm_seconds=step_seconds * sum(block["steps"] for block in members),
+                trace_seconds=sum(block["seconds"] - step_seconds * block["steps"] for block in tracing),
+            )
+        )
+    return times
+
+
+def measured_saving(times: Sequence[PhaseTime]) -> float:
+    """Share of warm training time saved against training every step at the last phase's step time; NaN if unknown."""
+    if not times:
+        return float("nan")
+    return 1 - sum(time.warm_seconds for time in times) / (times[-1].step_seconds * sum(time.steps for time in times))
+
+
+def summary(phases: Sequence[PlannedPhase], blocks: Sequence[Mapping]) -> dict[str, Any]:
+    """Plan and measurement side by side, for JSON."""
+    times = phase_times(blocks)
+    finished = bool(times) and (times[-1].stride, times[-1].dilation) == (phases[-1].stride, phases[-1].dilation)
+    return dict(
+        planned=[dataclasses.asdict(phase) for phase in phases],
+        planned_saving=planned_saving(phases),
+        measured=[dataclasses.asdict(time) for time in times],
+        measured_saving=measured_saving(times) if finished else None,
+        trace_seconds=sum(time.trace_seconds for time in times),
+    )
