@@ -6,6 +6,7 @@ pipeline, augmentation and trainer read it. The embedded data are scikit-learn's
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+import tqdm
 from official.vision.data import tfrecord_lib
 
 from asvit_tf.errors import UserError
@@ -31,10 +33,11 @@ class Dataset:
     """TFRecords of one data set, split into training and validation.
 
     Attributes:
-      directory: Holds `train.tfrecord`, `validation.tfrecord` and `dataset.json`.
+      directory: Holds the records and `dataset.json`.
       class_names: By label.
       train_examples, validation_examples: Counts.
       skipped: Files that could not be decoded, relative to the source.
+      shards: Files of each split.
     """
 
     directory: str
@@ -42,14 +45,21 @@ class Dataset:
     train_examples: int
     validation_examples: int
     skipped: tuple[str, ...] = ()
+    shards: int = 1
 
     @property
     def train_path(self) -> str:
-        return os.path.join(self.directory, "train.tfrecord")
+        """Of the training records; a pattern where there are several files."""
+        return self._path("train")
 
     @property
     def validation_path(self) -> str:
-        return os.path.join(self.directory, "validation.tfrecord")
+        """Of the validation records, likewise."""
+        return self._path("validation")
+
+    def _path(self, split: str) -> str:
+        name = f"{split}.tfrecord" if self.shards == 1 else f"{split}-*-of-{self.shards:05d}.tfrecord"
+        return os.path.join(self.directory, name)
 
     @classmethod
     def load(cls, directory: str | os.PathLike) -> Dataset:
@@ -62,41 +72,67 @@ class Dataset:
 
 @dataclasses.dataclass(frozen=True)
 class _Example:
-    """One encoded image with its label and where it came from."""
+    """One image with its label and where it came from; read from its file when it is written."""
 
-    encoded: bytes
     label: int
     source: str
+    contents: bytes | Path
+
+    def encoded(self) -> bytes | None:
+        """The image as JPEG or PNG; None if it cannot be read as one."""
+        if isinstance(self.contents, bytes):
+            return self.contents
+        try:
+            return as_jpeg_or_png(self.contents.read_bytes())
+        except OSError:
+            return None
 
 
-def prepare(directory: str | os.PathLike, data_path: str | os.PathLike | None = None) -> Dataset:
+def prepare(
+    directory: str | os.PathLike,
+    data_path: str | os.PathLike | None = None,
+    shards: int = 1,
+    progress: bool = False,
+) -> Dataset:
     """Writes the TFRecords of a data set, or opens them where they are already written.
+
+    Images are read one at a time, so a folder may be as large as ImageNet.
 
     Args:
       directory: Where they go; complete or absent, never half-written.
-      data_path: A folder with one subfolder of images for each class; None for the embedded digits.
+      data_path: A folder with one subfolder of images for each class, of which a fifth is held out; or with two of
+        those, named `train` and `val` or `validation`; None for the embedded digits.
+      shards: Files of each split, >= 1.
+      progress: Show a progress bar on standard error.
 
     Raises:
-      UserError: The folder has no classes, or a class has fewer than two images that can be decoded.
+      UserError: The folder has no classes, or a class has no image that can be decoded in one of the splits.
     """
+    if shards < 1:
+        raise UserError(f"shards is {shards}; it must be at least 1")
     directory = Path(directory)
     if (directory / "dataset.json").exists():
         return Dataset.load(directory)
-    skipped: list[str] = []
     if data_path is None:
         class_names = tuple(map(str, range(10)))
-        examples = list(digits())
+        splits = _split(list(digits()), class_names)
     else:
-        class_names, examples = _folder(Path(data_path), skipped)
-    train, validation = _split(examples, class_names)
+        class_names, splits = _folder(Path(data_path))
 
     partial = directory.with_name(directory.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    _write_records(partial / "train.tfrecord", train, class_names)
-    _write_records(partial / "validation.tfrecord", validation, class_names)
+    skipped: list[str] = []
+    counts = {}
+    with tqdm.tqdm(total=sum(map(len, splits.values())), desc="images", unit="image", disable=not progress) as bar:
+        for split, examples in splits.items():
+            counts[split] = _write_records(partial, split, examples, class_names, shards, skipped, bar)
     summary = dict(
-        class_names=class_names, train_examples=len(train), validation_examples=len(validation), skipped=skipped
+        class_names=class_names,
+        train_examples=counts["train"],
+        validation_examples=counts["validation"],
+        skipped=sorted(skipped),
+        shards=shards,
     )
     (partial / "dataset.json").write_text(json.dumps(summary, indent=1))
     partial.rename(directory)
@@ -111,26 +147,37 @@ def digits() -> Iterator[_Example]:
     """
     from sklearn import datasets
 
-    digits = datasets.load_digits()
-    images = tf.image.resize(_GREY + digits.images[..., None] * ((255 - _GREY) / 16), (_DIGIT_SIDE, _DIGIT_SIDE))
+    scans = datasets.load_digits()
+    images = tf.image.resize(_GREY + scans.images[..., None] * ((255 - _GREY) / 16), (_DIGIT_SIDE, _DIGIT_SIDE))
     images = tf.cast(tf.round(tf.image.grayscale_to_rgb(images)), tf.uint8)
-    for index, (image, label) in enumerate(zip(images, digits.target)):
-        yield _Example(tf.io.encode_png(image).numpy(), int(label), f"digit_{index:04d}.png")
+    for index, (image, label) in enumerate(zip(images, scans.target)):
+        yield _Example(int(label), f"digit_{index:04d}.png", tf.io.encode_png(image).numpy())
 
 
-def _folder(data_path: Path, skipped: list[str]) -> tuple[tuple[str, ...], list[_Example]]:
-    """Reads an image folder; names of files that do not decode are added to `skipped`."""
-    folders = class_folders(data_path)
-    examples = []
-    for label, folder in enumerate(folders):
-        for file in image_files(folder):
-            name = str(file.relative_to(data_path))
-            encoded = as_jpeg_or_png(file.read_bytes())
-            if encoded is None:
-                skipped.append(name)
-            else:
-                examples.append(_Example(encoded, label, name))
-    return tuple(folder.name for folder in folders), examples
+def _folder(data_path: Path) -> tuple[tuple[str, ...], dict[str, list[_Example]]]:
+    """Class names and splits of an image folder."""
+    given = {folder.name: folder for folder in data_path.iterdir()} if data_path.is_dir() else {}
+    held_out = given.get("validation") or given.get("val")
+    if "train" not in given or held_out is None:
+        folders = class_folders(data_path)
+        class_names = tuple(folder.name for folder in folders)
+        return class_names, _split(_examples(folders, data_path), class_names)
+    splits = {}
+    class_names = tuple(folder.name for folder in class_folders(given["train"]))
+    for split, root in (("train", given["train"]), ("validation", held_out)):
+        folders = class_folders(root)
+        if tuple(folder.name for folder in folders) != class_names:
+            raise UserError(f"{root} and {given['train']} do not have the same class folders")
+        splits[split] = _shuffled(_examples(folders, data_path))
+    return class_names, splits
+
+
+def _examples(folders: Sequence[Path], data_path: Path) -> list[_Example]:
+    return [
+        _Example(label, str(file.relative_to(data_path)), file)
+        for label, folder in enumerate(folders)
+        for file in image_files(folder)
+    ]
 
 
 def as_jpeg_or_png(encoded: bytes) -> bytes | None:
@@ -144,31 +191,68 @@ def as_jpeg_or_png(encoded: bytes) -> bytes | None:
     return tf.io.encode_png(image).numpy()
 
 
-def _split(examples: Sequence[_Example], class_names: Sequence[str]) -> tuple[list[_Example], list[_Example]]:
+def _split(examples: Sequence[_Example], class_names: Sequence[str]) -> dict[str, list[_Example]]:
     """A fixed, stratified split into training and validation; both are shuffled."""
     generator = np.random.default_rng(_SPLIT_SEED)
     train: list[_Example] = []
     validation: list[_Example] = []
-    for label, name in enumerate(class_names):
-        members = [example for example in examples if example.label == label]
+    by_label: list[list[_Example]] = [[] for _ in class_names]
+    for example in examples:
+        by_label[example.label].append(example)
+    for name, members in zip(class_names, by_label):
         if len(members) < 2:
-            raise UserError(f"class {name!r} has {len(members)} readable images; at least two are needed")
-        order = generator.permutation(len(members))
+            raise UserError(f"class {name!r} has {len(members)} images; at least two are needed")
         held_out = max(1, round(VALIDATION_SHARE * len(members)))
-        validation += [members[i] for i in order[:held_out]]
-        train += [members[i] for i in order[held_out:]]
-    train, validation = ([part[i] for i in generator.permutation(len(part))] for part in (train, validation))
-    return train, validation
+        for i in generator.permutation(len(members)):
+            # What cannot be decoded is not held out, or a class might be left without an image there.
+            if held_out and members[i].encoded() is not None:
+                validation.append(members[i])
+                held_out -= 1
+            else:
+                train.append(members[i])
+    return {"train": _shuffled(train, generator), "validation": _shuffled(validation, generator)}
 
 
-def _write_records(path: Path, examples: Sequence[_Example], class_names: Sequence[str]) -> None:
-    with tf.io.TFRecordWriter(str(path)) as writer:
+def _shuffled(examples: Sequence[_Example], generator: np.random.Generator | None = None) -> list[_Example]:
+    generator = generator or np.random.default_rng(_SPLIT_SEED)
+    return [examples[i] for i in generator.permutation(len(examples))]
+
+
+def _write_records(
+    directory: Path,
+    split: str,
+    examples: Sequence[_Example],
+    class_names: Sequence[str],
+    shards: int,
+    skipped: list[str],
+    bar: tqdm.tqdm,
+) -> int:
+    """Writes one split; adds to `skipped` what is no image, and returns how many were written."""
+    names = (
+        [f"{split}.tfrecord"] if shards == 1 else [f"{split}-{i:05d}-of-{shards:05d}.tfrecord" for i in range(shards)]
+    )
+    written = 0
+    seen = set()
+    with contextlib.ExitStack() as stack:
+        writers = [stack.enter_context(tf.io.TFRecordWriter(str(directory / name))) for name in names]
         for example in examples:
+            bar.update()
+            encoded = example.encoded()
+            if encoded is None:
+                skipped.append(example.source)
+                continue
             feature = {
-                "image/encoded": example.encoded,
+                "image/encoded": encoded,
                 "image/filename": os.fsencode(example.source),
                 "image/class/label": example.label,
                 "image/class/text": class_names[example.label].encode(),
             }
             feature = {name: tfrecord_lib.convert_to_feature(value) for name, value in feature.items()}
-            writer.write(tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString())
+            record = tf.train.Example(features=tf.train.Features(feature=feature))
+            writers[written % shards].write(record.SerializeToString())
+            written += 1
+            seen.add(example.label)
+    for label, name in enumerate(class_names):
+        if label not in seen:
+            raise UserError(f"class {name!r} has no image for {split} that can be decoded")
+    return written

@@ -87,7 +87,7 @@ class Source:
         if self.dataset == "digits":
             from asvit_tf import data
 
-            digits = [example.encoded for example in data.digits()]
+            digits = [example.contents for example in data.digits()]
             yield from (digits[i] for i in generator.permutation(len(digits)))
             return
         if self.data_path is not None and Path(self.data_path).is_dir():

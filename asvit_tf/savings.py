@@ -58,7 +58,7 @@ def plan(
             token_grid=count.stages[0].token_grid,
             steps=number,
             macs=count.macs,
-            share=count.macs * number / total,
+            share=count.macs * number / total if total else 0.0,
         )
         for phase, count, number in zip(schedule.phases, counts, steps)
     ]
@@ -69,9 +69,8 @@ def planned_saving(phases: Sequence[PlannedPhase]) -> float:
 
     1 - sum(macs * steps) / (macs of the last phase * all steps), between 0 and 1.
     """
-    return 1 - sum(phase.macs * phase.steps for phase in phases) / (
-        phases[-1].macs * sum(phase.steps for phase in phases)
-    )
+    steps = sum(phase.steps for phase in phases)
+    return 1 - sum(phase.macs * phase.steps for phase in phases) / (phases[-1].macs * steps) if steps else 0.0
 
 
 def plan_in_words(phases: Sequence[PlannedPhase]) -> str:

@@ -93,7 +93,7 @@ def run(params: cfg.ExperimentConfig, model_dir: str, mode: str, progress: bool 
     Raises:
       UserError: The schedule does not fit the experiment, or there is no checkpoint to evaluate.
     """
-    phases = plan_of(params)  # Before any long work.
+    phases = plan_of(params)  # Before any long work: it refuses a schedule that does not fit.
     if mode == "eval" and tf.train.latest_checkpoint(model_dir) is None:
         raise UserError(f"no checkpoint in {model_dir}; train first")
     if "train" in mode:

@@ -158,6 +158,40 @@ def test_a_folder_of_images_becomes_records_and_corrupt_ones_are_counted(tmp_pat
     assert images[..., 0].max() > expected[1] - 0.1
 
 
+def test_prepare_command_with_given_splits_and_shards(tmp_path, capsys):
+    for split, count in (("train", 3), ("val", 2)):
+        for label, name in enumerate(("cat", "dog")):
+            for i in range(count):
+                write_image(tmp_path / "images" / split / name / f"{i}.png", 100 * label + i)
+    arguments = ["prepare", str(tmp_path / "images"), "--output", str(tmp_path / "out")]
+    assert cli.main([*arguments, "--shards", "2", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["train_examples"], result["validation_examples"]) == (6, 4)
+    for path, names in ((result["train_path"], "train"), (result["validation_path"], "val")):
+        files = tf.io.gfile.glob(path)
+        assert len(files) == 2
+        examples = [tf.train.Example.FromString(r.numpy()) for r in tf.data.TFRecordDataset(files)]
+        assert all(
+            e.features.feature["image/filename"].bytes_list.value[0].decode().startswith(names + "/") for e in examples
+        )
+    assert cli.main(arguments) == 2
+    assert "exists; choose another" in capsys.readouterr().err
+    (tmp_path / "images/val/dog").rename(tmp_path / "images/val/wolf")
+    assert cli.main([*arguments[:-1], str(tmp_path / "other")]) == 2
+    assert "do not have the same class folders" in capsys.readouterr().err
+
+
+def test_a_class_without_a_readable_image_is_refused(tmp_path):
+    write_image(tmp_path / "images/cat/0.png", 1)
+    write_image(tmp_path / "images/cat/1.png", 2)
+    for i in range(2):
+        (tmp_path / "images/dog").mkdir(exist_ok=True)
+        (tmp_path / f"images/dog/{i}.png").write_bytes(b"broken")
+    with pytest.raises(UserError, match=r"class 'dog' has no image for train"):
+        data.prepare(tmp_path / "data", tmp_path / "images")
+    assert not (tmp_path / "data").exists()
+
+
 def test_the_digits_have_a_fixed_stratified_split(tmp_path):
     dataset = data.prepare(tmp_path / "data")
     assert (dataset.train_examples, dataset.validation_examples) == (1438, 359)

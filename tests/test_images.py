@@ -158,5 +158,5 @@ def test_bad_input_is_one_line(arguments, message, capsys):
 def test_digits_are_the_embedded_ones():
     images, _ = sample(Source(dataset="digits"), 5, (32, 32), seed=0)
     pixels = np.round(images * np.float32([58.395, 57.12, 57.375]) + np.float32([123.675, 116.28, 103.53]))
-    shown = {tf.io.decode_png(example.encoded).numpy().tobytes() for example in data.digits()}
+    shown = {tf.io.decode_png(example.contents).numpy().tobytes() for example in data.digits()}
     assert {image.astype(np.uint8).tobytes() for image in pixels} <= shown
