@@ -122,6 +122,7 @@ def run(params: cfg.ExperimentConfig, model_dir: str, mode: str, progress: bool 
     metrics: dict[str, float] = {}
 
     def keep(output) -> None:
+        metrics.clear()
         metrics.update({name: float(value) for name, value in output.items()})
 
     def run_mode(mode: str) -> None:

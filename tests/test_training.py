@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 from official.core import exp_factory, task_factory, train_lib, train_utils
+from tensorboard.backend.event_processing import event_accumulator
 
 from asvit_tf import (
     AsViT,
@@ -201,9 +202,11 @@ def test_evaluation_alone_sees_all_tokens_whatever_the_step(digits, unbroken, tm
     assert 0 <= run.metrics["accuracy"] <= 1
 
 
-def test_train_run_logs_blocks_by_phase(digits, tmp_path):
-    metrics = train.run(experiment(digits), str(tmp_path), "train_and_eval")
+def test_train_run_logs_blocks_by_phase(digits, tmp_path, capsys):
+    params = experiment(digits, task={"retokenization": {"evaluate_phase": True}})
+    metrics = train.run(params, str(tmp_path), "train_and_eval")
     assert 0 <= metrics["accuracy"] <= 1
+    assert "phase_accuracy" not in metrics  # The last evaluation is in the last phase.
     blocks = savings.read_blocks(tmp_path)
     assert [block["step"] for block in blocks] == list(range(BLOCK, STEPS + 1, BLOCK))
     assert [block["stride"] for block in blocks] == [16, 16, 8, 8, 4, 4]
@@ -212,6 +215,23 @@ def test_train_run_logs_blocks_by_phase(digits, tmp_path):
     assert [(phase.stride, phase.dilation, phase.steps) for phase in times] == [(16, 5, 4), (8, 2, 4), (4, 1, 4)]
     assert all(phase.trace_seconds > phase.warm_seconds > 0 for phase in times)
     assert [step for step, _ in train.read_evaluations(tmp_path)] == [6, 12]
+
+    assert "re-tokenization saves" in capsys.readouterr().err
+    summary = json.loads((tmp_path / "retokenization.json").read_text())
+    assert [phase["token_grid"] for phase in summary["planned"]] == [[2, 2], [4, 4], [8, 8]]
+    assert [phase["steps"] for phase in summary["measured"]] == [4, 4, 4]
+    assert summary["measured_saving"] == pytest.approx(savings.measured_saving(times))
+    assert scalars(tmp_path / "validation", "phase_accuracy").keys() == {6}  # At 4 x 4 tokens, beside 8 x 8.
+    assert scalars(tmp_path / "retokenization", "retokenization/stride") == dict(
+        zip(range(BLOCK, STEPS + 1, BLOCK), [16, 16, 8, 8, 4, 4])
+    )
+
+
+def scalars(directory, tag):
+    """Values of a TensorBoard scalar by step."""
+    events = event_accumulator.EventAccumulator(str(directory))
+    events.Reload()
+    return {event.step: float(tf.make_ndarray(event.tensor_proto)) for event in events.Tensors(tag)}
 
 
 def test_a_boundary_inside_a_block_splits_it(digits, unbroken, tmp_path):
