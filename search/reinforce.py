@@ -176,6 +176,7 @@ def search(directory: Path, options: Options, scorer: Scorer, limits: Limits, pr
     policy = Policy(options.learning_rate, options.seed)
     reward_of = Reward({name: DIRECTIONS[name] for name in options.reward_types}, options.buffer_size)
     baseline_of = Baseline(options.ema_momentum)
+    _sample(policy, options.seed, 0, 0, limits)  # Limits that leave nothing are refused before a progress bar appears.
     failed = 0
     total = options.total_steps * options.samples_per_step
     with tqdm.tqdm(total=total, desc="search", unit="topology", disable=not progress) as bar:

@@ -132,8 +132,7 @@ def test_first_and_second_derivatives_by_finite_differences(name, engine, clean_
         variable.assign(RNG.standard_normal(variable.shape))
     _, first, second = derivatives(layer, x, dx, ddx, engine)
     expected_first, expected_second = finite_differences(layer, x, dx, ddx)
-    # TensorFlow's own slope of GELU's erf has a constant in float32; the rules of jets have it in float64.
-    assert relative_error(first, expected_first) < (1e-8 if engine == "jet" else 1e-7)
+    assert relative_error(first, expected_first) < 1e-7
     assert relative_error(second, expected_second) < 1e-5
 
 

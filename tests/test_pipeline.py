@@ -17,7 +17,7 @@ from sklearn import datasets
 from asvit_tf import cli, export, savings
 
 OPTIONS = [
-    *("--image-size", "16", "--search-steps", "2", "--repeats", "1", "--score-batch", "2", "--budget", "0.44"),
+    *("--image-size", "16", "--search-steps", "2", "--repeats", "1", "--score-batch", "2", "--budget", "0.51"),
     *("--epochs", "3", "--batch-size", "8", "--seed", "3"),
 ]
 
@@ -56,7 +56,7 @@ def test_one_json_line_and_every_result(unbroken):
     assert {"topology", "grown", "accuracy", "saved_model", "report", "seconds"} <= set(result)
     assert result["skipped_images"] == 1
     assert 0 <= result["accuracy"] <= 1
-    assert result["parameters"] <= 440_000
+    assert result["parameters"] <= 510_000
     report = (output / "report.html").read_text()
     assert report.count("data:image/png;base64,") == 3
     assert result["grown"] in report
