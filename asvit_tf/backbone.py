@@ -129,8 +129,8 @@ class AsViT(tf_keras.Model):
                 name="representation",
             )
         self.set_normalization(normalization)
-        # Creates every variable now, inside the caller's strategy scope. Not by a call on a symbolic input: Keras keeps those
-        # in a graph that lives as long as the process, and a search makes hundreds of networks.
+        # Creates every variable now, inside the caller's strategy scope. Not by a call on a symbolic input: Keras keeps
+        # those in a graph that lives as long as the process, and a search makes hundreds of networks.
         self.build((None, *input_specs.shape[1:]))
 
     def call(self, images, training=None):
