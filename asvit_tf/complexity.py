@@ -23,8 +23,8 @@ from asvit_tf import autodiff
 from asvit_tf.errors import UserError
 
 RADII = ("sqrt_n", "unit")
-_LINEAR_WITHIN = 0.01  # As a share of the derivatives: what a linear map would not explain.
-_ROUND_WITHIN = 0.1
+_LINEAR_WITHIN = 0.05  # Share of the derivatives that no linear map explains.
+_ROUND_WITHIN = 0.25  # An ellipse of axis ratio 0.75 has 4 % more curvature than a circle as long.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +109,7 @@ def turning_number(length_distortion_with_curvature: float) -> float:
 
 
 def is_linear(nonlinearity: float) -> bool:
-    """Whether a network is linear along the circle, to a hundredth of its derivatives."""
+    """Whether a network is linear along the circle, to a twentieth of its derivatives."""
     return nonlinearity < _LINEAR_WITHIN
 
 

@@ -127,7 +127,7 @@ def test_words_about_the_turning_number():
     assert "linear along the circle" in complexity.in_words(1.0, 0.001, 0.5)
     assert "say the same" not in complexity.in_words(1.0, 0.001, 0.5)
     assert "say the same" in complexity.in_words(1.0, 0.001, 0.95)
-    assert "not linear" in complexity.in_words(1.0, 0.02, 0.95)
+    assert "not linear" in complexity.in_words(1.0, 0.06, 0.95)
 
 
 @pytest.mark.parametrize("points", [5, 10])
