@@ -23,7 +23,7 @@ JetOf = Callable[[tf.Tensor], Any]  # `Derivatives`, or None for a tensor that d
 Rule = Callable[[tf.Operation, JetOf], Sequence[Derivatives]]  # One for each output.
 
 
-class NoRuleError(NotImplementedError):
+class NoRuleError(LookupError):
     """The function uses an operation that has no rule."""
 
 

@@ -1,15 +1,13 @@
 import dataclasses
 import itertools
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing import event_accumulator
 
-from asvit_tf import Topology, UserError, jsonfiles
-from search import family, grow, records, reinforce, scoring, space, workers
+from asvit_tf import Topology, UserError
+from search import family, grow, reinforce, scoring, space
 from search.limits import Limits
 from search.scoring import Score
 from search.settings import RunSettings
@@ -103,33 +101,6 @@ def test_dense_ranks_share_ranks():
 def test_choice_and_ties(length, ntk, chosen):
     rows = [{"length_distortion": a, "ntk_condition_number": b} for a, b in zip(length, ntk)]
     assert grow.choose(rows) == chosen
-
-
-def test_a_measure_that_fails_in_one_repeat_has_no_mean_and_is_counted():
-    score = scoring.summarize({"length_distortion": [1.0, 3.0], "ntk_condition_number": [float("nan"), 8.0]}, 0.0)
-    assert score.measures == {"length_distortion": 2.0, "ntk_condition_number": None}
-    assert score.errors == {"length_distortion": pytest.approx(1.0), "ntk_condition_number": None}
-    assert score.failures == {"ntk_condition_number": 1}
-    assert scoring.summarize({"curvature": [float("inf")] * 2}, 0.0).measures == {"curvature": None}
-
-
-@pytest.mark.parametrize(
-    ("options", "images", "message"),
-    [
-        ({"measures": ("speed",)}, 4, "unknown measure 'speed'; allowed are length_distortion, curvature"),
-        ({"engine": "reverse"}, 4, "jet, accumulator, tape"),
-        ({"normalization": "batch"}, 4, "layer, identity"),
-        ({"initialization": "zeros"}, 4, "released, lecun"),
-        ({"points": 2}, 4, "at least 3"),
-        ({"radius": "two"}, 4, "sqrt_n, unit"),
-        ({"repeats": 0}, 4, "at least 1"),
-        ({}, 1, "at least 2 images"),
-    ],
-)
-def test_bad_scoring_settings_are_refused(options, images, message):
-    settings = scoring.Settings(**{"image_size": (8, 8), **options})
-    with pytest.raises(UserError, match=message):
-        scoring.TrainingFreeScorer(settings, np.zeros((images, 8, 8, 3)))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -332,66 +303,6 @@ def test_growth_drops_failed_candidates_and_stops_when_none_is_left(tmp_path):
     with pytest.raises(UserError, match="none of the 12 candidates of growth step 1"):
         grow.grow(tmp_path / "none", SEED, SMALL_GROWTH, none, SMALL)
     assert not list((tmp_path / "none").iterdir())
-
-
-def test_scores_depend_on_seed_and_images_only():
-    generator = np.random.default_rng(0)
-    images = generator.standard_normal((4, 16, 16, 3)).astype(np.float32)
-    topology = Topology.parse("4,2,2|2,1,2|2,1,2|2,1,2|16,8")
-
-    def score(seed=1, images=images):
-        settings = scoring.Settings(image_size=(16, 16), repeats=2, points=4, seed=seed)
-        return scoring.TrainingFreeScorer(settings, images).score(topology)
-
-    first = score()
-    assert all(value > 0 for value in (*first.measures.values(), *first.errors.values()))
-    assert {"trace", "measures", "ntk"} == set(first.split)
-    assert score().measures == first.measures
-    assert all(value != first.measures[name] for name, value in score(seed=2).measures.items())
-    other = score(images=images[::-1] * 2)
-    assert other.measures["length_distortion"] == first.measures["length_distortion"]
-    assert other.measures["ntk_condition_number"] != first.measures["ntk_condition_number"]
-    alike = score(images=np.zeros_like(images))
-    assert alike.measures["ntk_condition_number"] is None
-    assert alike.failures == {"ntk_condition_number": 2}
-    assert "alike" in alike.reasons["ntk_condition_number"]
-
-
-def test_a_workspace_has_one_owner_and_one_configuration(tmp_path):
-    code = (
-        "import sys\nfrom asvit_tf.errors import UserError\nfrom search.records import workspace\n"
-        "try:\n    with workspace(sys.argv[1], {'steps': 1}): print('mine')\nexcept UserError as error: print(error)"
-    )
-
-    def other_process():
-        return subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True).stdout
-
-    with records.workspace(tmp_path, {"steps": 1}):
-        assert "another process is working" in other_process()
-    assert other_process() == "mine\n"
-    with pytest.raises(UserError, match=r"steps was 1, now 2"), records.workspace(tmp_path, {"steps": 2}):
-        pass
-
-
-def test_a_damaged_journal_is_named(tmp_path):
-    (tmp_path / "trace.jsonl").write_text('{"a": 1}\ngarbage\n')
-    with pytest.raises(UserError, match=r"line 2 of .*trace.jsonl is not what a run wrote"):
-        records.Journal(tmp_path / "trace.jsonl")
-
-
-def test_one_worker_scores_in_this_process_and_other_images_are_others():
-    generator = np.random.default_rng(0)
-    settings = scoring.Settings(image_size=(16, 16), repeats=1, points=3, measures=("ntk_condition_number",))
-    topology = Topology.parse("4,2,2|2,1,2|2,1,2|2,1,2|16,8")
-    for _ in range(2):
-        images = generator.standard_normal((2, 16, 16, 3)).astype(np.float32)
-        (parallel,) = workers.ParallelScorer(settings, images, workers=1)([topology])
-        assert parallel.measures == scoring.TrainingFreeScorer(settings, images).score(topology).measures
-
-
-def test_json_holds_no_nan(tmp_path):
-    jsonfiles.write_json(tmp_path / "a.json", {"a": [float("nan"), 1.0], "b": float("inf")})
-    assert json.loads((tmp_path / "a.json").read_text()) == {"a": [None, 1.0], "b": None}
 
 
 @pytest.mark.parametrize(
