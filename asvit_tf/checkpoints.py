@@ -8,7 +8,7 @@ model's image size, and whatever else differs is named before anything is assign
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -70,27 +70,51 @@ def initialize(model: tf.Module, path: str, modules: str = "all") -> Report:
     """
     if modules not in _PLACES:
         raise UserError(f"unknown init_checkpoint_modules {modules!r}; allowed are {', '.join(MODULES)}")
-    found = tf.train.latest_checkpoint(path) if tf.io.gfile.isdir(path) else path
-    try:
-        reader = tf.train.load_checkpoint(found or path)
-        graph = trackable_object_graph_pb2.TrackableObjectGraph.FromString(reader.get_tensor(_OBJECT_GRAPH))
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
-        raise UserError(f"no checkpoint at {path}") from error
+    reader, graph = _open(path)
     target = model.backbone if modules == "backbone" else model
     nodes = [node for place in _PLACES[modules] if (node := _below_root(graph, place)) is not None]
     if not nodes:
-        raise UserError(f"the checkpoint {found} holds no {modules if modules != 'all' else 'model'}")
+        raise UserError(f"the checkpoint {path} holds no {modules if modules != 'all' else 'model'}")
     pairs = list(_pairs(graph, nodes[0], target))
-    values = _checked(pairs, target, reader, found)
+    shapes = reader.get_variable_to_shape_map()
+    _refuse_differences(pairs, target, shapes, path)
+    resized = tuple(pair.name for pair in pairs if tuple(shapes[pair.key]) != tuple(pair.variable.shape))
     for pair in pairs:
-        pair.variable.assign(values[pair.name])
-    resized = tuple(pair.name for pair in pairs if reader.get_variable_to_shape_map()[pair.key] != pair.variable.shape)
+        value = reader.get_tensor(pair.key)
+        pair.variable.assign(resize_grid(value, pair.variable.shape[1:3]) if pair.name in resized else value)
     used = {pair.key for pair in pairs}
     return Report(
         loaded=tuple(pair.name for pair in pairs if pair.name not in resized),
         resized=resized,
         unused=tuple(sorted(name for name, key in _tensors(graph, nodes[0]) if key not in used)),
     )
+
+
+def check_resumable(model: tf.Module, path: str) -> None:
+    """Refuses to continue a training from a checkpoint of another network.
+
+    Args:
+      model: A built model.
+      path: The trainer's checkpoint.
+
+    Raises:
+      UserError: A variable of the model is missing in it or has another shape there.
+    """
+    reader, graph = _open(path)
+    node = _below_root(graph, _PLACES["all"][0])
+    pairs = [] if node is None else [dataclasses.replace(pair, resizes=False) for pair in _pairs(graph, node, model)]
+    _refuse_differences(pairs, model, reader.get_variable_to_shape_map(), path)
+
+
+def _open(path: str):
+    """Reader and object graph of a checkpoint, or of the newest in a directory."""
+    found = tf.train.latest_checkpoint(path) if tf.io.gfile.isdir(path) else path
+    try:
+        reader = tf.train.load_checkpoint(found or path)
+        graph = trackable_object_graph_pb2.TrackableObjectGraph.FromString(reader.get_tensor(_OBJECT_GRAPH))
+    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+        raise UserError(f"no checkpoint at {path}") from error
+    return reader, graph
 
 
 def _below_root(graph, names: tuple[str, ...]) -> int | None:
@@ -145,16 +169,13 @@ def _tensors(graph, node: int) -> Iterator[tuple[str, str]]:
         waiting += [(child.node_id, f"{name}/{child.local_name}".lstrip("/")) for child in graph.nodes[node].children]
 
 
-def _checked(pairs: list[_Pair], target, reader, path: str) -> dict[str, np.ndarray]:
-    """The value of every pair, once it is certain that all of the model is served."""
-    values, problems = {}, []
+def _refuse_differences(pairs: list[_Pair], target, shapes: Mapping[str, Sequence[int]], path: str) -> None:
+    """Raises unless all of the model is served; `shapes` are those of the checkpoint, by key."""
+    problems = []
     for pair in pairs:
-        value, shape = reader.get_tensor(pair.key), tuple(pair.variable.shape)
-        if pair.resizes and value.shape[-1:] == shape[-1:]:
-            value = resize_grid(value, shape[1:3])
-        if value.shape != shape:
-            problems.append(f"{pair.name} has shape {value.shape} there, {shape} here")
-        values[pair.name] = value
+        there, here = tuple(shapes[pair.key]), tuple(pair.variable.shape)
+        if there != here and not (pair.resizes and there[-1:] == here[-1:]):
+            problems.append(f"{pair.name} has shape {there} there, {here} here")
     paired = {id(pair.variable) for pair in pairs}
     problems += [f"{variable.name} is missing there" for variable in target.variables if id(variable) not in paired]
     if problems or not pairs:
@@ -162,7 +183,6 @@ def _checked(pairs: list[_Pair], target, reader, path: str) -> dict[str, np.ndar
             f"the checkpoint {path} is of another network: {'; '.join(problems[:3]) or 'nothing in it fits'}"
             + (f"; and {len(problems) - 3} more" if len(problems) > 3 else "")
         )
-    return values
 
 
 def resize_grid(embedding: np.ndarray, grid: tuple[int, int]) -> np.ndarray:

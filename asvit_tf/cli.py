@@ -252,19 +252,27 @@ def evaluate(flags: tuple[str, ...], as_json: bool) -> None:
     type=click.Choice(["image_bytes", "image_tensor", "tf_example"]),
     default="image_bytes",
     show_default=True,
+    help="What the SavedModel takes: encoded images, uint8 [batch, height, width, 3], or serialized examples.",
+)
+@click.option(
+    "--tflite",
+    "tflite_type",
+    type=click.Choice(["fp32", "fp16", "int8"]),
+    help="Write model.tflite into the directory too; int8 is calibrated on the training data.",
 )
 @AS_JSON
-def export(model_dir: str, export_dir: str, input_type: str, as_json: bool) -> None:
-    """Exports the newest checkpoint of a training as a SavedModel."""
+def export(model_dir: str, export_dir: str, input_type: str, tflite_type: str | None, as_json: bool) -> None:
+    """Exports the newest checkpoint of a training as a SavedModel, for batches of any size, at all tokens."""
     quiet_tensorflow()
     from asvit_tf import export as exporting
 
     with only_result_on_stdout():
-        exporting.export(exporting.read_params(model_dir), model_dir, export_dir, input_type)
+        exporting.export(exporting.read_params(model_dir), model_dir, export_dir, input_type, tflite_type)
+    tflite = None if tflite_type is None else os.path.join(export_dir, exporting.TFLITE_FILE)
     if as_json:
-        print_json(dict(saved_model=export_dir, input_type=input_type))
+        print_json(dict(saved_model=export_dir, input_type=input_type, tflite=tflite))
     else:
-        click.echo(f"saved model {export_dir}")
+        click.echo(f"saved model {export_dir}" + (f"\ntflite      {tflite}" if tflite else ""))
 
 
 def main(arguments: list[str] | None = None) -> int:

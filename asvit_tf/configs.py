@@ -15,7 +15,7 @@ from official.vision.modeling.backbones import factory
 from official.vision.tasks import image_classification as classification_task
 
 from asvit_tf import backbone as asvit_backbone
-from asvit_tf import checkpoints
+from asvit_tf import checkpoints, inputs
 from asvit_tf.errors import UserError
 from asvit_tf.retokenization import Phase, Schedule, Tokenization
 from asvit_tf.topology import NAMED, Topology
@@ -112,7 +112,10 @@ class ClassificationTask(image_classification.ImageClassificationTask):
 
 @task_factory.register_task_cls(ClassificationTask)
 class AsViTClassificationTask(classification_task.ImageClassificationTask):
-    """The Model Garden's task, but a checkpoint to start from is accounted for. The schedule is the trainer's."""
+    """The Model Garden's task, but a checkpoint to start from is accounted for, and every label is checked.
+
+    The schedule is the trainer's.
+    """
 
     def initialize(self, model: tf_keras.Model) -> None:
         """Loads `init_checkpoint` if there is one (see `checkpoints.initialize`), and says what was loaded."""
@@ -120,6 +123,11 @@ class AsViTClassificationTask(classification_task.ImageClassificationTask):
         if config.init_checkpoint:
             report = checkpoints.initialize(model, config.init_checkpoint, config.init_checkpoint_modules)
             print(f"{config.init_checkpoint}: {report}", file=sys.stderr)
+
+    def build_inputs(self, params, input_context=None):
+        """The Model Garden's input pipeline; a label that belongs to no class ends it (see `inputs.checked_labels`)."""
+        dataset = super().build_inputs(params, input_context)
+        return dataset if params.is_multilabel else inputs.checked_labels(dataset, self.task_config.model.num_classes)
 
 
 @factory.register_backbone_builder("asvit")

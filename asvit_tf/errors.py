@@ -1,5 +1,9 @@
-"""The one exception that a user's own input can cause."""
+"""The exceptions that end a command with one line instead of a traceback."""
 
 
 class UserError(ValueError):
     """Bad input. Its message is one line: what was wrong, and what is allowed."""
+
+
+class StoppedError(RuntimeError):
+    """Something outside stopped the work: a full disk, a lost worker. Started again, it continues where it was."""

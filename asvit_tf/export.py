@@ -1,21 +1,30 @@
-"""Exports a trained classifier as a SavedModel that takes encoded images and needs nothing of this package."""
+"""Exports a trained classifier as a SavedModel, and for TFLite, that need nothing of this package."""
 
 from __future__ import annotations
 
+import copy
+import functools
 import os
 import shutil
+from collections.abc import Iterator
 
 import tensorflow as tf
 import yaml
 from official.core import config_definitions as cfg
 from official.modeling import hyperparams
-from official.vision.serving import export_saved_model_lib, image_classification
+from official.vision.ops import preprocess_ops
+from official.vision.serving import export_saved_model_lib, export_tflite_lib, image_classification
 
 from asvit_tf import (
     configs,
+    inputs,
     registry_imports,  # noqa: F401
 )
 from asvit_tf.errors import UserError
+
+TFLITE_FILE = "model.tflite"
+TFLITE_TYPES = ("fp32", "fp16", "int8")
+_CALIBRATION_IMAGES = 100
 
 
 class NamedClassificationModule(image_classification.ClassificationModule):
@@ -57,6 +66,19 @@ class NamedClassificationModule(image_classification.ClassificationModule):
         answer["label"] = tf.gather(names, tf.argmax(answer["probs"], axis=-1))
         return answer
 
+    def serve_pixels(self, inputs):
+        """Answers a batch of whole images of the model's own size, for TFLite: no decoding, no loop, no strings.
+
+        Args:
+          inputs: [B, H, W, 3] float32, 0 to 255.
+
+        Returns:
+          `logits` and `probs` [B, classes].
+        """
+        images = preprocess_ops.normalize_image(inputs, offset=preprocess_ops.MEAN_RGB, scale=preprocess_ops.STDDEV_RGB)
+        logits = self.inference_step(images)
+        return {"logits": logits, "probs": tf.nn.softmax(logits)}
+
 
 def read_params(model_dir: str) -> cfg.ExperimentConfig:
     """The experiment that a training in `model_dir` wrote down.
@@ -94,7 +116,44 @@ def serving_module(params: cfg.ExperimentConfig, input_type: str) -> NamedClassi
     )
 
 
-def export(params: cfg.ExperimentConfig, model_dir: str, export_dir: str, input_type: str = "image_bytes") -> str:
+def tflite(module: NamedClassificationModule, quantization: str) -> bytes:
+    """A TFLite model of `module.serve_pixels` for batches of any size.
+
+    Args:
+      module: With its weights restored.
+      quantization: One of `TFLITE_TYPES`: "fp32" none, "fp16" weights in half precision, "int8" weights and features
+        in 8 bits wherever TFLite can, calibrated on images of the experiment's training data.
+    """
+    pixels = tf.TensorSpec((None, *module.params.task.model.input_size[:2], 3), tf.float32, name="inputs")
+    function = tf.function(module.serve_pixels, autograph=False).get_concrete_function(pixels)
+    # Not the Model Garden's function: it drops the signature, and calibrates on images that are normalized already.
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], module)
+    if quantization != "fp32":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if quantization == "fp16":
+        converter.target_spec.supported_types = [tf.float16]
+    if quantization == "int8":
+        converter.representative_dataset = functools.partial(_pixels, module.params)
+    return converter.convert()
+
+
+def _pixels(params: cfg.ExperimentConfig) -> Iterator[list[tf.Tensor]]:
+    """Training images one by one, not augmented, 0 to 255, as `serve_pixels` takes them."""
+    params = copy.deepcopy(params)  # The Model Garden's function changes it.
+    data = params.task.train_data
+    data.is_training, data.mixup_and_cutmix, data.drop_remainder = False, None, False
+    offset, scale = (tf.constant(values) for values in (preprocess_ops.MEAN_RGB, preprocess_ops.STDDEV_RGB))
+    for (image,) in export_tflite_lib.representative_dataset(params, calibration_steps=_CALIBRATION_IMAGES):
+        yield [image * scale + offset]
+
+
+def export(
+    params: cfg.ExperimentConfig,
+    model_dir: str,
+    export_dir: str,
+    input_type: str = "image_bytes",
+    tflite_type: str | None = None,
+) -> str:
     """Writes the SavedModel of the newest checkpoint, complete or not at all.
 
     Args:
@@ -102,6 +161,7 @@ def export(params: cfg.ExperimentConfig, model_dir: str, export_dir: str, input_
       model_dir: Its checkpoints.
       export_dir: Where the SavedModel goes; an older one there is replaced.
       input_type: "image_bytes" (encoded images), "image_tensor" (uint8 [B, H, W, 3]) or "tf_example".
+      tflite_type: One of `TFLITE_TYPES`: write `model.tflite` into the directory too.
 
     Returns:
       `export_dir`.
@@ -114,6 +174,9 @@ def export(params: cfg.ExperimentConfig, model_dir: str, export_dir: str, input_
     checkpoint = tf.train.latest_checkpoint(model_dir)
     if checkpoint is None:
         raise UserError(f"no checkpoint in {model_dir}; train first")
+    if tflite_type == "int8":
+        inputs.check("task.train_data", params.task.train_data, params.task.model.num_classes)  # It calibrates with it.
+    module = serving_module(params, input_type)
     partial = export_dir.rstrip(os.sep) + ".partial"
     shutil.rmtree(partial, ignore_errors=True)
     export_saved_model_lib.export_inference_graph(
@@ -123,8 +186,11 @@ def export(params: cfg.ExperimentConfig, model_dir: str, export_dir: str, input_
         params=params,
         checkpoint_path=checkpoint,
         export_dir=partial,
-        export_module=serving_module(params, input_type),
+        export_module=module,
     )
+    if tflite_type is not None:
+        with open(os.path.join(partial, TFLITE_FILE), "wb") as file:
+            file.write(tflite(module, tflite_type))
     shutil.rmtree(export_dir, ignore_errors=True)
     os.rename(partial, export_dir)
     return export_dir

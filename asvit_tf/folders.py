@@ -1,4 +1,4 @@
-"""Image folders: one subfolder for each class. No TensorFlow, so that a wrong path is refused at once."""
+"""Where images lie: folders, and what TensorFlow Datasets has prepared. No TensorFlow: wrong paths fail at once."""
 
 from __future__ import annotations
 
@@ -30,3 +30,25 @@ def class_folders(data_path: Path) -> list[Path]:
 def image_files(folder: Path) -> list[Path]:
     """Files below a class folder that are named like images, sorted; whether they are images shows when decoded."""
     return [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+
+
+def prepared_tfds(name: str, data_dir: str | None = None) -> Path:
+    """Newest version of a data set that TensorFlow Datasets has prepared on this machine.
+
+    TensorFlow Datasets itself would first try the network, for minutes.
+
+    Args:
+      name: Of the data set, with or without configuration and version.
+      data_dir: Where it was prepared; None for the default of TensorFlow Datasets.
+
+    Raises:
+      UserError: It is not there.
+    """
+    root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    prepared = [file.parent for file in (root / name.replace(":", "/")).rglob("dataset_info.json")]
+    if not prepared:
+        raise UserError(
+            f"dataset {name!r} is not prepared in {root}; let TensorFlow Datasets build it there, or name the "
+            "directory where it has (TFDS_DATA_DIR, data_dir)"
+        )
+    return max(prepared, key=lambda path: [int(part) if part.isdigit() else 0 for part in path.name.split(".")])

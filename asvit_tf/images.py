@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from asvit_tf.errors import UserError
-from asvit_tf.folders import image_files
+from asvit_tf.folders import image_files, prepared_tfds
 
 EMBEDDED = ("digits", "noise")
 _SHUFFLED_RECORDS = 1024  # Of TFRecords and TFDS, which are read in order; about 100 MB of ImageNet.
@@ -68,16 +68,11 @@ class Source:
         return [Path(name) for name in sorted(glob.glob(self.data_path)) if os.path.isfile(name)]
 
     def _tfds_directory(self) -> Path:
-        """Newest prepared version below `data_dir`. Asking TFDS itself would first try the network, for minutes."""
         assert self.dataset is not None
-        root = Path(self.data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
-        prepared = [file.parent for file in (root / self.dataset.replace(":", "/")).rglob("dataset_info.json")]
-        if not prepared:
-            raise UserError(
-                f"dataset {self.dataset!r} is not prepared in {root}; allowed are {', '.join(EMBEDDED)} and what "
-                "TensorFlow Datasets has built there (see --data_dir)"
-            )
-        return max(prepared, key=lambda path: [int(part) if part.isdigit() else 0 for part in path.name.split(".")])
+        try:
+            return prepared_tfds(self.dataset, self.data_dir)
+        except UserError as error:
+            raise UserError(f"{error}; allowed without data are {', '.join(EMBEDDED)}") from error
 
     def encoded(self, seed: int) -> Iterator[bytes]:
         """Encoded images in an order that the seed decides."""

@@ -93,6 +93,13 @@ def _linear(operation: tf.Operation, jet_of: JetOf) -> list[Derivatives]:
     return [list(of_output) for of_output in zip(*results)]
 
 
+def _each(operation: tf.Operation, jet_of: JetOf) -> list[Derivatives]:
+    """Every output is the input at the same place: what functions with a gradient of their own end with."""
+    jets = [jet_of(tensor) for tensor in operation.inputs]
+    order = _order(jets)
+    return [jet or [tf.zeros_like(tensor)] * order for tensor, jet in zip(operation.inputs, jets)]
+
+
 def _joined(operation: tf.Operation, jet_of: JetOf) -> list[Derivatives]:
     """Tensors side by side; those that do not move have derivative 0, and the axis, an integer, stays."""
     jets = [jet_of(tensor) for tensor in operation.inputs]
@@ -272,6 +279,7 @@ _LINEAR = (
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(_LINEAR, _linear),
+    "IdentityN": _each,
     **dict.fromkeys(("ConcatV2", "Pack"), _joined),
     **dict.fromkeys(("Add", "AddV2", "AddN", "Sub", "BiasAdd"), _sum),
     **dict.fromkeys(("Mul", "MatMul", "Einsum", "Conv2D"), _product),

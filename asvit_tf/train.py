@@ -9,7 +9,6 @@ The flags are the Model Garden's own: `--experiment`, `--mode` (train, eval, tra
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import sys
@@ -19,7 +18,6 @@ from pathlib import Path
 import gin
 import tensorflow as tf
 import tf_keras
-import tqdm
 from absl import flags
 from official.common import distribute_utils
 from official.common import flags as model_garden_flags
@@ -29,86 +27,112 @@ from official.modeling import performance
 from tensorboard.backend.event_processing import event_accumulator
 
 from asvit_tf import (
+    checkpoints,
     configs,
+    inputs,
     registry_imports,  # noqa: F401
     savings,
 )
-from asvit_tf.errors import UserError
+from asvit_tf.block_log import BlockLog
+from asvit_tf.errors import StoppedError, UserError
 from asvit_tf.jsonfiles import write_json
 from asvit_tf.topology import Topology
-from asvit_tf.trainer import Block, RetokenizingTrainer
+from asvit_tf.trainer import ExperimentRunner, RetokenizingTrainer
 
-
-class _BlockLog:
-    """Train action: appends the trainer's new blocks to `blocks.jsonl` and TensorBoard, and moves a progress bar."""
-
-    def __init__(self, trainer: RetokenizingTrainer, model_dir: str, total_steps: int, progress: bool):
-        self._trainer = trainer
-        self._writer = tf.summary.create_file_writer(os.path.join(model_dir, "retokenization"))
-        self._path = os.path.join(model_dir, savings.BLOCKS_FILE)
-        self._total_steps = total_steps
-        self._progress = progress
-        self._bar: tqdm.tqdm | None = None
-
-    def __call__(self, output) -> None:
-        blocks: list[Block] = list(self._trainer.blocks)
-        self._trainer.blocks.clear()
-        with tf.io.gfile.GFile(self._path, "a") as file:
-            for block in blocks:
-                row = dataclasses.asdict(block)
-                # A line break first: what a killed run left unfinished must not swallow this row.
-                file.write("\n" + json.dumps({**row.pop("metrics"), **row}))
-        with self._writer.as_default():
-            for block in blocks:
-                tf.summary.scalar("retokenization/stride", block.stride, step=block.step)
-                name = "traced_step_seconds" if block.traced else "step_seconds"
-                tf.summary.scalar(f"retokenization/{name}", block.seconds / block.steps, step=block.step)
-        self._writer.flush()
-        if self._progress and blocks:
-            self._show(blocks)
-
-    def _show(self, blocks: Sequence[Block]) -> None:
-        if self._bar is None:
-            start = blocks[0].step - blocks[0].steps
-            self._bar = tqdm.tqdm(total=self._total_steps, initial=start, desc="train", unit="step", mininterval=0)
-        last = blocks[-1]
-        self._bar.set_postfix_str(f"stride {last.stride}, loss {last.metrics['training_loss']:.3f}", refresh=False)
-        self._bar.update(sum(block.steps for block in blocks))
-        if last.step >= self._total_steps:
-            self._bar.close()
+MODES = ("train", "eval", "train_and_eval", "train_and_post_eval", "continuous_eval")
+_NO_ROOM = ("No space left", "quota exceeded", "File too large")
 
 
 def run(params: cfg.ExperimentConfig, model_dir: str, mode: str, progress: bool = False) -> dict[str, float]:
     """Runs an experiment, continuing from the newest checkpoint in `model_dir`.
 
+    Where a TPU worker is preempted, or a device lost, it connects again and continues from the newest checkpoint, as
+    long as every new start gets further than the one before.
+
     Args:
       params: The experiment; its task must be As-ViT's.
       model_dir: Receives checkpoints, summaries, `params.yaml` and `blocks.jsonl`.
-      mode: "train", "eval", "train_and_eval" or "continuous_eval".
+      mode: One of `MODES`.
       progress: Show a progress bar on standard error.
 
     Returns:
       The metrics of an evaluation after the last step where `mode` evaluates; else {}.
 
     Raises:
-      UserError: The schedule does not fit the experiment, or there is no checkpoint to evaluate.
+      UserError: The schedule does not fit the experiment, data are missing or wrong, there is no checkpoint to
+        evaluate, or the one to continue is of another network.
+      StoppedError: The disk is full, or a worker was lost for good.
     """
-    phases = plan_of(params)  # Before any long work: it refuses a schedule that does not fit.
-    if mode == "eval" and tf.train.latest_checkpoint(model_dir) is None:
-        raise UserError(f"no checkpoint in {model_dir}; train first")
+    phases = plan_of(params)
+    _check(params, model_dir, mode)
     if "train" in mode:
-        train_utils.serialize_config(params, model_dir)
         print(savings.plan_in_words(phases), file=sys.stderr)
     if params.task.seed is not None:
         tf_keras.utils.set_random_seed(params.task.seed)
     if params.runtime.mixed_precision_dtype:
         performance.set_mixed_precision_policy(params.runtime.mixed_precision_dtype)
+    lost_at: str | None = "nowhere"
+    while True:
+        try:
+            return _run_once(params, model_dir, mode, progress, phases)
+        except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
+            newest = tf.train.latest_checkpoint(model_dir)
+            # Several hosts cannot connect again inside a process: their scheduler starts all of them anew.
+            if params.runtime.distribution_strategy == "multi_worker_mirrored" or newest == lost_at:
+                raise StoppedError(
+                    f"a worker was lost ({error.message[:200]}); start again, on every host if there are several: "
+                    f"training continues from {newest or 'its first step'}"
+                ) from error
+            lost_at = newest
+            print("a worker was lost; continuing from the newest checkpoint", file=sys.stderr)
+        except (tf.errors.OpError, OSError) as error:
+            explained = _explained(error, params, model_dir)
+            if explained is None:
+                raise
+            raise explained from error
+
+
+def _check(params: cfg.ExperimentConfig, model_dir: str, mode: str) -> None:
+    """Refuses, before anything is built, what could only fail later."""
+    if mode not in MODES:
+        raise UserError(f"mode {mode!r} is not supported; allowed are {', '.join(MODES)}")
+    if mode == "eval" and tf.train.latest_checkpoint(model_dir) is None:
+        raise UserError(f"no checkpoint in {model_dir}; train first")
+    learning_rate = params.trainer.optimizer_config.learning_rate.get()
+    if "train" in mode and getattr(learning_rate, "decay_steps", 0) is None:
+        raise UserError("the learning rate has no decay_steps; set it to trainer.train_steps")
+    task = params.task
+    for part, name in (("train", "train_data"), ("eval", "validation_data")):
+        if part in mode:
+            inputs.check(f"task.{name}", getattr(task, name), task.model.num_classes)
+
+
+def _explained(error: Exception, params: cfg.ExperimentConfig, model_dir: str) -> Exception | None:
+    """The same in one line, where its cause lies outside of the program."""
+    text = str(error)
+    if any(words in text for words in _NO_ROOM):
+        newest = tf.train.latest_checkpoint(model_dir)
+        return StoppedError(
+            f"cannot write to {model_dir}, no room is left; make some and run it again: training continues from "
+            f"{newest or 'its first step'}"
+        )
+    if inputs.LABEL_PROBLEM in text:
+        return UserError(f"{inputs.LABEL_PROBLEM}; allowed are 0 to {params.task.model.num_classes - 1}")
+    if isinstance(error, tf.errors.DataLossError):
+        return UserError(f"the data cannot be read: {error.message.split('[[')[0]}")
+    return None
+
+
+def _run_once(
+    params: cfg.ExperimentConfig, model_dir: str, mode: str, progress: bool, phases: Sequence[savings.PlannedPhase]
+) -> dict[str, float]:
     strategy = distribute_utils.get_distribution_strategy(
         distribution_strategy=params.runtime.distribution_strategy,
         all_reduce_alg=params.runtime.all_reduce_alg,
         num_gpus=params.runtime.num_gpus,
         tpu_address=params.runtime.tpu,
     )
+    writes = strategy.extended.should_save_summary  # Of several workers one does.
     with strategy.scope():
         task = task_factory.get_task(params.task, logging_dir=model_dir)
         trainer = train_utils.create_trainer(
@@ -119,6 +143,12 @@ def run(params: cfg.ExperimentConfig, model_dir: str, mode: str, progress: bool 
             checkpoint_exporter=train_lib.maybe_create_best_ckpt_exporter(params, model_dir),
             trainer_cls=RetokenizingTrainer,
         )
+    newest = tf.train.latest_checkpoint(model_dir)
+    if newest is not None:
+        checkpoints.check_resumable(trainer.model, newest)
+    if "train" in mode and writes:
+        train_utils.serialize_config(params, model_dir)
+    train_actions = [BlockLog(trainer, model_dir, params.trainer.train_steps, progress)] if writes else []
     metrics: dict[str, float] = {}
 
     def keep(output) -> None:
@@ -126,21 +156,21 @@ def run(params: cfg.ExperimentConfig, model_dir: str, mode: str, progress: bool 
         metrics.update({name: float(value) for name, value in output.items()})
 
     def run_mode(mode: str) -> None:
-        train_lib.run_experiment(
+        ExperimentRunner(
             distribution_strategy=strategy,
             task=task,
             mode=mode,
             params=params,
             model_dir=model_dir,
             trainer=trainer,
-            train_actions=[_BlockLog(trainer, model_dir, params.trainer.train_steps, progress)],
+            train_actions=train_actions,
             eval_actions=[keep],
-        )
+        ).run()
 
     run_mode(mode)
     if "eval" in mode and not metrics:
         run_mode("eval")  # All steps had been trained before, and then training evaluates nothing.
-    if "train" in mode:
+    if "train" in mode and writes:
         summary = savings.summary(phases, savings.read_blocks(model_dir))
         write_json(Path(model_dir) / "retokenization.json", summary)
     return metrics
@@ -194,10 +224,12 @@ def start(arguments: Sequence[str]) -> dict[str, float]:
         if values.gin_file or values.gin_params:
             gin.parse_config_files_and_bindings(values.gin_file, values.gin_params)
         params = train_utils.parse_configuration(values, print_return=False)
-    except LookupError as error:
-        raise UserError(f"unknown experiment {values.experiment!r}; asvit_digits is this package's") from error
     except (flags.Error, tf.errors.NotFoundError, OSError, KeyError, ValueError) as error:
         raise UserError(str(error)) from error
+    except LookupError as error:  # After KeyError, which is one too.
+        raise UserError(
+            f"unknown experiment {values.experiment!r}; this package's are asvit_digits and asvit_imagenet"
+        ) from error
     return run(params, values.model_dir, values.mode, progress=True)
 
 

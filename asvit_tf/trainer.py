@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import gin
 import tensorflow as tf
 import tf_keras
-from official.core import base_trainer
+from official.core import base_trainer, train_lib
 
 from asvit_tf import configs
 from asvit_tf.callbacks import RetokenizationAction
@@ -109,3 +110,32 @@ class RetokenizingTrainer(base_trainer.Trainer):
     def eval_begin(self):
         self._retokenize.before_evaluation(self._evaluated_at)
         super().eval_begin()
+
+
+class ExperimentRunner(train_lib.OrbitExperimentRunner):
+    """The Model Garden's, but every worker resumes.
+
+    With several workers only the first writes checkpoints that are kept. The Model Garden has each of the others look
+    for one in an empty directory of its own: after a restart they would begin at step 0, beside a first that does not.
+    """
+
+    def _maybe_build_checkpoint_manager(self):
+        if self.strategy.extended.should_checkpoint:
+            return super()._maybe_build_checkpoint_manager()
+        self._own_checkpoints = tempfile.TemporaryDirectory()  # All must take part in saving; removed at the end.
+
+        def resume():
+            newest = tf.train.latest_checkpoint(self.model_dir)
+            if newest is None:
+                self.trainer.initialize()
+            else:
+                self.trainer.checkpoint.restore(newest).assert_existing_objects_matched()
+
+        return tf.train.CheckpointManager(
+            self.trainer.checkpoint,
+            directory=self._own_checkpoints.name,
+            max_to_keep=1,
+            step_counter=self.trainer.global_step,
+            checkpoint_interval=self.params.trainer.checkpoint_interval,
+            init_fn=resume,
+        )

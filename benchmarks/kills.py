@@ -16,7 +16,7 @@ from pathlib import Path
 KILLS = 5
 SMALL = ["--dataset", "noise", "--image_size", "16", "--batch_size", "4", "--repeat", "1", "--points", "4"]
 COMMANDS = {
-    "search": ["search", *SMALL, "--total_steps", "12"],
+    "search": ["search", *SMALL, "--total_steps", "60"],
     "growth": ["grow", *SMALL, "--arch", "4,2,2|2,1,2|2,1,2|2,1,2|16", "--width=16", "--proxy-divisor=2"]
     + ["--num-classes", "10", "--stop-parameters", "0.6", "--workers", "2"],
 }
@@ -44,7 +44,7 @@ def main():
         at = []
         while len(at) < KILLS:
             process = start(command, killed)
-            seconds = moments.uniform(8, 25)
+            seconds = moments.uniform(6, 22)
             try:
                 process.wait(seconds)
                 break

@@ -2,7 +2,7 @@
 
     python benchmarks/workers.py
 
-Sixteen candidates of the published seed topology's growth at 224 x 224 (proxies of width 16), length distortion and
+Sixteen candidates of the published seed topology's growth at 224 x 224 (proxies of width 20), length distortion and
 NTK, two repeats. All arms are warm: their processes have scored one topology before. The measures of the arms with one
 thread a worker must be equal bit for bit. Rows go to benchmarks/results/workers.jsonl.
 """
@@ -31,7 +31,9 @@ ARMS = {"1 worker, 1 thread": (1, 1), "2 workers, 1 thread each": (2, 1), "1 pro
 
 
 def tried():
-    options = grow.Options(width=64)
+    options = grow.Options(
+        width=80
+    )  # Four different widths: 1.05, 1.1, 1.15 and 1.2 times 20 are not rounded together.
     start = options.start(Topology.named("seed"))
     return [options.proxy(candidate) for candidate in grow.candidates(start, options, Limits())]
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from asvit_tf.errors import UserError
+from asvit_tf.errors import StoppedError, UserError
 from asvit_tf.jsonfiles import jsonable
 from asvit_tf.topology import Topology
 
@@ -341,6 +341,8 @@ def main(command: click.Command, arguments: list[str] | None = None, name: str =
         message, status = error.format_message(), 2
     except UserError as error:
         message, status = str(error), 2
+    except StoppedError as error:
+        message, status = str(error), 1
     except (click.Abort, KeyboardInterrupt):
         message, status = "stopped; run it again to continue", 130
     click.echo(f"{name}: " + " ".join(message.split()), err=True)

@@ -97,8 +97,14 @@ def draw_growth(axis: plt.Axes, family: Sequence[Mapping], others: bool = False)
     widths = [sum(topology.widths) for topology in topologies]
     depths = [sum(topology.depths) for topology in topologies]
     axis.plot(widths, depths, "o-", color=_COLOURS["first"], label="As-ViT, grown")
+    labelled = 0.0
     for x, y, member in zip(widths, depths, family):
-        axis.annotate(f" {member['parameters'] / 1e6:.2f} M", (x, y), va="top", fontsize=8)
+        millions = member["parameters"] / 1e6
+        crowded = millions < 2 * labelled or 1.5 * millions > family[-1]["parameters"] / 1e6
+        if others and crowded and member is not family[-1]:
+            continue  # Neighbours would write over each other.
+        labelled = millions
+        axis.annotate(f" {millions:.2f} M", (x, y), va="top", fontsize=8)
     if others:
         for name, (marker, sizes) in _OTHERS.items():
             axis.plot(

@@ -162,7 +162,7 @@ def test_imagenet_yamls_load_strictly_build_and_state_their_size(path):
     assert f"{counted.parameters / 1e6:.2f} M parameters" in path.read_text()
 
 
-@pytest.mark.parametrize("path", YAMLS[:1] + YAMLS[-1:], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", YAMLS, ids=lambda path: path.stem)
 def test_imagenet_yamls_train_and_evaluate_when_shrunk(path, photos, tmp_path):
     tiny = {"task.model.backbone.asvit.topology": f"'{TINY}'", "task.model.input_size": "[32,32,3]"}
     tiny["task.model.num_classes"] = 2

@@ -207,3 +207,29 @@ def test_stochastic_depth_drops_whole_branches_in_training_only():
     unchanged = [bool(np.all(row == 0)) for row in (block(x, training=True) - x).numpy()]
     assert 5 < sum(unchanged) < 30  # Both branches: a quarter of 64.
     assert not np.any(np.all((block(x, training=False) - x).numpy() == 0, axis=(1, 2, 3)))
+
+
+@pytest.mark.parametrize("bias", [None, np.where(np.arange(5) == 3, -1e9, 0.0)], ids=["", "masked"])
+def test_gradients_of_attention_are_those_of_its_formula(bias):
+    """First by the layer's own rule, second through it; against TensorFlow's gradients of the plain formula."""
+    inputs = [tf.constant(RNG.standard_normal((2, 5, 3))) for _ in range(3)]
+    cotangent = tf.constant(RNG.standard_normal((2, 5, 3)))
+
+    def plain(query, key, value):
+        scores = query @ tf.transpose(key, (0, 2, 1))
+        return tf.nn.softmax(scores if bias is None else scores + bias) @ value
+
+    def derivatives(function):
+        with tf.GradientTape() as outer:
+            outer.watch(inputs)
+            with tf.GradientTape() as inner:
+                inner.watch(inputs)
+                output = function(*inputs)
+            first = inner.gradient(output, inputs, output_gradients=cotangent)
+            total = tf.add_n([tf.reduce_sum(tf.sin(gradient)) for gradient in first])
+        return [output, *first, *outer.gradient(total, inputs)]
+
+    for run in (lambda function: derivatives(function), lambda function: tf.function(derivatives)(function)):
+        ours = run(lambda *arguments: layers.attend(*arguments, bias))
+        for actual, expected in zip(ours, run(plain), strict=True):
+            np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-12)

@@ -1,0 +1,114 @@
+"""Refuses training data that the input pipeline could not read, or would read wrongly, before anything is built.
+
+The Model Garden finds a missing file only after minutes of building, waits minutes for the network when a data set of
+TensorFlow Datasets is not there, and trains silently on labels that its one-hot encoding drops.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+
+import tensorflow as tf
+from google.protobuf import message
+from official.core import input_reader
+from official.vision.configs import image_classification
+from official.vision.dataloaders import tfds_classification_decoders
+
+from asvit_tf.errors import UserError
+from asvit_tf.folders import prepared_tfds
+
+_PEEKED = 64  # Records that are looked at.
+_PNG = b"\x89PNG\r\n\x1a\n"
+LABEL_PROBLEM = "a label belongs to none of the classes"
+
+
+def check(name: str, params: image_classification.DataConfig, num_classes: int) -> None:
+    """Checks one of the two data sections of a classification task.
+
+    Args:
+      name: Of the section, for messages.
+      params: The section.
+      num_classes: Of the model.
+
+    Raises:
+      UserError: There is no data at that place, it is no classification data, or it has more classes than the model.
+    """
+    if params.global_batch_size < 1:
+        raise UserError(f"{name}.global_batch_size is {params.global_batch_size}; it must be at least 1")
+    if params.tfds_name:
+        _check_tfds(name, params, num_classes)
+    elif not params.input_path:
+        raise UserError(f"{name} has no data; set {name}.input_path, or {name}.tfds_name and {name}.tfds_split")
+    elif params.file_type == "tfrecord":
+        _check_records(name, params, num_classes)
+
+
+def _check_tfds(name: str, params: image_classification.DataConfig, num_classes: int) -> None:
+    import tensorflow_datasets as tfds
+
+    if params.input_path:
+        raise UserError(f"{name} has both input_path and tfds_name; set one of them to ''")
+    info = tfds.builder_from_directory(str(prepared_tfds(params.tfds_name, params.tfds_data_dir))).info
+    features = info.features or {}
+    if not {"image", "label"} <= set(features):
+        raise UserError(f"data set {params.tfds_name!r} of {name} has no features named image and label")
+    if params.tfds_split.split("[")[0] not in info.splits:
+        raise UserError(f"{name}.tfds_split is {params.tfds_split!r}; allowed are parts of {', '.join(info.splits)}")
+    classes = getattr(features["label"], "num_classes", None) or 0
+    if classes > num_classes:
+        raise UserError(
+            f"data set {params.tfds_name!r} has {classes} classes, the model {num_classes}; set task.model.num_classes"
+        )
+    # The Model Garden decodes only the data sets on this list.
+    decoders = tfds_classification_decoders.TFDS_ID_TO_DECODER_MAP
+    decoders.setdefault(params.tfds_name, tfds_classification_decoders.ClassificationDecorder)
+
+
+def _check_records(name: str, params: image_classification.DataConfig, num_classes: int) -> None:
+    try:
+        files = input_reader.match_files(params.input_path)
+    except ValueError as error:
+        raise UserError(f"{name}.input_path: {error}") from error
+    missing = [file for file in files if not tf.io.gfile.exists(file)]
+    if missing:
+        raise UserError(f"{name}.input_path: {missing[0]} does not exist")
+    first = os.path.basename(files[0])
+    keys = (params.image_field_key, params.label_field_key)
+    labels: list[int] = []
+    try:
+        # Not tf.data: whatever runs an operation before a strategy for several hosts is made, makes that fail.
+        for record in itertools.islice(tf.compat.v1.io.tf_record_iterator(files[0]), _PEEKED):
+            image, label = (tf.train.Example.FromString(record).features.feature[key] for key in keys)
+            if params.decode_jpeg_only and image.bytes_list.value[0][:8] == _PNG:
+                raise UserError(f"{first} holds PNG images; set {name}.decode_jpeg_only=false")
+            labels += label.int64_list.value
+    except (tf.errors.OpError, message.DecodeError, IndexError):
+        labels.clear()
+    if not labels:
+        raise UserError(f"{name}.input_path: {first} holds no TFRecords with {' and '.join(keys)}")
+    if not params.is_multilabel and not 0 <= min(labels) <= max(labels) < num_classes:
+        raise UserError(
+            f"{first} has labels from {min(labels)} to {max(labels)}; allowed by task.model.num_classes are "
+            f"0 to {num_classes - 1}"
+        )
+
+
+def checked_labels(dataset: tf.data.Dataset, num_classes: int) -> tf.data.Dataset:
+    """The same batches; a label that no class belongs to ends the training, where one-hot encoding would drop it.
+
+    Args:
+      dataset: Of (images, labels), labels [B] whole or [B, classes] soft.
+      num_classes: Of the model.
+    """
+
+    def check_batch(images, labels):
+        if labels.shape.rank == 1:
+            good = tf.reduce_all((labels >= 0) & (tf.cast(labels, tf.int64) < num_classes))
+        else:
+            # Mixed and smoothed or not, the shares of all classes add up to one.
+            good = tf.reduce_all(tf.abs(tf.reduce_sum(tf.cast(labels, tf.float32), -1) - 1) < 0.05)
+        with tf.control_dependencies([tf.debugging.Assert(good, [LABEL_PROBLEM])]):
+            return images, tf.identity(labels)
+
+    return dataset.map(check_batch, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)

@@ -1,0 +1,208 @@
+"""Training data and surroundings that are missing, wrong or full: one line, and before training where possible."""
+
+import contextlib
+import json
+import resource
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from official.core import exp_factory
+
+from asvit_tf import UserError, cli, data, train
+from asvit_tf.errors import StoppedError
+
+TINY = "4,2,2|2,2,2|2,1,2|2,1,2|8,8"
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    return data.prepare(tmp_path_factory.mktemp("digits") / "data")
+
+
+def experiment(digits, task=None, **trainer):
+    params = exp_factory.get_exp_config("asvit_digits")
+    section = {"global_batch_size": 16, "dtype": "float32", "shuffle_buffer_size": 50}
+    params.override(
+        {
+            "runtime": {"distribution_strategy": "one_device", "num_gpus": 0, "mixed_precision_dtype": "float32"},
+            "task": {
+                "seed": 0,
+                "model": {"backbone": {"asvit": {"topology": TINY}}},
+                "losses": {"one_hot": True},
+                "train_data": {"input_path": digits.train_path, **section},
+                "validation_data": {"input_path": digits.validation_path, "drop_remainder": False, **section},
+            },
+            "trainer": {
+                "train_steps": 2,
+                "steps_per_loop": 1,
+                "summary_interval": 1,
+                "checkpoint_interval": 1,
+                "validation_interval": 2,
+                "optimizer_config": {
+                    "learning_rate": {"cosine": {"decay_steps": 2}},
+                    "warmup": {"linear": {"warmup_steps": 1}},
+                },
+                **trainer,
+            },
+        }
+    )
+    params.override({"task": task or {}})
+    return params
+
+
+def records(path, labels, image=None):
+    """TFRecords of random JPEGs with these labels."""
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for i, label in enumerate(labels):
+            pixels = np.random.default_rng(i).integers(0, 255, (32, 32, 3), np.uint8)
+            feature = {
+                "image/encoded": tf.train.Feature(
+                    bytes_list=tf.train.BytesList(value=[image or tf.io.encode_jpeg(pixels).numpy()])
+                ),
+                "image/class/label": tf.train.Feature(int64_list=tf.train.Int64List(value=[label])),
+            }
+            writer.write(tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString())
+
+
+@pytest.fixture(scope="module")
+def bad(tmp_path_factory):
+    """Record files that are wrong in one way each."""
+    root = tmp_path_factory.mktemp("bad")
+    (root / "text").write_text("no records")
+    (root / "empty").write_bytes(b"")
+    records(root / "labels", [1, 10])
+    records(root / "unlabelled", [-1])
+    records(root / "late", [1] * 99 + [10])
+    records(root / "png", [1], tf.io.encode_png(np.zeros((32, 32, 3), np.uint8)).numpy())
+    return root
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"input_path": ""}, "task.train_data has no data; set task.train_data.input_path"),
+        ({"input_path": "nowhere/train-*"}, "nowhere/train-\\* does not match any files"),
+        ({"input_path": "nowhere/train"}, "nowhere/train does not exist"),
+        ({"input_path": "{bad}/labels,{bad}/gone"}, "gone does not exist"),
+        ({"input_path": "{bad}/text"}, "text holds no TFRecords with image/encoded and image/class/label"),
+        ({"input_path": "{bad}/empty"}, "empty holds no TFRecords"),
+        ({"input_path": "{bad}/labels"}, "labels from 1 to 10; allowed by task.model.num_classes are 0 to 9"),
+        ({"input_path": "{bad}/unlabelled"}, "labels from -1"),
+        ({"input_path": "{bad}/png", "decode_jpeg_only": True}, "set task.train_data.decode_jpeg_only=false"),
+        ({"input_path": "", "tfds_name": "no_such_data"}, "'no_such_data' is not prepared in"),
+        ({"tfds_name": "no_such_data"}, "both input_path and tfds_name"),
+        ({"global_batch_size": 0}, "global_batch_size is 0"),
+    ],
+)
+def test_data_that_cannot_be_read_are_refused_before_training(digits, bad, tmp_path, change, message):
+    change = {name: value.format(bad=bad) if isinstance(value, str) else value for name, value in change.items()}
+    with pytest.raises(UserError, match=message):
+        train.run(experiment(digits, {"train_data": change}), str(tmp_path), "train")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_wrong_label_that_comes_late_ends_the_training(digits, bad, tmp_path):
+    """One-hot encoding would make a row of zeros of it."""
+    params = experiment(digits, {"train_data": {"input_path": str(bad / "late")}}, train_steps=10)
+    with pytest.raises(UserError, match="a label belongs to none of the classes; allowed are 0 to 9"):
+        train.run(params, str(tmp_path), "train")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A data set as TensorFlow Datasets keeps it; no network, and none of the Model Garden's list."""
+    directory = tmp_path_factory.mktemp("tfds")
+    generator = np.random.default_rng(0)
+    tiles = {"image": generator.integers(0, 255, (40, 36, 33, 3), np.uint8), "label": generator.integers(10, size=40)}
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name="tiles",
+        version="1.0.0",
+        data_dir=directory,
+        features=tfds.features.FeaturesDict(
+            {"image": tfds.features.Image(shape=(36, 33, 3)), "label": tfds.features.ClassLabel(num_classes=10)}
+        ),
+        split_datasets={"train": tf.data.Dataset.from_tensor_slices(tiles)},
+    )
+    return str(directory)
+
+
+def of_tfds(prepared, **changes):
+    section = {"input_path": "", "tfds_name": "tiles", "tfds_split": "train[:80%]", "tfds_data_dir": prepared}
+    return {"train_data": {**section, **changes}, "validation_data": {**section, "tfds_split": "train[80%:]"}}
+
+
+def test_a_local_tfds_trains_and_is_evaluated(digits, prepared, tmp_path):
+    params = experiment(digits, of_tfds(prepared))
+    metrics = train.run(params, str(tmp_path), "train_and_eval")
+    assert np.isfinite(metrics["validation_loss"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "classes", "message"),
+    [
+        ({"tfds_split": "training"}, 10, "tfds_split is 'training'; allowed are parts of train"),
+        ({}, 9, "'tiles' has 10 classes, the model 9"),
+    ],
+)
+def test_a_tfds_that_does_not_fit_is_refused(digits, prepared, tmp_path, changes, classes, message):
+    task = {**of_tfds(prepared, **changes), "model": {"num_classes": classes}}
+    with pytest.raises(UserError, match=message):
+        train.run(experiment(digits, task), str(tmp_path), "train")
+
+
+def test_a_checkpoint_of_another_topology_is_not_continued(digits, tmp_path):
+    train.run(experiment(digits), str(tmp_path), "train")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    other = {"model": {"backbone": {"asvit": {"topology": TINY.replace("8,8", "8,12")}}}}
+    with pytest.raises(UserError, match=r"ckpt-2 is of another network: .* has shape .* there, .* here"):
+        train.run(experiment(digits, other, train_steps=4), str(tmp_path), "train")
+    assert all(path.read_bytes() == contents for path, contents in before.items())
+
+
+@contextlib.contextmanager
+def files_no_larger_than(size):
+    """A disk that is full for large files, as the operating system can pretend."""
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+
+
+def test_a_full_disk_loses_nothing_that_was_saved(digits, tmp_path):
+    train.run(experiment(digits), str(tmp_path), "train")
+    saved = tf.train.latest_checkpoint(tmp_path)
+    assert saved.endswith("ckpt-2")
+    with (
+        files_no_larger_than(100_000),
+        pytest.raises(StoppedError, match=r"no room is left; .*continues from .*ckpt-2"),
+    ):
+        train.run(experiment(digits, train_steps=4), str(tmp_path), "train")
+    assert tf.train.latest_checkpoint(tmp_path) == saved
+    train.run(experiment(digits, train_steps=4), str(tmp_path), "train")
+    assert tf.train.latest_checkpoint(tmp_path).endswith("ckpt-4")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--mode=train_and_validate"], "allowed are train, eval,"),
+        (["--mode=training"], "should be one of"),
+        (["--mode=train", "--params_override=trainer.steps=3"], "steps"),
+        (["--mode=train", "--config_file=UNKNOWN"], "learning_speed"),
+        (["--mode=train", "--config_file=nowhere.yaml"], "nowhere.yaml"),
+        (["--mode=train", "--params_override=task.train_data.input_path=nowhere"], "decay_steps"),
+    ],
+)
+def test_wrong_flags_are_one_line(tmp_path, capsys, arguments, message):
+    (tmp_path / "unknown.yaml").write_text(json.dumps({"trainer": {"learning_speed": 3}}))
+    arguments = [argument.replace("UNKNOWN", str(tmp_path / "unknown.yaml")) for argument in arguments]
+    status = cli.main(["train", "--experiment=asvit_digits", f"--model_dir={tmp_path / 'model'}", *arguments])
+    assert status == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
+    assert line.startswith("asvit: ")
+    assert message in line
+    assert not (tmp_path / "model").exists()
