@@ -28,6 +28,9 @@ setup(
         "matplotlib>=3.9",
         "tqdm>=4.66",
     ],
-    extras_require={"test": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9", "mypy>=1.14"]},
+    extras_require={
+        "tpu-check": ["jax>=0.8", "libtpu>=0.0.30"],
+        "test": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9", "mypy>=1.14"],
+    },
     entry_points={"console_scripts": ["asvit = asvit_tf.cli:entry_point"]},
 )

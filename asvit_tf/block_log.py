@@ -56,5 +56,8 @@ class BlockLog:
         last = blocks[-1]
         self._bar.set_postfix_str(f"stride {last.stride}, loss {last.metrics['training_loss']:.3f}", refresh=False)
         self._bar.update(sum(block.steps for block in blocks))
-        if last.step >= self._total_steps:
+
+    def close(self) -> None:
+        """Ends the bar, so that whatever is said next stands below it."""
+        if self._bar is not None:
             self._bar.close()

@@ -275,6 +275,38 @@ def export(model_dir: str, export_dir: str, input_type: str, tflite_type: str | 
         click.echo(f"saved model {export_dir}" + (f"\ntflite      {tflite}" if tflite else ""))
 
 
+@cli.command("tpu-check")
+@click.argument("topology", required=False)
+@click.option("--experiment", default="asvit_imagenet", show_default=True, help="Any that classifies images.")
+@click.option("--config-file", multiple=True, type=click.Path(), help="YAML of the experiment; may be repeated.")
+@click.option("--params-override", default="", help="As for train.")
+@click.option("--topology-name", default="v5e:2x2", show_default=True, help="TPU: chip and arrangement.")
+@click.option("--batch", default=64, show_default=True, type=click.IntRange(min=1), help="Images on one chip.")
+@click.option("--largest-batch", is_flag=True, help="Find the largest batch that fits one chip, too.")
+@click.option("--image-size", type=click.IntRange(min=1), help="Pixels per side, instead of the experiment's.")
+@click.option("--cache-dir", type=click.Path(), help="What was compiled before.  [default: ~/.cache/asvit_tf/tpu]")
+@AS_JSON
+def tpu_check(topology: str | None, as_json: bool, **options: Any) -> None:
+    """Compiles the training step of each phase for a TPU, without one: does it compile, does it fit, how long is it?
+
+    TOPOLOGY, a topology string or a named size, takes the place of the experiment's. Large networks take minutes on a
+    few cores; results are kept. Exit status 1: a phase does not compile.
+    """
+    if topology is not None:
+        topology = str(Topology.parse(topology))
+    quiet_tensorflow()
+    from asvit_tf import tpu_check as checking
+
+    with only_result_on_stdout():
+        result = checking.run(topology, note=lambda line: click.echo(line, err=True), **options)
+    if as_json:
+        print_json(result)
+    else:
+        click.echo(checking.in_words(result))
+    if not all(phase["compiles"] for phase in result["phases"]):
+        raise click.exceptions.Exit(1)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command; returns the exit status."""
     return commands.main(cli, arguments)

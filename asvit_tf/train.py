@@ -148,7 +148,7 @@ def _run_once(
         checkpoints.check_resumable(trainer.model, newest)
     if "train" in mode and writes:
         train_utils.serialize_config(params, model_dir)
-    train_actions = [BlockLog(trainer, model_dir, params.trainer.train_steps, progress)] if writes else []
+    log = BlockLog(trainer, model_dir, params.trainer.train_steps, progress) if writes else None
     metrics: dict[str, float] = {}
 
     def keep(output) -> None:
@@ -163,13 +163,17 @@ def _run_once(
             params=params,
             model_dir=model_dir,
             trainer=trainer,
-            train_actions=train_actions,
+            train_actions=[log] if log else [],
             eval_actions=[keep],
         ).run()
 
-    run_mode(mode)
-    if "eval" in mode and not metrics:
-        run_mode("eval")  # All steps had been trained before, and then training evaluates nothing.
+    try:
+        run_mode(mode)
+        if "eval" in mode and not metrics:
+            run_mode("eval")  # All steps had been trained before, and then training evaluates nothing.
+    finally:
+        if log:
+            log.close()
     if "train" in mode and writes:
         summary = savings.summary(phases, savings.read_blocks(model_dir))
         write_json(Path(model_dir) / "retokenization.json", summary)
@@ -223,14 +227,25 @@ def start(arguments: Sequence[str]) -> dict[str, float]:
         values(["asvit train", *map(_underscores, arguments)])
         if values.gin_file or values.gin_params:
             gin.parse_config_files_and_bindings(values.gin_file, values.gin_params)
-        params = train_utils.parse_configuration(values, print_return=False)
-    except (flags.Error, tf.errors.NotFoundError, OSError, KeyError, ValueError) as error:
+    except (flags.Error, OSError, ValueError) as error:
+        raise UserError(str(error)) from error
+    return run(configure(values), values.model_dir, values.mode, progress=True)
+
+
+def configure(options: flags.FlagValues | train_utils.ParseConfigOptions) -> cfg.ExperimentConfig:
+    """The experiment that the Model Garden's options name, with files and overrides applied.
+
+    Raises:
+      UserError: There is no such experiment, file or field.
+    """
+    try:
+        return train_utils.parse_configuration(options, print_return=False)
+    except (tf.errors.NotFoundError, OSError, KeyError, ValueError) as error:
         raise UserError(str(error)) from error
     except LookupError as error:  # After KeyError, which is one too.
         raise UserError(
-            f"unknown experiment {values.experiment!r}; this package's are asvit_digits and asvit_imagenet"
+            f"unknown experiment {options.experiment!r}; this package's are asvit_digits and asvit_imagenet"
         ) from error
-    return run(params, values.model_dir, values.mode, progress=True)
 
 
 def _underscores(argument: str) -> str:

@@ -39,7 +39,7 @@ class Block:
     metrics: dict[str, float]
 
 
-def _create_slots(optimizer: Any, variables: Sequence[tf.Variable]) -> None:
+def create_slots(optimizer: Any, variables: Sequence[tf.Variable]) -> None:
     """Creates the optimizer's moments now. Created inside the first training step, they would have it traced twice."""
     create = optimizer.build if isinstance(optimizer, tf_keras.optimizers.Optimizer) else optimizer._create_all_weights
     create(variables)
@@ -58,7 +58,7 @@ class RetokenizingTrainer(base_trainer.Trainer):
 
     def __init__(self, config, task, model, optimizer, **kwargs):
         super().__init__(config, task, model, optimizer, **kwargs)
-        _create_slots(optimizer, model.trainable_variables)
+        create_slots(optimizer, model.trainable_variables)
         self.schedule = configs.schedule_of(config)
         self.blocks: list[Block] = []
         self._evaluated_at = self.schedule.final

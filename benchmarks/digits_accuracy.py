@@ -1,6 +1,6 @@
 """Held-out accuracy on the digits with and without re-tokenization, same epochs, several seeds; training time of both.
 
-    python benchmarks/digits_accuracy.py [--epochs 80] [--seeds 0,1,2] [--schedules published,none] [--topology ...]
+    python benchmarks/digits_accuracy.py [--epochs 80] [--image-size 32] [--schedules published,none] [--seeds 0,1,2]
 
 Trains the experiment of official_configs/digits_asvit_i32_cpu.yaml in one process for each row. Warm seconds are steps
 times the median step of blocks that traced nothing; tracing is what the other blocks took beyond that. Rows go to
@@ -22,14 +22,14 @@ import click
 RESULTS = Path(__file__).parent / "results" / "digits_accuracy.jsonl"
 
 
-def train_one(topology, seed, schedule, epochs):
+def train_one(topology, seed, schedule, epochs, image_size):
     """One row, in this process."""
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     from asvit_tf import Topology, data, savings, train
     from search import pipeline
     from search.settings import RunSettings
 
-    settings = RunSettings(seed=seed, retokenization=schedule, epochs=epochs)
+    settings = RunSettings(seed=seed, retokenization=schedule, epochs=epochs, image_size=image_size)
     with tempfile.TemporaryDirectory() as directory:
         dataset = data.prepare(Path(directory) / "data")
         params = pipeline.experiment(settings, dataset, Topology.parse(topology))
@@ -40,6 +40,7 @@ def train_one(topology, seed, schedule, epochs):
         schedule=schedule,
         seed=seed,
         epochs=settings.epochs,
+        image_size=settings.image_size,
         accuracy=metrics["accuracy"],
         warm_seconds=sum(phase.warm_seconds for phase in phases),
         trace_seconds=sum(phase.trace_seconds for phase in phases),
@@ -52,15 +53,16 @@ def train_one(topology, seed, schedule, epochs):
 @click.option("--seeds", default="0,1,2")
 @click.option("--schedules", default="published,none")
 @click.option("--epochs", default=80)
+@click.option("--image-size", default=32)
 @click.option("--one", is_flag=True, hidden=True)
-def main(topology, seeds, schedules, epochs, one):
+def main(topology, seeds, schedules, epochs, image_size, one):
     if topology is None:
         import yaml
 
         recipe = yaml.safe_load(Path("official_configs/digits_asvit_i32_cpu.yaml").read_text())
         topology = recipe["task"]["model"]["backbone"]["asvit"]["topology"]
     if one:
-        row = train_one(topology, int(seeds), schedules, epochs)
+        row = train_one(topology, int(seeds), schedules, epochs, image_size)
         RESULTS.parent.mkdir(exist_ok=True)
         with open(RESULTS, "a") as file:
             file.write(json.dumps(row) + "\n")
@@ -68,13 +70,14 @@ def main(topology, seeds, schedules, epochs, one):
 
     def rows():
         lines = RESULTS.read_text().splitlines() if RESULTS.exists() else []
-        return [row for row in map(json.loads, lines) if (row["topology"], row["epochs"]) == (topology, epochs)]
+        settings = dict(topology=topology, epochs=epochs, image_size=image_size)
+        return [row for row in map(json.loads, lines) if settings.items() <= row.items()]
 
     names, numbers = schedules.split(","), [int(seed) for seed in seeds.split(",")]
     for seed, schedule in itertools.product(numbers, names):
         if not any(row["seed"] == seed and row["schedule"] == schedule for row in rows()):
             arguments = ["--one", "--topology", topology, "--seeds", str(seed), "--schedules", schedule]
-            arguments += ["--epochs", str(epochs)]
+            arguments += ["--epochs", str(epochs), "--image-size", str(image_size)]
             subprocess.run([sys.executable, __file__, *arguments], check=True, stdout=sys.stderr)
     for schedule in names:
         chosen = [row for row in rows() if row["schedule"] == schedule and row["seed"] in numbers]

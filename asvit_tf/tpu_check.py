@@ -1,0 +1,206 @@
+"""Will this experiment compile for a TPU, fit, and how long will it train? Answered without a TPU.
+
+    asvit tpu-check small
+    asvit tpu-check --config_file official_configs/imagenet_asvit_large_i224_tpu.yaml --largest_batch
+
+Every phase of the schedule is lowered and compiled as one chip would run it. Times are a roofline: the compiler's count
+of operations and bytes against the chip's published peaks, so a lower bound; exchanging gradients between chips and
+reading images are not in it.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from official.core import config_definitions as cfg
+from official.core import train_utils
+
+from asvit_tf import configs, tpu_compiler, tpu_programs, train
+from asvit_tf.retokenization import Tokenization
+from asvit_tf.tpu_compiler import Chip, Program
+
+Compile = Callable[[Tokenization | None, int], Program]
+
+
+def compiler(params: cfg.ExperimentConfig, topology_name: str, cache_dir: str | None = None) -> Compile:
+    """A function that compiles the training step of an experiment for a tokenization and a batch size."""
+
+    def compile_step(tokenization: Tokenization | None, batch_size: int) -> Program:
+        try:
+            stablehlo = tpu_programs.training_step(params, tokenization, batch_size)
+        except tpu_programs.NotCompilableError as error:
+            return Program(False, f"TensorFlow cannot lower it: {error}")
+        return tpu_compiler.compile_program(stablehlo, topology_name, cache_dir)
+
+    return compile_step
+
+
+def check(
+    params: cfg.ExperimentConfig,
+    topology_name: str,
+    batch_size: int,
+    compile_step: Compile,
+    note: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Compiles every phase of an experiment's schedule.
+
+    Args:
+      params: The experiment.
+      topology_name: As "v5e:2x2".
+      batch_size: Images on a chip.
+      compile_step: What `compiler` returns.
+      note: Called with a line before each compilation.
+
+    Returns:
+      `phases`, one object each: stride, dilation, steps, compiles, message, hbm_bytes and its parts, hbm_share, flops,
+      bytes_accessed, estimated_seconds (the roofline), bound ("flops" or "memory"), compiler_seconds,
+      images_per_second, peak_share; and `chip_hours`, `chip_hours_without`, `saved` for the experiment's number of
+      images with its schedule and at the last phase's tokens throughout (None where a phase does not compile).
+    """
+    chip = tpu_compiler.chip_of(topology_name)
+    total = params.trainer.train_steps
+    parts: list[tuple[Tokenization | None, int]] = [(None, total)]
+    if hasattr(params.task, "retokenization"):
+        schedule = configs.schedule_of(params)
+        parts = list(zip((phase.tokenization for phase in schedule.phases), schedule.steps_per_phase(total)))
+    phases = []
+    for tokenization, steps in parts:
+        where = f"stride {tokenization.stride}, dilation {tokenization.dilation}" if tokenization else "the step"
+        note(f"compiling {where} for {topology_name}, batch {batch_size} (minutes for a large network; then cached)")
+        program = compile_step(tokenization, batch_size)
+        phases.append(_phase(tokenization, steps, program, chip, batch_size))
+    images = params.task.train_data.global_batch_size
+    return dict(topology_name=topology_name, batch=batch_size, phases=phases, **_hours(phases, images, batch_size))
+
+
+def run(
+    topology: str | None,
+    experiment: str,
+    config_file: Sequence[str],
+    params_override: str,
+    topology_name: str,
+    batch: int,
+    largest_batch: bool,
+    image_size: int | None,
+    cache_dir: str | None,
+    note: Callable[[str], None],
+) -> dict[str, Any]:
+    """The command `asvit tpu-check`; its options, and what `check` returns, with `largest_batch` if asked for.
+
+    Raises:
+      UserError: The compiler is not installed, an unknown topology, or an experiment that does not exist.
+    """
+    tpu_compiler.version()
+    chip = tpu_compiler.chip_of(topology_name)
+    params = train.configure(
+        train_utils.ParseConfigOptions(experiment, list(config_file), params_override=params_override)
+    )
+    params = copy.deepcopy(params)  # Not locked.
+    if topology is not None:
+        params.task.model.backbone.override({"type": "asvit", "asvit": {"topology": topology}})
+    if image_size is not None:
+        params.task.model.input_size = [image_size, image_size, 3]
+    compile_step = compiler(params, topology_name, cache_dir)
+    result = check(params, topology_name, batch, compile_step, note)
+    if largest_batch:
+        last = result["phases"][-1]
+        tokenization = Tokenization(last["stride"], last["dilation"]) if last["stride"] else None
+        note("looking for the largest batch: two more compilations")
+        result["largest_batch"] = find_largest_batch(compile_step, tokenization, chip, batch)
+    return result
+
+
+def in_words(result: dict[str, Any]) -> str:
+    """What `run` returns as a table for a terminal."""
+    lines = [
+        f"{result['topology_name']}, {result['batch']} images on a chip",
+        f"{'stride':>6}{'dilation':>10}{'HBM':>11}{'share':>7}{'GFLOP':>9}{'GB moved':>10}{'step':>11}{'bound':>8}"
+        f"{'images/s':>10}{'of peak':>9}",
+    ]
+    for phase in result["phases"]:
+        where = f"{phase['stride'] or '':>6}{phase['dilation'] or '':>10}"
+        if not phase["compiles"]:
+            lines.append(f"{where}  does not compile: {phase['message']}")
+            continue
+        lines.append(
+            f"{where}{phase['hbm_bytes'] / 2**30:>7.2f} GiB{phase['hbm_share']:>7.0%}{phase['flops'] / 1e9:>9.0f}"
+            f"{phase['bytes_accessed'] / 1e9:>10.2f}{phase['estimated_seconds'] * 1e3:>8.2f} ms{phase['bound']:>8}"
+            f"{phase['images_per_second']:>10.0f}{phase['peak_share']:>9.0%}"
+        )
+    if result["chip_hours"] is not None:
+        lines.append(
+            f"whole schedule: at least {result['chip_hours']:.0f} chip-hours; all tokens throughout "
+            f"{result['chip_hours_without']:.0f}; saved {result['saved']:.1%}"
+        )
+    largest = result.get("largest_batch")
+    if largest:
+        lines.append(f"largest batch of one chip: {largest['batch'] or largest['message']}")
+    return "\n".join(lines)
+
+
+def _phase(
+    tokenization: Tokenization | None, steps: int, program: Program, chip: Chip, batch_size: int
+) -> dict[str, Any]:
+    row: dict[str, Any] = dict(
+        stride=tokenization.stride if tokenization else None,
+        dilation=tokenization.dilation if tokenization else None,
+        steps=steps,
+        **dataclasses.asdict(program),
+    )
+    if not program.compiles:
+        return row
+    seconds = program.roofline_seconds(chip)
+    return row | dict(
+        hbm_bytes=program.hbm_bytes,
+        hbm_share=program.hbm_bytes / chip.hbm_bytes,
+        estimated_seconds=seconds,
+        bound="flops" if program.flops / chip.flops >= seconds else "memory",
+        images_per_second=batch_size / seconds,
+        peak_share=program.flops / chip.flops / seconds,
+    )
+
+
+def _hours(phases: Sequence[dict[str, Any]], global_batch: int, batch_size: int) -> dict[str, float | None]:
+    """Chip-hours of the whole schedule: a step of the experiment is `global_batch / batch_size` steps of one chip."""
+    if not all(phase["compiles"] for phase in phases):
+        return dict(chip_hours=None, chip_hours_without=None, saved=None)
+    chips = global_batch / batch_size / 3600
+    hours = sum(phase["steps"] * phase["estimated_seconds"] for phase in phases) * chips
+    without = sum(phase["steps"] for phase in phases) * phases[-1]["estimated_seconds"] * chips
+    return dict(chip_hours=hours, chip_hours_without=without, saved=1 - hours / without if without else 0.0)
+
+
+def find_largest_batch(
+    compile_step: Compile, tokenization: Tokenization | None, chip: Chip, batch_size: int, step: int = 8
+) -> dict[str, Any]:
+    """The largest batch of one chip, a multiple of `step`.
+
+    Memory is a line through that of two batches; its answer is confirmed by a compilation, and lowered until one does.
+
+    Args:
+      compile_step: What `compiler` returns.
+      tokenization: Of the phase with the most tokens.
+      chip: Whose memory counts.
+      batch_size: The larger of the two batches.
+
+    Returns:
+      `batch` (None if not even `step` images fit), `hbm_bytes` then, `bytes_per_image`, `fixed_bytes`.
+    """
+    few, many = batch_size // 2, batch_size
+    first, second = (compile_step(tokenization, size) for size in (few, many))
+    if not (first.compiles and second.compiles):
+        return dict(batch=None, message=first.message or second.message)
+    per_image = (second.hbm_bytes - first.hbm_bytes) / (many - few)
+    fixed = second.hbm_bytes - per_image * many
+    size = int((chip.hbm_bytes - fixed) / per_image) // step * step
+    while size > 0:
+        program = second if size == many else compile_step(tokenization, size)
+        if program.compiles and program.hbm_bytes <= chip.hbm_bytes:
+            return dict(
+                batch=size, hbm_bytes=program.hbm_bytes, bytes_per_image=round(per_image), fixed_bytes=round(fixed)
+            )
+        size -= step
+    return dict(batch=None, message="not one batch fits")

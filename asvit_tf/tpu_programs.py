@@ -1,0 +1,69 @@
+"""The training step that the Model Garden runs for an experiment, as StableHLO for one chip."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import tensorflow as tf
+import tf_keras
+from official.core import config_definitions as cfg
+from official.core import task_factory, train_utils
+from official.modeling import performance
+
+from asvit_tf.retokenization import Tokenization
+from asvit_tf.trainer import create_slots
+
+
+class NotCompilableError(Exception):
+    """TensorFlow cannot lower the step for a TPU; the message says why, in one line."""
+
+
+@contextlib.contextmanager
+def _precision(dtype: str | None) -> Iterator[None]:
+    """The experiment's mixed precision, for the length of a `with` block."""
+    before = tf_keras.mixed_precision.global_policy()
+    if dtype:
+        performance.set_mixed_precision_policy(dtype)
+    try:
+        yield
+    finally:
+        tf_keras.mixed_precision.set_global_policy(before)
+
+
+def training_step(params: cfg.ExperimentConfig, tokenization: Tokenization | None, batch_size: int) -> str:
+    """Forward, backward and optimizer on one chip's share of a batch, weights and moments as arguments.
+
+    Args:
+      params: An experiment whose task classifies images; any backbone.
+      tokenization: Stride and dilation of the stem; None for a backbone without.
+      batch_size: Images on the chip.
+
+    Returns:
+      The program as StableHLO text.
+
+    Raises:
+      NotCompilableError: The step has a shape that is not known before it runs, or an operation that TPUs do not have.
+    """
+    with _precision(params.runtime.mixed_precision_dtype):
+        task = task_factory.get_task(params.task)
+        model = task.build_model()
+        optimizer = train_utils.create_optimizer(task, params)
+        create_slots(optimizer, model.trainable_variables)
+        if tokenization is not None:
+            model.backbone.set_tokenization(tokenization)
+        size = params.task.model.input_size
+        images = tf.zeros((batch_size, *size), params.task.train_data.dtype)
+        soft = params.task.losses.soft_labels
+        labels = tf.zeros((batch_size, params.task.model.num_classes) if soft else (batch_size,), tf.float32)
+        if not soft:
+            labels = tf.cast(labels, tf.int32)
+
+        @tf.function(jit_compile=True, autograph=False)
+        def step(images, labels):
+            return task.train_step((images, labels), model, optimizer)["loss"]
+
+        try:
+            return step.experimental_get_compiler_ir(images, labels)(stage="stablehlo")
+        except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError, ValueError, TypeError) as error:
+            raise NotCompilableError(" ".join(str(error).split())[:500]) from error

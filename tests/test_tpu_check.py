@@ -1,0 +1,149 @@
+"""The training step compiled for a TPU by the real compiler, and the arithmetic around it."""
+
+import importlib.metadata
+import json
+
+import pytest
+import tensorflow as tf
+from official.core import exp_factory
+
+from asvit_tf import cli, layers, registry_imports, tpu_check, tpu_compiler  # noqa: F401
+from asvit_tf.retokenization import Tokenization
+from asvit_tf.tpu_compiler import Program
+
+TINY = "4,2,2|2,2,2|2,1,2|2,1,2|8,8"
+ARGUMENTS = ["tpu-check", TINY, "--image_size", "32", "--batch", "4", "--json"]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+def checked(capsys, cache, *arguments):
+    status = cli.main([*ARGUMENTS, "--cache_dir", str(cache), *arguments])
+    output = capsys.readouterr().out
+    return status, json.loads(output) if output else None
+
+
+@pytest.mark.usefixtures("clean_policy")
+def test_every_phase_compiles_and_is_kept(capsys, cache, monkeypatch):
+    status, result = checked(capsys, cache)
+    assert status == 0
+    assert [(phase["stride"], phase["dilation"]) for phase in result["phases"]] == [(16, 5), (8, 2), (4, 1)]
+    parameters = 70_000
+    for phase in result["phases"]:
+        assert phase["compiles"]
+        # Weights and two moments in float32 stay on the chip, and the step works on top of them.
+        assert phase["hbm_bytes"] > phase["argument_bytes"] > 3 * 4 * parameters
+        assert phase["estimated_seconds"] > 0
+        assert 0 < phase["peak_share"] <= 1
+    coarse, middle, fine = (phase["flops"] for phase in result["phases"])
+    assert coarse < middle < fine
+    assert 0 < result["saved"] < 1
+
+    def fail(*arguments):
+        raise AssertionError("compiled again")
+
+    monkeypatch.setattr(tpu_compiler, "_compile", fail)
+    assert checked(capsys, cache) == (0, result)
+
+
+@pytest.mark.usefixtures("clean_policy")
+def test_a_dynamic_shape_is_named(capsys, cache, monkeypatch):
+    call = layers.Stem.call
+
+    def dynamic(self, images):
+        tokens = call(self, images)
+        length = tf.cast(tf.reduce_max(tf.stop_gradient(tokens)), tf.int32)
+        return tokens + tf.cast(tf.reduce_sum(tf.range(length)), tokens.dtype)
+
+    monkeypatch.setattr(layers.Stem, "call", dynamic)
+    status, result = checked(capsys, cache)
+    assert status == 1
+    assert result["chip_hours"] is None
+    assert not result["phases"][0]["compiles"]
+    assert "compile-time constant" in result["phases"][0]["message"]
+    assert "range" in result["phases"][0]["message"].lower()
+
+
+def test_without_the_compiler_one_line_says_how_to_get_it(capsys, monkeypatch):
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    assert cli.main(ARGUMENTS) == 2
+    assert "pip install 'asvit-tf[tpu-check]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--topology_name", "v9:2x2"], "unknown TPU topology 'v9:2x2'"),
+        (["--topology_name", "v5e"], "as in v5e:2x2"),
+        (["--config_file", "nowhere.yaml"], "nowhere.yaml"),
+        (["--experiment", "nothing"], "unknown experiment 'nothing'"),
+        (["--batch", "0"], "0 is not in the range"),
+    ],
+)
+def test_bad_input(capsys, arguments, message):
+    assert cli.main([*ARGUMENTS, *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_cleaned_program():
+    text = """#loc1 = loc("x")
+    call @relu_17 and @main and @relu_17
+    %0 = stablehlo.add %arg0, %arg1 : tensor<4xf32> loc(#loc1)
+    %1 = mhlo.copy %0 : tensor<4xf32> loc("a (b)")
+    %2 = mhlo.copy %1 : tensor<4xf32> loc(unknown)
+    %10 = stablehlo.multiply %2, %1 : tensor<4xf32> loc(#loc(callsite("f" at #loc1)))
+"""
+    lines = [line.strip() for line in tpu_compiler.cleaned(text).splitlines()]
+    assert lines[0] == "call @f1 and @main and @f1"
+    assert lines[1] == "%0 = stablehlo.add %arg0, %arg1 : tensor<4xf32>"
+    assert lines[2].startswith("%10 = stablehlo.multiply %0, %0 : tensor<4xf32>")
+    assert len(lines) == 3
+
+
+def fake(tokenization, batch):
+    """A network whose step takes 1 ms an image at all tokens, and so much less at fewer."""
+    share = (4 / tokenization.stride) ** 2
+    return Program(
+        True, argument_bytes=1 << 30, temporary_bytes=int(batch * share * 2**27), flops=197e9 * batch * share
+    )
+
+
+def test_chip_hours_by_hand():
+    params = exp_factory.get_exp_config("asvit_imagenet")
+    params.override({"task": {"model": {"backbone": {"asvit": {"topology": "small"}}}}})
+    params.override({"trainer": {"train_steps": 300 * 1251}})
+    result = tpu_check.check(params, "v5e:2x2", 64, fake)
+    images = 300 * 1251 * 1024
+    assert result["chip_hours_without"] == pytest.approx(images / 1000 / 3600)
+    assert result["saved"] == pytest.approx((15 / 16 + 3 / 4) / 3)
+    fine = result["phases"][-1]
+    assert fine["images_per_second"] == pytest.approx(1000)
+    assert (fine["bound"], fine["peak_share"]) == ("flops", pytest.approx(1))
+    assert fine["hbm_bytes"] == (1 << 30) + 64 * 2**27
+    table = tpu_check.in_words(result)
+    assert "saved 56.2%" in table
+
+
+def test_roofline_takes_the_tighter_bound():
+    chip = tpu_compiler.chip_of("v5e:2x2")
+    assert Program(True, flops=197e12, bytes_accessed=819e9 / 2).roofline_seconds(chip) == pytest.approx(1)
+    assert Program(True, flops=197e12, bytes_accessed=819e9 * 3).roofline_seconds(chip) == pytest.approx(3)
+
+
+def test_largest_batch_is_confirmed_and_lowered_until_it_compiles():
+    chip = tpu_compiler.chip_of("v5e:2x2")
+    found = tpu_check.find_largest_batch(fake, Tokenization(), chip, 16)
+    assert found["batch"] == 15 * 8  # (16 - 1) GiB at 1/8 GiB an image.
+    assert found["fixed_bytes"] == 1 << 30
+
+    def fragile(tokenization, batch):
+        return Program(False, "out of memory") if batch > 100 else fake(tokenization, batch)
+
+    assert tpu_check.find_largest_batch(fragile, Tokenization(), chip, 16)["batch"] == 96
+    assert tpu_check.find_largest_batch(lambda *_: Program(False, "no"), Tokenization(), chip, 16)["message"] == "no"
