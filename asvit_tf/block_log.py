@@ -14,6 +14,15 @@ from asvit_tf import savings
 from asvit_tf.trainer import Block, RetokenizingTrainer
 
 
+def read_blocks(model_dir: str | os.PathLike) -> list[dict]:
+    """What `BlockLog` wrote there (see `savings.parse_blocks`); none where no training was."""
+    path = os.path.join(model_dir, savings.BLOCKS_FILE)
+    if not tf.io.gfile.exists(path):
+        return []
+    with tf.io.gfile.GFile(path) as file:
+        return savings.parse_blocks(file.read())
+
+
 class BlockLog:
     """Train action: appends the trainer's new blocks to `blocks.jsonl` and TensorBoard, and moves a progress bar.
 
@@ -57,7 +66,10 @@ class BlockLog:
         self._bar.set_postfix_str(f"stride {last.stride}, loss {last.metrics['training_loss']:.3f}", refresh=False)
         self._bar.update(sum(block.steps for block in blocks))
 
-    def close(self) -> None:
-        """Ends the bar, so that whatever is said next stands below it."""
+    def __enter__(self) -> BlockLog:
+        return self
+
+    def __exit__(self, *exception) -> None:
+        # So that whatever is said next stands below the bar.
         if self._bar is not None:
             self._bar.close()

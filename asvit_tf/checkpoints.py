@@ -7,7 +7,9 @@ model's image size, and whatever else differs is named before anything is assign
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -15,6 +17,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import trackable_object_graph_pb2
 
 from asvit_tf.errors import UserError
+from asvit_tf.filesystem import write_error
 from asvit_tf.layers import PositionEmbedding, interpolation_matrix
 
 _OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
@@ -90,20 +93,57 @@ def initialize(model: tf.Module, path: str, modules: str = "all") -> Report:
     )
 
 
-def check_resumable(model: tf.Module, path: str) -> None:
-    """Refuses to continue a training from a checkpoint of another network.
+@contextlib.contextmanager
+def damage_explained(path: str | None) -> Iterator[None]:
+    """Around reading a checkpoint.
+
+    Raises:
+      UserError: It cannot be read to its end.
+    """
+    try:
+        yield
+    except (tf.errors.DataLossError, tf.errors.OutOfRangeError, IndexError) as error:
+        if write_error(error, "") is not None:
+            raise  # A full disk may be an OutOfRangeError, too.
+        raise _damaged(path) from error
+
+
+def _damaged(path: str | None) -> UserError:
+    state = os.path.join(os.path.dirname(path or ""), "checkpoint")
+    return UserError(
+        f"the checkpoint {path} is damaged; write the name of an older one into the file {state} to go on from there"
+    )
+
+
+def check_resumable(model: tf.Module, optimizer, path: str) -> None:
+    """Refuses to continue a training from a checkpoint of another network or another optimizer.
 
     Args:
       model: A built model.
+      optimizer: With its moments created.
       path: The trainer's checkpoint.
 
     Raises:
-      UserError: A variable of the model is missing in it or has another shape there.
+      UserError: A variable of the model is missing in it or has another shape there, or a kind of moment is missing.
     """
     reader, graph = _open(path)
     node = _below_root(graph, _PLACES["all"][0])
     pairs = [] if node is None else [dataclasses.replace(pair, resizes=False) for pair in _pairs(graph, node, model)]
     _refuse_differences(pairs, model, reader.get_variable_to_shape_map(), path)
+    there = {slot.slot_name for node in graph.nodes for slot in node.slot_variables}
+    missing = [name for name in _moments(optimizer) if name not in there]
+    if missing:
+        raise UserError(
+            f"the checkpoint {path} has no {' and '.join(missing)} of the optimizer: it was trained with another one; "
+            "use that, or start from its weights in a new model_dir with task.init_checkpoint"
+        )
+
+
+def _moments(optimizer) -> list[str]:
+    """Names of the kinds of moments an optimizer keeps, and those of one that it wraps."""
+    inner = getattr(optimizer, "_optimizer", None)
+    names = list(optimizer.get_slot_names()) if hasattr(optimizer, "get_slot_names") else []
+    return names + (_moments(inner) if inner is not None else [])
 
 
 def _open(path: str):
@@ -112,8 +152,9 @@ def _open(path: str):
     try:
         reader = tf.train.load_checkpoint(found or path)
         graph = trackable_object_graph_pb2.TrackableObjectGraph.FromString(reader.get_tensor(_OBJECT_GRAPH))
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
-        raise UserError(f"no checkpoint at {path}") from error
+    except (tf.errors.OpError, IndexError, ValueError, RuntimeError) as error:
+        there = found is not None and tf.io.gfile.exists(found + ".index")
+        raise (_damaged(found) if there else UserError(f"no checkpoint at {path}")) from error
     return reader, graph
 
 

@@ -204,9 +204,11 @@ def prepare(folder: str, output: str, shards: int, as_json: bool) -> None:
         f"{dataset.validation_examples} held out, {len(dataset.skipped)} files skipped\n"
         f"--params_override=task.train_data.input_path={paths['train_path']},"
         f"task.validation_data.input_path={paths['validation_path']}"
+        + ("" if dataset.jpeg_only else "".join(f",task.{part}_data.decode_jpeg_only=false" for part in _PARTS))
     )
 
 
+_PARTS = ("train", "validation")
 _RAW = dict(ignore_unknown_options=True, help_option_names=["-h", "--help"])
 _flags = click.argument("flags", nargs=-1, type=click.UNPROCESSED)
 
@@ -260,15 +262,21 @@ def evaluate(flags: tuple[str, ...], as_json: bool) -> None:
     type=click.Choice(["fp32", "fp16", "int8"]),
     help="Write model.tflite into the directory too; int8 is calibrated on the training data.",
 )
+@click.option(
+    "--checkpoint", type=click.Path(), help="Checkpoint, or directory of some, instead of the newest of the training."
+)
 @AS_JSON
-def export(model_dir: str, export_dir: str, input_type: str, tflite_type: str | None, as_json: bool) -> None:
-    """Exports the newest checkpoint of a training as a SavedModel, for batches of any size, at all tokens."""
+def export(as_json: bool, model_dir: str, export_dir: str, input_type: str, **options: Any) -> None:
+    """Exports the newest checkpoint of a training as a SavedModel, for batches of any size, at all tokens.
+
+    Where training averages the weights, the averages are exported.
+    """
     quiet_tensorflow()
     from asvit_tf import export as exporting
 
     with only_result_on_stdout():
-        exporting.export(exporting.read_params(model_dir), model_dir, export_dir, input_type, tflite_type)
-    tflite = None if tflite_type is None else os.path.join(export_dir, exporting.TFLITE_FILE)
+        exporting.export(exporting.read_params(model_dir), model_dir, export_dir, input_type, **options)
+    tflite = None if options["tflite_type"] is None else os.path.join(export_dir, exporting.TFLITE_FILE)
     if as_json:
         print_json(dict(saved_model=export_dir, input_type=input_type, tflite=tflite))
     else:

@@ -127,7 +127,8 @@ class AsViTClassificationTask(classification_task.ImageClassificationTask):
     def build_inputs(self, params, input_context=None):
         """The Model Garden's input pipeline; a label that belongs to no class ends it (see `inputs.checked_labels`)."""
         dataset = super().build_inputs(params, input_context)
-        return dataset if params.is_multilabel else inputs.checked_labels(dataset, self.task_config.model.num_classes)
+        multilabel = self.task_config.train_data.is_multilabel
+        return dataset if multilabel else inputs.checked_labels(dataset, self.task_config.model.num_classes)
 
 
 @factory.register_backbone_builder("asvit")

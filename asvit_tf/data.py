@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -20,12 +19,15 @@ import tqdm
 from official.vision.data import tfrecord_lib
 
 from asvit_tf.errors import UserError
+from asvit_tf.filesystem import whole_directory
 from asvit_tf.folders import class_folders, image_files
 
 VALIDATION_SHARE = 0.2
+_HELD_OUT = ("validation", "val", "valid")  # Names of the second split's folder.
 _SPLIT_SEED = 0  # The split is part of the data, not of an experiment: accuracies of different seeds compare.
 _DIGIT_SIDE = 32
 _GREY = 128
+_JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"  # How the files begin.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Dataset:
       train_examples, validation_examples: Counts.
       skipped: Files that could not be decoded, relative to the source.
       shards: Files of each split.
+      jpeg_only: Whether there are no PNGs; if there are, the input pipeline needs `decode_jpeg_only=false`.
     """
 
     directory: str
@@ -46,6 +49,7 @@ class Dataset:
     validation_examples: int
     skipped: tuple[str, ...] = ()
     shards: int = 1
+    jpeg_only: bool = False
 
     @property
     def train_path(self) -> str:
@@ -106,7 +110,9 @@ def prepare(
       progress: Show a progress bar on standard error.
 
     Raises:
-      UserError: The folder has no classes, or a class has no image that can be decoded in one of the splits.
+      UserError: The folder has no classes, or a class has no image that can be decoded in one of the splits, or nothing
+        can be written there.
+      StoppedError: The disk is full.
     """
     if shards < 1:
         raise UserError(f"shards is {shards}; it must be at least 1")
@@ -119,23 +125,22 @@ def prepare(
     else:
         class_names, splits = _folder(Path(data_path))
 
-    partial = directory.with_name(directory.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     skipped: list[str] = []
-    counts = {}
-    with tqdm.tqdm(total=sum(map(len, splits.values())), desc="images", unit="image", disable=not progress) as bar:
+    counts, kinds = {}, set()
+    bar = tqdm.tqdm(total=sum(map(len, splits.values())), desc="images", unit="image", disable=not progress)
+    with whole_directory(directory) as partial, bar:
         for split, examples in splits.items():
-            counts[split] = _write_records(partial, split, examples, class_names, shards, skipped, bar)
-    summary = dict(
-        class_names=class_names,
-        train_examples=counts["train"],
-        validation_examples=counts["validation"],
-        skipped=sorted(skipped),
-        shards=shards,
-    )
-    (partial / "dataset.json").write_text(json.dumps(summary, indent=1))
-    partial.rename(directory)
+            counts[split], found = _write_records(Path(partial), split, examples, class_names, shards, skipped, bar)
+            kinds |= found
+        summary = dict(
+            class_names=class_names,
+            train_examples=counts["train"],
+            validation_examples=counts["validation"],
+            skipped=sorted(skipped),
+            shards=shards,
+            jpeg_only=kinds == {"JPEG"},
+        )
+        (Path(partial) / "dataset.json").write_text(json.dumps(summary, indent=1))
     return Dataset.load(directory)
 
 
@@ -157,8 +162,13 @@ def digits() -> Iterator[_Example]:
 def _folder(data_path: Path) -> tuple[tuple[str, ...], dict[str, list[_Example]]]:
     """Class names and splits of an image folder."""
     given = {folder.name: folder for folder in data_path.iterdir()} if data_path.is_dir() else {}
-    held_out = given.get("validation") or given.get("val")
+    held_out = next((given[name] for name in _HELD_OUT if name in given), None)
     if "train" not in given or held_out is None:
+        if any(name in given for name in ("train", "training", "test", *_HELD_OUT)):
+            raise UserError(
+                f"{data_path} holds {', '.join(sorted(given)[:5])}: name the splits train and one of "
+                f"{', '.join(_HELD_OUT)}, or give the folder that holds the classes"
+            )
         folders = class_folders(data_path)
         class_names = tuple(folder.name for folder in folders)
         return class_names, _split(_examples(folders, data_path), class_names)
@@ -186,7 +196,7 @@ def as_jpeg_or_png(encoded: bytes) -> bytes | None:
         image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
     except tf.errors.InvalidArgumentError:
         return None
-    if encoded[:3] == b"\xff\xd8\xff" or encoded[:8] == b"\x89PNG\r\n\x1a\n":
+    if encoded.startswith((_JPEG, PNG)):
         return encoded
     return tf.io.encode_png(image).numpy()
 
@@ -226,13 +236,13 @@ def _write_records(
     shards: int,
     skipped: list[str],
     bar: tqdm.tqdm,
-) -> int:
-    """Writes one split; adds to `skipped` what is no image, and returns how many were written."""
+) -> tuple[int, set[str]]:
+    """Writes one split; adds to `skipped` what is no image. Returns how many were written, and JPEG or PNG or both."""
     names = (
         [f"{split}.tfrecord"] if shards == 1 else [f"{split}-{i:05d}-of-{shards:05d}.tfrecord" for i in range(shards)]
     )
     written = 0
-    seen = set()
+    seen, kinds = set(), set()
     with contextlib.ExitStack() as stack:
         writers = [stack.enter_context(tf.io.TFRecordWriter(str(directory / name))) for name in names]
         for example in examples:
@@ -252,7 +262,8 @@ def _write_records(
             writers[written % shards].write(record.SerializeToString())
             written += 1
             seen.add(example.label)
+            kinds.add("PNG" if encoded.startswith(PNG) else "JPEG")
     for label, name in enumerate(class_names):
         if label not in seen:
             raise UserError(f"class {name!r} has no image for {split} that can be decoded")
-    return written
+    return written, kinds

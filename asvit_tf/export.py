@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import functools
 import os
-import shutil
 from collections.abc import Iterator
 
 import tensorflow as tf
@@ -16,11 +15,14 @@ from official.vision.ops import preprocess_ops
 from official.vision.serving import export_saved_model_lib, export_tflite_lib, image_classification
 
 from asvit_tf import (
+    checkpoints,
     configs,
     inputs,
     registry_imports,  # noqa: F401
 )
 from asvit_tf.errors import UserError
+from asvit_tf.filesystem import whole_directory
+from asvit_tf.precision import mixed_precision
 
 TFLITE_FILE = "model.tflite"
 TFLITE_TYPES = ("fp32", "fp16", "int8")
@@ -77,7 +79,8 @@ class NamedClassificationModule(image_classification.ClassificationModule):
         """
         images = preprocess_ops.normalize_image(inputs, offset=preprocess_ops.MEAN_RGB, scale=preprocess_ops.STDDEV_RGB)
         logits = self.inference_step(images)
-        return {"logits": logits, "probs": tf.nn.softmax(logits)}
+        multilabel = self.params.task.train_data.is_multilabel
+        return {"logits": logits, "probs": tf.sigmoid(logits) if multilabel else tf.nn.softmax(logits)}
 
 
 def read_params(model_dir: str) -> cfg.ExperimentConfig:
@@ -90,10 +93,13 @@ def read_params(model_dir: str) -> cfg.ExperimentConfig:
     if not tf.io.gfile.exists(path):
         raise UserError(f"no params.yaml in {model_dir}; expected a directory that training wrote")
     params = cfg.ExperimentConfig(task=configs.ClassificationTask())
-    params = hyperparams.override_params_dict(params, path, is_strict=False)
-    with tf.io.gfile.GFile(path) as file:
-        # The Model Garden's reader takes a class name such as 1e3 for a number; this loader leaves every word a string.
-        params.task.class_names = yaml.load(file, Loader=yaml.BaseLoader)["task"]["class_names"]
+    try:
+        params = hyperparams.override_params_dict(params, path, is_strict=False)
+        with tf.io.gfile.GFile(path) as file:
+            # The Model Garden's reader takes a class name such as 1e3 for a number; this one leaves words as they are.
+            params.task.class_names = yaml.load(file, Loader=yaml.BaseLoader)["task"]["class_names"]
+    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is not what training writes: {error}") from error
     return params
 
 
@@ -107,13 +113,14 @@ def class_names(params: cfg.ExperimentConfig) -> list[str]:
 
 
 def serving_module(params: cfg.ExperimentConfig, input_type: str) -> NamedClassificationModule:
-    """The module that `export` saves; call `serve` on it for the same answers in Python."""
-    return NamedClassificationModule(
-        params=params,
-        batch_size=None,  # Any; a fixed 1 would silently answer the first image only.
-        input_image_size=list(params.task.model.input_size[:2]),
-        input_type=input_type,
-    )
+    """The module that `export` saves, in float32; call `serve` on it for the same answers in Python."""
+    with mixed_precision(None):
+        return NamedClassificationModule(
+            params=params,
+            batch_size=None,  # Any; a fixed 1 would silently answer the first image only.
+            input_image_size=list(params.task.model.input_size[:2]),
+            input_type=input_type,
+        )
 
 
 def tflite(module: NamedClassificationModule, quantization: str) -> bytes:
@@ -123,6 +130,9 @@ def tflite(module: NamedClassificationModule, quantization: str) -> bytes:
       module: With its weights restored.
       quantization: One of `TFLITE_TYPES`: "fp32" none, "fp16" weights in half precision, "int8" weights and features
         in 8 bits wherever TFLite can, calibrated on images of the experiment's training data.
+
+    Returns:
+      The file's contents.
     """
     pixels = tf.TensorSpec((None, *module.params.task.model.input_size[:2], 3), tf.float32, name="inputs")
     function = tf.function(module.serve_pixels, autograph=False).get_concrete_function(pixels)
@@ -153,44 +163,65 @@ def export(
     export_dir: str,
     input_type: str = "image_bytes",
     tflite_type: str | None = None,
+    checkpoint: str | None = None,
 ) -> str:
     """Writes the SavedModel of the newest checkpoint, complete or not at all.
+
+    Where training averaged the weights, that is the newest checkpoint of the averages.
 
     Args:
       params: The experiment that trained it.
       model_dir: Its checkpoints.
       export_dir: Where the SavedModel goes; an older one there is replaced.
       input_type: "image_bytes" (encoded images), "image_tensor" (uint8 [B, H, W, 3]) or "tf_example".
+      checkpoint: Another checkpoint instead, or a directory of some, such as that of the best.
       tflite_type: One of `TFLITE_TYPES`: write `model.tflite` into the directory too.
 
     Returns:
       `export_dir`.
 
     Raises:
-      UserError: There is no checkpoint, or something else than a SavedModel is in the way.
+      UserError: There is no checkpoint, it is damaged, or something else than a SavedModel is in the way.
+      StoppedError: The disk is full.
     """
-    if os.path.exists(export_dir) and not os.path.exists(os.path.join(export_dir, "saved_model.pb")):
+    if tf.io.gfile.exists(export_dir) and not tf.io.gfile.exists(os.path.join(export_dir, "saved_model.pb")):
         raise UserError(f"{export_dir} exists and is not a SavedModel; choose another export directory")
-    checkpoint = tf.train.latest_checkpoint(model_dir)
-    if checkpoint is None:
-        raise UserError(f"no checkpoint in {model_dir}; train first")
+    checkpoint = _checkpoint(params, model_dir, checkpoint)
     if tflite_type == "int8":
-        inputs.check("task.train_data", params.task.train_data, params.task.model.num_classes)  # It calibrates with it.
+        inputs.check(params.task, "train_data")  # It calibrates with it.
     module = serving_module(params, input_type)
-    partial = export_dir.rstrip(os.sep) + ".partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    export_saved_model_lib.export_inference_graph(
-        input_type=input_type,
-        batch_size=None,
-        input_image_size=list(params.task.model.input_size[:2]),
-        params=params,
-        checkpoint_path=checkpoint,
-        export_dir=partial,
-        export_module=module,
-    )
-    if tflite_type is not None:
-        with open(os.path.join(partial, TFLITE_FILE), "wb") as file:
-            file.write(tflite(module, tflite_type))
-    shutil.rmtree(export_dir, ignore_errors=True)
-    os.rename(partial, export_dir)
+    with whole_directory(export_dir) as partial, checkpoints.damage_explained(checkpoint):
+        export_saved_model_lib.export_inference_graph(
+            input_type=input_type,
+            batch_size=None,
+            input_image_size=list(params.task.model.input_size[:2]),
+            params=params,
+            checkpoint_path=checkpoint,
+            export_dir=partial,
+            export_module=module,
+        )
+        if tflite_type is not None:
+            with tf.io.gfile.GFile(os.path.join(partial, TFLITE_FILE), "wb") as file:
+                file.write(tflite(module, tflite_type))
     return export_dir
+
+
+def _checkpoint(params: cfg.ExperimentConfig, model_dir: str, given: str | None) -> str:
+    """Path of the checkpoint to export."""
+    if given is not None and not tf.io.gfile.isdir(given):
+        if not tf.io.gfile.exists(given + ".index"):
+            raise UserError(f"no checkpoint at {given}")
+        return given
+    place = given or model_dir
+    averaged = given is None and params.trainer.optimizer_config.ema is not None
+    if averaged:
+        place = os.path.join(model_dir, "ema_checkpoints")
+    newest = tf.train.latest_checkpoint(place)
+    if newest is None and averaged and tf.train.latest_checkpoint(model_dir) is not None:
+        raise UserError(
+            f"training averages the weights, and an evaluation saves the averages, but there are none in {place}; run "
+            f"asvit evaluate first, or give --checkpoint {model_dir} for the weights that are not averaged"
+        )
+    if newest is None:
+        raise UserError(f"no checkpoint in {place}; train first")
+    return newest

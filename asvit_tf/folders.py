@@ -49,6 +49,6 @@ def prepared_tfds(name: str, data_dir: str | None = None) -> Path:
     if not prepared:
         raise UserError(
             f"dataset {name!r} is not prepared in {root}; let TensorFlow Datasets build it there, or name the "
-            "directory where it has (TFDS_DATA_DIR, data_dir)"
+            "directory where it has (TFDS_DATA_DIR, --data_dir, or tfds_data_dir in a config)"
         )
     return max(prepared, key=lambda path: [int(part) if part.isdigit() else 0 for part in path.name.split(".")])

@@ -15,33 +15,33 @@ from official.core import input_reader
 from official.vision.configs import image_classification
 from official.vision.dataloaders import tfds_classification_decoders
 
+from asvit_tf.data import PNG
 from asvit_tf.errors import UserError
 from asvit_tf.folders import prepared_tfds
 
 _PEEKED = 64  # Records that are looked at.
-_PNG = b"\x89PNG\r\n\x1a\n"
 LABEL_PROBLEM = "a label belongs to none of the classes"
 
 
-def check(name: str, params: image_classification.DataConfig, num_classes: int) -> None:
+def check(task: image_classification.ImageClassificationTask, section: str) -> None:
     """Checks one of the two data sections of a classification task.
 
     Args:
-      name: Of the section, for messages.
-      params: The section.
-      num_classes: Of the model.
+      task: The task.
+      section: "train_data" or "validation_data".
 
     Raises:
       UserError: There is no data at that place, it is no classification data, or it has more classes than the model.
     """
+    name, params = f"task.{section}", getattr(task, section)
     if params.global_batch_size < 1:
         raise UserError(f"{name}.global_batch_size is {params.global_batch_size}; it must be at least 1")
     if params.tfds_name:
-        _check_tfds(name, params, num_classes)
+        _check_tfds(name, params, task.model.num_classes)
     elif not params.input_path:
         raise UserError(f"{name} has no data; set {name}.input_path, or {name}.tfds_name and {name}.tfds_split")
     elif params.file_type == "tfrecord":
-        _check_records(name, params, num_classes)
+        _check_records(name, params, task)
 
 
 def _check_tfds(name: str, params: image_classification.DataConfig, num_classes: int) -> None:
@@ -53,7 +53,7 @@ def _check_tfds(name: str, params: image_classification.DataConfig, num_classes:
     features = info.features or {}
     if not {"image", "label"} <= set(features):
         raise UserError(f"data set {params.tfds_name!r} of {name} has no features named image and label")
-    if params.tfds_split.split("[")[0] not in info.splits:
+    if any(part.split("[")[0] not in info.splits for part in params.tfds_split.replace(" ", "").split("+")):
         raise UserError(f"{name}.tfds_split is {params.tfds_split!r}; allowed are parts of {', '.join(info.splits)}")
     classes = getattr(features["label"], "num_classes", None) or 0
     if classes > num_classes:
@@ -65,7 +65,11 @@ def _check_tfds(name: str, params: image_classification.DataConfig, num_classes:
     decoders.setdefault(params.tfds_name, tfds_classification_decoders.ClassificationDecorder)
 
 
-def _check_records(name: str, params: image_classification.DataConfig, num_classes: int) -> None:
+def _check_records(
+    name: str,
+    params: image_classification.DataConfig,
+    task: image_classification.ImageClassificationTask,
+) -> None:
     try:
         files = input_reader.match_files(params.input_path)
     except ValueError as error:
@@ -74,20 +78,23 @@ def _check_records(name: str, params: image_classification.DataConfig, num_class
     if missing:
         raise UserError(f"{name}.input_path: {missing[0]} does not exist")
     first = os.path.basename(files[0])
-    keys = (params.image_field_key, params.label_field_key)
+    # Whichever section is read, the Model Garden takes these names from the one for training.
+    keys = (task.train_data.image_field_key, task.train_data.label_field_key)
+    num_classes = task.model.num_classes
     labels: list[int] = []
     try:
         # Not tf.data: whatever runs an operation before a strategy for several hosts is made, makes that fail.
         for record in itertools.islice(tf.compat.v1.io.tf_record_iterator(files[0]), _PEEKED):
             image, label = (tf.train.Example.FromString(record).features.feature[key] for key in keys)
-            if params.decode_jpeg_only and image.bytes_list.value[0][:8] == _PNG:
+            png = image.bytes_list.value[0].startswith(PNG)
+            if png and params.decode_jpeg_only and params.aug_crop:  # Without crops everything is decoded.
                 raise UserError(f"{first} holds PNG images; set {name}.decode_jpeg_only=false")
             labels += label.int64_list.value
     except (tf.errors.OpError, message.DecodeError, IndexError):
         labels.clear()
     if not labels:
         raise UserError(f"{name}.input_path: {first} holds no TFRecords with {' and '.join(keys)}")
-    if not params.is_multilabel and not 0 <= min(labels) <= max(labels) < num_classes:
+    if not 0 <= min(labels) <= max(labels) < num_classes:
         raise UserError(
             f"{first} has labels from {min(labels)} to {max(labels)}; allowed by task.model.num_classes are "
             f"0 to {num_classes - 1}"
@@ -100,6 +107,9 @@ def checked_labels(dataset: tf.data.Dataset, num_classes: int) -> tf.data.Datase
     Args:
       dataset: Of (images, labels), labels [B] whole or [B, classes] soft.
       num_classes: Of the model.
+
+    Raises:
+      tf.errors.InvalidArgumentError: From the iterator, with `LABEL_PROBLEM` in its message.
     """
 
     def check_batch(images, labels):

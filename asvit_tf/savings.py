@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from asvit_tf import counting
@@ -91,7 +90,7 @@ class PhaseTime:
     Attributes:
       stride, dilation: Its tokenization.
       steps: Trained in it.
-      step_seconds: Median over the blocks that traced nothing; NaN if there was none.
+      step_seconds: Median (the upper one) over the blocks that traced nothing; NaN if there was none.
       warm_seconds: `steps * step_seconds`.
       trace_seconds: What the tracing blocks took beyond that.
     """
@@ -104,11 +103,10 @@ class PhaseTime:
     trace_seconds: float
 
 
-def read_blocks(model_dir: str | os.PathLike) -> list[dict]:
-    """The rows of `blocks.jsonl`, in order; of steps trained twice, because a killed run went back, the later ones."""
+def parse_blocks(text: str) -> list[dict]:
+    """The rows of a `blocks.jsonl`, in order; of steps trained twice, as after a kill, the later ones."""
     rows: dict[int, dict] = {}
-    path = Path(model_dir) / BLOCKS_FILE
-    for line in path.read_text().splitlines() if path.exists() else ():
+    for line in text.splitlines():
         try:
             row = json.loads(line)
         except json.JSONDecodeError:
@@ -119,12 +117,11 @@ def read_blocks(model_dir: str | os.PathLike) -> list[dict]:
 
 
 def phase_times(blocks: Sequence[Mapping]) -> list[PhaseTime]:
-    """Warm training time and tracing time of every phase, from the rows of `read_blocks`."""
-    phases: dict[tuple[int, int], list[Mapping]] = {}
-    for block in blocks:
-        phases.setdefault((block["stride"], block["dilation"]), []).append(block)
+    """Warm training time and tracing time of every phase, from the rows of `parse_blocks`."""
     times = []
-    for (stride, dilation), members in phases.items():
+    # Neighbours only: a schedule may come back to a tokenization.
+    for (stride, dilation), group in itertools.groupby(blocks, lambda block: (block["stride"], block["dilation"])):
+        members = list(group)
         warm = sorted(block["seconds"] / block["steps"] for block in members if not block["traced"])
         step_seconds = warm[len(warm) // 2] if warm else float("nan")
         tracing = [block for block in members if block["traced"]]

@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-
 import tensorflow as tf
-import tf_keras
 from official.core import config_definitions as cfg
 from official.core import task_factory, train_utils
-from official.modeling import performance
 
+from asvit_tf.precision import mixed_precision
 from asvit_tf.retokenization import Tokenization
 from asvit_tf.trainer import create_slots
 
 
 class NotCompilableError(Exception):
     """TensorFlow cannot lower the step for a TPU; the message says why, in one line."""
-
-
-@contextlib.contextmanager
-def _precision(dtype: str | None) -> Iterator[None]:
-    """The experiment's mixed precision, for the length of a `with` block."""
-    before = tf_keras.mixed_precision.global_policy()
-    if dtype:
-        performance.set_mixed_precision_policy(dtype)
-    try:
-        yield
-    finally:
-        tf_keras.mixed_precision.set_global_policy(before)
 
 
 def training_step(params: cfg.ExperimentConfig, tokenization: Tokenization | None, batch_size: int) -> str:
@@ -45,7 +29,7 @@ def training_step(params: cfg.ExperimentConfig, tokenization: Tokenization | Non
     Raises:
       NotCompilableError: The step has a shape that is not known before it runs, or an operation that TPUs do not have.
     """
-    with _precision(params.runtime.mixed_precision_dtype):
+    with mixed_precision(params.runtime.mixed_precision_dtype):
         task = task_factory.get_task(params.task)
         model = task.build_model()
         optimizer = train_utils.create_optimizer(task, params)

@@ -9,38 +9,47 @@ The flags are the Model Garden's own: `--experiment`, `--mode` (train, eval, tra
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 import gin
 import tensorflow as tf
 import tf_keras
+import yaml
 from absl import flags
 from official.common import distribute_utils
 from official.common import flags as model_garden_flags
 from official.core import config_definitions as cfg
 from official.core import task_factory, train_lib, train_utils
-from official.modeling import performance
 from tensorboard.backend.event_processing import event_accumulator
 
 from asvit_tf import (
+    block_log,
     checkpoints,
+    checks,
     configs,
+    filesystem,
     inputs,
     registry_imports,  # noqa: F401
     savings,
 )
 from asvit_tf.block_log import BlockLog
 from asvit_tf.errors import StoppedError, UserError
-from asvit_tf.jsonfiles import write_json
+from asvit_tf.precision import mixed_precision
 from asvit_tf.topology import Topology
 from asvit_tf.trainer import ExperimentRunner, RetokenizingTrainer
 
 MODES = ("train", "eval", "train_and_eval", "train_and_post_eval", "continuous_eval")
-_NO_ROOM = ("No space left", "quota exceeded", "File too large")
+STRATEGIES = ("tpu", "mirrored", "multi_worker_mirrored", "one_device")
+_UNREADABLE = ("Invalid JPEG data", "Unknown image file format", "Invalid PNG data", "Input image is corrupt")
+
+
+class _LastCheckpoint(Exception):
+    """Raised out of a continuous evaluation, which by itself would wait for one more checkpoint, an hour as a rule."""
 
 
 def run(params: cfg.ExperimentConfig, model_dir: str, mode: str, progress: bool = False) -> dict[str, float]:
@@ -51,7 +60,7 @@ def run(params: cfg.ExperimentConfig, model_dir: str, mode: str, progress: bool 
 
     Args:
       params: The experiment; its task must be As-ViT's.
-      model_dir: Receives checkpoints, summaries, `params.yaml` and `blocks.jsonl`.
+      model_dir: Receives checkpoints, summaries, `params.yaml` and `blocks.jsonl`; local or in the cloud.
       mode: One of `MODES`.
       progress: Show a progress bar on standard error.
 
@@ -59,67 +68,92 @@ def run(params: cfg.ExperimentConfig, model_dir: str, mode: str, progress: bool 
       The metrics of an evaluation after the last step where `mode` evaluates; else {}.
 
     Raises:
-      UserError: The schedule does not fit the experiment, data are missing or wrong, there is no checkpoint to
-        evaluate, or the one to continue is of another network.
-      StoppedError: The disk is full, or a worker was lost for good.
+      UserError: The experiment or its schedule is contradictory, data are missing or wrong, there is no checkpoint to
+        evaluate, or the one to continue is damaged or of another network.
+      StoppedError: The disk is full, a worker was lost for good, or the loss is no number.
     """
-    phases = plan_of(params)
     _check(params, model_dir, mode)
+    phases = plan_of(params)
     if "train" in mode:
         print(savings.plan_in_words(phases), file=sys.stderr)
     if params.task.seed is not None:
         tf_keras.utils.set_random_seed(params.task.seed)
-    if params.runtime.mixed_precision_dtype:
-        performance.set_mixed_precision_policy(params.runtime.mixed_precision_dtype)
     lost_at: str | None = "nowhere"
-    while True:
-        try:
-            return _run_once(params, model_dir, mode, progress, phases)
-        except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
-            newest = tf.train.latest_checkpoint(model_dir)
-            # Several hosts cannot connect again inside a process: their scheduler starts all of them anew.
-            if params.runtime.distribution_strategy == "multi_worker_mirrored" or newest == lost_at:
-                raise StoppedError(
-                    f"a worker was lost ({error.message[:200]}); start again, on every host if there are several: "
-                    f"training continues from {newest or 'its first step'}"
-                ) from error
-            lost_at = newest
-            print("a worker was lost; continuing from the newest checkpoint", file=sys.stderr)
-        except (tf.errors.OpError, OSError) as error:
-            explained = _explained(error, params, model_dir)
-            if explained is None:
-                raise
-            raise explained from error
+    with mixed_precision(params.runtime.mixed_precision_dtype):
+        while True:
+            try:
+                return _run_once(params, model_dir, mode, progress, phases)
+            except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
+                newest = tf.train.latest_checkpoint(model_dir)
+                # Several hosts cannot connect again inside a process: their scheduler starts all of them anew.
+                if params.runtime.distribution_strategy == "multi_worker_mirrored" or newest == lost_at:
+                    raise StoppedError(
+                        f"a worker was lost ({_reason(error)}); start again, on every host if there are several: "
+                        f"training continues from {newest or 'its first step'}"
+                    ) from error
+                lost_at = newest
+                print("a worker was lost; continuing from the newest checkpoint", file=sys.stderr)
+            except (tf.errors.OpError, OSError, RuntimeError) as error:
+                explained = _explained(error, params, model_dir)
+                if explained is None:
+                    raise
+                raise explained from error
 
 
 def _check(params: cfg.ExperimentConfig, model_dir: str, mode: str) -> None:
     """Refuses, before anything is built, what could only fail later."""
     if mode not in MODES:
         raise UserError(f"mode {mode!r} is not supported; allowed are {', '.join(MODES)}")
+    checks.check(params)
+    if params.runtime.distribution_strategy not in STRATEGIES:
+        raise UserError(
+            f"runtime.distribution_strategy is {params.runtime.distribution_strategy!r}; allowed are "
+            f"{', '.join(STRATEGIES)}"
+        )
+    available = len(tf.config.list_physical_devices("GPU"))
+    if params.runtime.distribution_strategy != "tpu" and params.runtime.num_gpus > available:
+        raise UserError(
+            f"runtime.num_gpus is {params.runtime.num_gpus}, this machine has {available}; on a CPU set it to 0 and "
+            "runtime.mixed_precision_dtype to float32"
+        )
+    if tf.io.gfile.exists(model_dir) and not tf.io.gfile.isdir(model_dir):
+        raise UserError(f"{model_dir} is a file; model_dir must be a directory")
     if mode == "eval" and tf.train.latest_checkpoint(model_dir) is None:
         raise UserError(f"no checkpoint in {model_dir}; train first")
-    learning_rate = params.trainer.optimizer_config.learning_rate.get()
-    if "train" in mode and getattr(learning_rate, "decay_steps", 0) is None:
-        raise UserError("the learning rate has no decay_steps; set it to trainer.train_steps")
-    task = params.task
-    for part, name in (("train", "train_data"), ("eval", "validation_data")):
+    for part, section in (("train", "train_data"), ("eval", "validation_data")):
         if part in mode:
-            inputs.check(f"task.{name}", getattr(task, name), task.model.num_classes)
+            inputs.check(params.task, section)
+
+
+def _reason(error: tf.errors.OpError) -> str:
+    """What happened, without where in the graph it was noticed."""
+    noise = ("Graph execution error", "Detected at", "File ", "<stack", "[[", "node ")
+    lines = [line.strip() for line in error.message.splitlines()]
+    lines = [line.split("[[")[0].strip() for line in lines if line and not line.startswith(noise)]
+    return " ".join(lines[:2])[:300] or type(error).__name__
 
 
 def _explained(error: Exception, params: cfg.ExperimentConfig, model_dir: str) -> Exception | None:
     """The same in one line, where its cause lies outside of the program."""
     text = str(error)
-    if any(words in text for words in _NO_ROOM):
+    explained = filesystem.write_error(error, model_dir)
+    if isinstance(explained, StoppedError):
         newest = tf.train.latest_checkpoint(model_dir)
-        return StoppedError(
-            f"cannot write to {model_dir}, no room is left; make some and run it again: training continues from "
-            f"{newest or 'its first step'}"
-        )
+        return StoppedError(f"{explained}: training continues from {newest or 'its first step'}")
+    if explained is not None:
+        return explained
     if inputs.LABEL_PROBLEM in text:
         return UserError(f"{inputs.LABEL_PROBLEM}; allowed are 0 to {params.task.model.num_classes - 1}")
+    if any(words in text for words in _UNREADABLE):
+        return UserError(
+            "an image of the data cannot be decoded; asvit prepare skips such files, and PNGs need "
+            "decode_jpeg_only=false"
+        )
     if isinstance(error, tf.errors.DataLossError):
-        return UserError(f"the data cannot be read: {error.message.split('[[')[0]}")
+        return UserError(f"the data are damaged: {_reason(error)}")
+    if "loss value is NaN" in text:
+        newest = tf.train.latest_checkpoint(model_dir)
+        return StoppedError(f"the loss is not a number; the newest checkpoint is {newest}; try a lower learning rate")
     return None
 
 
@@ -133,55 +167,70 @@ def _run_once(
         tpu_address=params.runtime.tpu,
     )
     writes = strategy.extended.should_save_summary  # Of several workers one does.
-    with strategy.scope():
-        task = task_factory.get_task(params.task, logging_dir=model_dir)
-        trainer = train_utils.create_trainer(
-            params,
-            task,
-            train="train" in mode,
-            evaluate="eval" in mode,
-            checkpoint_exporter=train_lib.maybe_create_best_ckpt_exporter(params, model_dir),
-            trainer_cls=RetokenizingTrainer,
-        )
-    newest = tf.train.latest_checkpoint(model_dir)
-    if newest is not None:
-        checkpoints.check_resumable(trainer.model, newest)
-    if "train" in mode and writes:
-        train_utils.serialize_config(params, model_dir)
-    log = BlockLog(trainer, model_dir, params.trainer.train_steps, progress) if writes else None
-    metrics: dict[str, float] = {}
+    with contextlib.ExitStack() as stack:
+        # All workers take part in saving the best checkpoint; those that do not write it save it where nobody looks.
+        best_dir = model_dir if writes else stack.enter_context(tempfile.TemporaryDirectory())
+        with strategy.scope():
+            task = task_factory.get_task(params.task, logging_dir=model_dir)
+            trainer = train_utils.create_trainer(
+                params,
+                task,
+                train="train" in mode,
+                evaluate="eval" in mode,
+                checkpoint_exporter=train_lib.maybe_create_best_ckpt_exporter(params, best_dir),
+                trainer_cls=RetokenizingTrainer,
+            )
+        newest = tf.train.latest_checkpoint(model_dir)
+        if newest is not None:
+            checkpoints.check_resumable(trainer.model, trainer.optimizer, newest)
+        log = None
+        if writes and "train" in mode:
+            train_utils.serialize_config(params, model_dir)
+            log = stack.enter_context(BlockLog(trainer, model_dir, params.trainer.train_steps, progress))
+        metrics: dict[str, float] = {}
 
-    def keep(output) -> None:
-        metrics.clear()
-        metrics.update({name: float(value) for name, value in output.items()})
+        def keep(output) -> None:
+            metrics.clear()
+            metrics.update({name: float(value) for name, value in output.items()})
+            if "validation_loss" not in metrics:
+                raise UserError(
+                    "nothing was evaluated: the data have fewer images than task.validation_data.global_batch_size, "
+                    "and drop_remainder leaves the rest out"
+                )
+            if mode == "continuous_eval" and int(trainer.global_step) >= params.trainer.train_steps:
+                raise _LastCheckpoint
 
-    def run_mode(mode: str) -> None:
-        ExperimentRunner(
-            distribution_strategy=strategy,
-            task=task,
-            mode=mode,
-            params=params,
-            model_dir=model_dir,
-            trainer=trainer,
-            train_actions=[log] if log else [],
-            eval_actions=[keep],
-        ).run()
+        def run_mode(mode: str) -> None:
+            with checkpoints.damage_explained(newest):
+                runner = ExperimentRunner(
+                    distribution_strategy=strategy,
+                    task=task,
+                    mode=mode,
+                    params=params,
+                    model_dir=model_dir,
+                    trainer=trainer,
+                    save_summary=writes,
+                    train_actions=[log] if log else [],
+                    eval_actions=[keep],
+                )
+            with contextlib.suppress(_LastCheckpoint):
+                runner.run()
 
-    try:
         run_mode(mode)
         if "eval" in mode and not metrics:
             run_mode("eval")  # All steps had been trained before, and then training evaluates nothing.
-    finally:
-        if log:
-            log.close()
-    if "train" in mode and writes:
-        summary = savings.summary(phases, savings.read_blocks(model_dir))
-        write_json(Path(model_dir) / "retokenization.json", summary)
+    if log:
+        summary = savings.summary(phases, block_log.read_blocks(model_dir))
+        filesystem.write_json(os.path.join(model_dir, "retokenization.json"), summary)
     return metrics
 
 
 def plan_of(params: cfg.ExperimentConfig) -> list[savings.PlannedPhase]:
-    """What every phase of an experiment will cost."""
+    """What every phase of an experiment will cost.
+
+    Raises:
+      UserError: The schedule does not fit the experiment.
+    """
     model = params.task.model
     backbone = model.backbone.get()
     return savings.plan(
@@ -240,7 +289,7 @@ def configure(options: flags.FlagValues | train_utils.ParseConfigOptions) -> cfg
     """
     try:
         return train_utils.parse_configuration(options, print_return=False)
-    except (tf.errors.NotFoundError, OSError, KeyError, ValueError) as error:
+    except (tf.errors.OpError, OSError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
         raise UserError(str(error)) from error
     except LookupError as error:  # After KeyError, which is one too.
         raise UserError(

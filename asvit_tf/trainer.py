@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import gin
+import numpy as np
 import tensorflow as tf
 import tf_keras
 from official.core import base_trainer, train_lib
@@ -68,9 +69,15 @@ class RetokenizingTrainer(base_trainer.Trainer):
         """Trains `num_steps` steps, in parts where a phase ends among them: one traced loop cannot change inside."""
         end = int(self.global_step.numpy()) + int(num_steps)
         cuts = [boundary for boundary in self.schedule.boundaries if int(self.global_step.numpy()) < boundary < end]
+        logs, weights = [], []
         for cut in (*cuts, end):
-            logs = super().train(tf.constant(cut - int(self.global_step.numpy()), tf.int32))
-        return logs
+            weights.append(cut - int(self.global_step.numpy()))
+            logs.append(super().train(tf.constant(weights[-1], tf.int32)))
+        # Means over all the steps; the learning rate, which is no mean, is the last.
+        return {
+            name: last if name == "learning_rate" else np.average([float(log[name]) for log in logs], weights=weights)
+            for name, last in logs[-1].items()
+        }
 
     def train_loop_begin(self):
         self._begun_at_step = int(self.global_step.numpy())
@@ -100,11 +107,12 @@ class RetokenizingTrainer(base_trainer.Trainer):
         metrics = super().evaluate(num_steps)
         phase = self.schedule.tokenization(int(self.global_step.numpy()))
         if self.config.task.retokenization.evaluate_phase and phase != self.schedule.final:
-            self._evaluated_at = phase
+            # What is best is decided at all tokens.
+            self._evaluated_at, self._checkpoint_exporter, exporter = phase, None, self._checkpoint_exporter
             try:
                 metrics |= {f"phase_{name}": value for name, value in super().evaluate(num_steps).items()}
             finally:
-                self._evaluated_at = self.schedule.final
+                self._evaluated_at, self._checkpoint_exporter = self.schedule.final, exporter
         return metrics
 
     def eval_begin(self):

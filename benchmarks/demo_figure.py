@@ -6,7 +6,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from asvit_tf import configs, export, savings, train
+from asvit_tf import block_log, configs, export, train
 from search import report
 from search.records import Journal
 
@@ -26,7 +26,7 @@ def main():
     axes["ntk_condition_number"].set_xlabel("search step")
     report.draw_growth(axes["growth"], family)
     report.draw_accuracy(
-        axes["training"], savings.read_blocks(run / "train"), train.read_evaluations(run / "train"), schedule
+        axes["training"], block_log.read_blocks(run / "train"), train.read_evaluations(run / "train"), schedule
     )
     target = Path(__file__).parent.parent / "docs" / "figures" / "demo.png"
     target.parent.mkdir(exist_ok=True)

@@ -1,8 +1,10 @@
 """Held-out accuracy on the digits with and without re-tokenization, same epochs, several seeds; training time of both.
 
     python benchmarks/digits_accuracy.py [--epochs 80] [--image-size 32] [--schedules published,none] [--seeds 0,1,2]
+        [--power 0.5]
 
-Trains the experiment of official_configs/digits_asvit_i32_cpu.yaml in one process for each row. Warm seconds are steps
+Trains the experiment of official_configs/digits_asvit_i32_cpu.yaml in one process for each row; with --power P the
+learning rate falls as (1 - share of steps)^P instead of as a cosine. Warm seconds are steps
 times the median step of blocks that traced nothing; tracing is what the other blocks took beyond that. Rows go to
 benchmarks/results/digits_accuracy.jsonl as they are finished; those there are not repeated.
 """
@@ -22,10 +24,10 @@ import click
 RESULTS = Path(__file__).parent / "results" / "digits_accuracy.jsonl"
 
 
-def train_one(topology, seed, schedule, epochs, image_size):
+def train_one(topology, seed, schedule, epochs, image_size, power):
     """One row, in this process."""
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    from asvit_tf import Topology, data, savings, train
+    from asvit_tf import Topology, block_log, data, savings, train
     from search import pipeline
     from search.settings import RunSettings
 
@@ -33,14 +35,20 @@ def train_one(topology, seed, schedule, epochs, image_size):
     with tempfile.TemporaryDirectory() as directory:
         dataset = data.prepare(Path(directory) / "data")
         params = pipeline.experiment(settings, dataset, Topology.parse(topology))
+        if power is not None:
+            decay = dict(initial_learning_rate=3e-3, decay_steps=params.trainer.train_steps, end_learning_rate=0.0)
+            params.trainer.optimizer_config.learning_rate.override(
+                {"type": "polynomial", "polynomial": {**decay, "power": power}}
+            )
         metrics = train.run(params, f"{directory}/train", "train_and_eval")
-        phases = savings.phase_times(savings.read_blocks(f"{directory}/train"))
+        phases = savings.phase_times(block_log.read_blocks(f"{directory}/train"))
     return dict(
         topology=topology,
         schedule=schedule,
         seed=seed,
         epochs=settings.epochs,
         image_size=settings.image_size,
+        power=power,
         accuracy=metrics["accuracy"],
         warm_seconds=sum(phase.warm_seconds for phase in phases),
         trace_seconds=sum(phase.trace_seconds for phase in phases),
@@ -54,15 +62,16 @@ def train_one(topology, seed, schedule, epochs, image_size):
 @click.option("--schedules", default="published,none")
 @click.option("--epochs", default=80)
 @click.option("--image-size", default=32)
+@click.option("--power", type=float)
 @click.option("--one", is_flag=True, hidden=True)
-def main(topology, seeds, schedules, epochs, image_size, one):
+def main(topology, seeds, schedules, epochs, image_size, power, one):
     if topology is None:
         import yaml
 
         recipe = yaml.safe_load(Path("official_configs/digits_asvit_i32_cpu.yaml").read_text())
         topology = recipe["task"]["model"]["backbone"]["asvit"]["topology"]
     if one:
-        row = train_one(topology, int(seeds), schedules, epochs, image_size)
+        row = train_one(topology, int(seeds), schedules, epochs, image_size, power)
         RESULTS.parent.mkdir(exist_ok=True)
         with open(RESULTS, "a") as file:
             file.write(json.dumps(row) + "\n")
@@ -70,7 +79,7 @@ def main(topology, seeds, schedules, epochs, image_size, one):
 
     def rows():
         lines = RESULTS.read_text().splitlines() if RESULTS.exists() else []
-        settings = dict(topology=topology, epochs=epochs, image_size=image_size)
+        settings = dict(topology=topology, epochs=epochs, image_size=image_size, power=power)
         return [row for row in map(json.loads, lines) if settings.items() <= row.items()]
 
     names, numbers = schedules.split(","), [int(seed) for seed in seeds.split(",")]
@@ -78,6 +87,7 @@ def main(topology, seeds, schedules, epochs, image_size, one):
         if not any(row["seed"] == seed and row["schedule"] == schedule for row in rows()):
             arguments = ["--one", "--topology", topology, "--seeds", str(seed), "--schedules", schedule]
             arguments += ["--epochs", str(epochs), "--image-size", str(image_size)]
+            arguments += [] if power is None else ["--power", str(power)]
             subprocess.run([sys.executable, __file__, *arguments], check=True, stdout=sys.stderr)
     for schedule in names:
         chosen = [row for row in rows() if row["schedule"] == schedule and row["seed"] in numbers]

@@ -20,6 +20,7 @@ from official.core import exp_factory
 from official.modeling import hyperparams
 
 from asvit_tf import (
+    block_log,
     configs,
     data,
     export,
@@ -217,7 +218,7 @@ class _Run:
         self._say("writing the report")
         settings = self.settings
         schedule = configs.schedule_of(params)
-        blocks = savings.read_blocks(self.directory / "train")
+        blocks = block_log.read_blocks(self.directory / "train")
         source = settings.data_path or "scikit-learn's handwritten digits (embedded)"
         parts = [
             f"<p>Images: {html.escape(source)}. Found by search: <code>{result['topology']}</code>. "

@@ -1,7 +1,9 @@
 """Shared by all tests: a quiet TensorFlow with two logical devices, and the golden networks."""
 
+import contextlib
 import json
 import os
+import resource
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -80,3 +82,14 @@ def clean_policy():
 
     yield
     tf_keras.mixed_precision.set_global_policy("float32")
+
+
+@contextlib.contextmanager
+def files_no_larger_than(size):
+    """A disk that is full for large files, as the operating system can pretend."""
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))

@@ -1,3 +1,4 @@
+import itertools
 import json
 import os
 import subprocess
@@ -6,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import DATA
+from conftest import DATA, files_no_larger_than
 from test_topology import COUNTS, MALFORMED
 
 from asvit_tf import cli, data, predict
@@ -226,3 +227,32 @@ def test_golden_files_are_complete():
     assert {path.name for path in DATA.glob("*.npz")} == {
         f"{n}.npz" for n in ("seed_h8_64", "ape_h12_96", "windows_h8_64")
     }
+
+
+def test_prepare_refuses_splits_it_does_not_know(tmp_path, capsys):
+    """Or their folders would be taken for two classes."""
+    for split, name in itertools.product(("train", "test"), ("cat", "dog")):
+        (tmp_path / "images" / split / name).mkdir(parents=True)
+    assert cli.main(["prepare", str(tmp_path / "images"), "--output", str(tmp_path / "data")]) == 2
+    assert "name the splits train and one of validation, val, valid" in capsys.readouterr().err
+
+
+def test_prepare_prints_the_flag_that_pngs_need(tmp_path, capsys):
+    for name, seed in itertools.product(("cat", "dog"), range(3)):
+        pixels = tf.constant(np.random.default_rng(seed).integers(0, 255, (8, 8, 3), np.uint8))
+        (tmp_path / "images" / name).mkdir(parents=True, exist_ok=True)
+        encoded = tf.io.encode_png(pixels) if (name, seed) == ("dog", 1) else tf.io.encode_jpeg(pixels)
+        (tmp_path / "images" / name / f"{seed}.jpg").write_bytes(encoded.numpy())
+    assert cli.main(["prepare", str(tmp_path / "images"), "--output", str(tmp_path / "data")]) == 0
+    assert "task.validation_data.decode_jpeg_only=false" in capsys.readouterr().out
+
+
+def test_prepare_on_a_full_disk_leaves_nothing(tmp_path, capsys):
+    for name, seed in itertools.product(("cat", "dog"), range(3)):
+        pixels = tf.constant(np.random.default_rng(seed).integers(0, 255, (99, 99, 3), np.uint8))
+        (tmp_path / "images" / name).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "images" / name / f"{seed}.png").write_bytes(tf.io.encode_png(pixels).numpy())
+    with files_no_larger_than(30_000):
+        assert cli.main(["prepare", str(tmp_path / "images"), "--output", str(tmp_path / "data")]) == 1
+    assert "no room is left" in capsys.readouterr().err.splitlines()[-1]
+    assert [path.name for path in tmp_path.iterdir()] == ["images"]

@@ -1,16 +1,15 @@
 """Training data and surroundings that are missing, wrong or full: one line, and before training where possible."""
 
-import contextlib
 import json
-import resource
 
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from conftest import files_no_larger_than
 from official.core import exp_factory
 
-from asvit_tf import UserError, cli, data, train
+from asvit_tf import UserError, cli, data, inputs, train
 from asvit_tf.errors import StoppedError
 
 TINY = "4,2,2|2,2,2|2,1,2|2,1,2|8,8"
@@ -75,6 +74,12 @@ def bad(tmp_path_factory):
     records(root / "labels", [1, 10])
     records(root / "unlabelled", [-1])
     records(root / "late", [1] * 99 + [10])
+    with tf.io.TFRecordWriter(str(root / "imageless")) as writer:
+        feature = {"image/class/label": tf.train.Feature(int64_list=tf.train.Int64List(value=[1]))}
+        writer.write(tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString())
+    records(root / "broken", [1] * 9, b"\xff\xd8\xff no image")
+    records(root / "cut", [1] * 99)
+    (root / "cut").write_bytes((root / "cut").read_bytes()[:-100])
     records(root / "png", [1], tf.io.encode_png(np.zeros((32, 32, 3), np.uint8)).numpy())
     return root
 
@@ -90,6 +95,7 @@ def bad(tmp_path_factory):
         ({"input_path": "{bad}/empty"}, "empty holds no TFRecords"),
         ({"input_path": "{bad}/labels"}, "labels from 1 to 10; allowed by task.model.num_classes are 0 to 9"),
         ({"input_path": "{bad}/unlabelled"}, "labels from -1"),
+        ({"input_path": "{bad}/imageless"}, "imageless holds no TFRecords"),
         ({"input_path": "{bad}/png", "decode_jpeg_only": True}, "set task.train_data.decode_jpeg_only=false"),
         ({"input_path": "", "tfds_name": "no_such_data"}, "'no_such_data' is not prepared in"),
         ({"tfds_name": "no_such_data"}, "both input_path and tfds_name"),
@@ -108,6 +114,16 @@ def test_a_wrong_label_that_comes_late_ends_the_training(digits, bad, tmp_path):
     params = experiment(digits, {"train_data": {"input_path": str(bad / "late")}}, train_steps=10)
     with pytest.raises(UserError, match="a label belongs to none of the classes; allowed are 0 to 9"):
         train.run(params, str(tmp_path), "train")
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [("broken", "an image of the data cannot be decoded"), ("cut", r"the data are damaged: .*record")],
+)
+def test_data_that_turn_out_damaged_end_the_training(digits, bad, tmp_path, file, message):
+    task = {"train_data": {"input_path": str(bad / file), "decode_jpeg_only": file == "broken"}}
+    with pytest.raises(UserError, match=message):
+        train.run(experiment(digits, task, train_steps=30), str(tmp_path), "train")
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +145,12 @@ def prepared(tmp_path_factory):
 
 
 def of_tfds(prepared, **changes):
-    section = {"input_path": "", "tfds_name": "tiles", "tfds_split": "train[:80%]", "tfds_data_dir": prepared}
+    section = {
+        "input_path": "",
+        "tfds_name": "tiles",
+        "tfds_split": "train[:40%]+train[60%:]",
+        "tfds_data_dir": prepared,
+    }
     return {"train_data": {**section, **changes}, "validation_data": {**section, "tfds_split": "train[80%:]"}}
 
 
@@ -161,17 +182,6 @@ def test_a_checkpoint_of_another_topology_is_not_continued(digits, tmp_path):
     assert all(path.read_bytes() == contents for path, contents in before.items())
 
 
-@contextlib.contextmanager
-def files_no_larger_than(size):
-    """A disk that is full for large files, as the operating system can pretend."""
-    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-
-
 def test_a_full_disk_loses_nothing_that_was_saved(digits, tmp_path):
     train.run(experiment(digits), str(tmp_path), "train")
     saved = tf.train.latest_checkpoint(tmp_path)
@@ -187,6 +197,94 @@ def test_a_full_disk_loses_nothing_that_was_saved(digits, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("trainer", "task", "message"),
+    [
+        ({"steps_per_loop": 0}, {}, "steps_per_loop is 0"),
+        ({"train_steps": -1}, {}, "train_steps is -1"),
+        ({"steps_per_loop": 2, "summary_interval": 3}, {}, "summary_interval is 3; it must be a multiple"),
+        ({"validation_steps": 0}, {}, "validation_steps is 0"),
+        ({"optimizer_config": {"learning_rate": {"cosine": {"decay_steps": None}}}}, {}, "no decay_steps"),
+        ({"optimizer_config": {"learning_rate": {"cosine": {"decay_steps": 2}}}}, {}, "no warmup_steps"),
+        (
+            {"best_checkpoint_export_subdir": "best", "best_checkpoint_eval_metric": "acc"},
+            {},
+            "allowed are accuracy, top_5_accuracy, validation_loss",
+        ),
+        ({}, {"losses": {"one_hot": False, "soft_labels": True}}, "soft_labels=True and one_hot=False without"),
+        ({}, {"train_data": {"mixup_and_cutmix": {"mixup_alpha": 0.8}}}, "one_hot=True with train_data.mixup"),
+    ],
+)
+def test_contradictory_settings_are_refused(digits, tmp_path, trainer, task, message):
+    with pytest.raises(UserError, match=message):
+        train.run(experiment(digits, task, **trainer), str(tmp_path), "train_and_eval")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("runtime", "message"),
+    [
+        ({"distribution_strategy": "several"}, "allowed are tpu, mirrored,"),
+        ({"distribution_strategy": "mirrored", "num_gpus": 8}, "num_gpus is 8, this machine has 0"),
+    ],
+)
+def test_hardware_that_is_not_there(digits, tmp_path, runtime, message):
+    params = experiment(digits)
+    params.override({"runtime": runtime})
+    with pytest.raises(UserError, match=message):
+        train.run(params, str(tmp_path), "train")
+
+
+def test_a_model_dir_that_is_a_file(digits, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file is a file"):
+        train.run(experiment(digits), str(tmp_path / "file"), "train")
+
+
+def test_evaluating_no_batch_is_no_accuracy(digits, tmp_path):
+    params = experiment(digits, {"validation_data": {"global_batch_size": 1000, "drop_remainder": True}})
+    with pytest.raises(UserError, match="nothing was evaluated"):
+        train.run(params, str(tmp_path), "train_and_eval")
+
+
+def test_a_loss_that_is_no_number_ends_the_training(digits, tmp_path):
+    params = experiment(digits, train_steps=30)
+    params.trainer.override({"optimizer_config": {"learning_rate": {"cosine": {"initial_learning_rate": 1e30}}}})
+    with pytest.raises(StoppedError, match="the loss is not a number"):
+        train.run(params, str(tmp_path), "train")
+
+
+def test_a_damaged_checkpoint_is_named(digits, tmp_path):
+    train.run(experiment(digits), str(tmp_path), "train")
+    (file,) = tmp_path.glob("ckpt-2.data*")
+    contents = bytearray(file.read_bytes())
+    for damaged in (contents[: len(contents) // 2], bytes(len(contents))):
+        file.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"checkpoint .*ckpt-2 is damaged"):
+            train.run(experiment(digits), str(tmp_path), "eval")
+
+
+def test_a_checkpoint_of_another_optimizer_is_not_continued(digits, tmp_path):
+    train.run(experiment(digits), str(tmp_path), "train")
+    params = experiment(digits, train_steps=4)
+    params.trainer.override({"optimizer_config": {"ema": {"average_decay": 0.9}}})
+    with pytest.raises(UserError, match="ckpt-2 has no average of the optimizer"):
+        train.run(params, str(tmp_path), "eval")
+
+
+def test_soft_labels_pass_the_check_and_others_do_not():
+    """Mixed, smoothed and in half precision they still add up to one."""
+    rows = 0.9 * (0.3 * tf.one_hot([1, 2], 10) + 0.7 * tf.one_hot([3, 3], 10)) + 0.1 / 10
+    images = tf.zeros((2, 4))
+    for dtype in (tf.float32, tf.bfloat16):
+        good = tf.data.Dataset.from_tensors((images, tf.cast(rows, dtype)))
+        assert len(list(inputs.checked_labels(good, 10))) == 1
+        for bad in (rows * tf.constant([[1.0], [0.7]]), tf.zeros_like(rows)):
+            dataset = tf.data.Dataset.from_tensors((images, tf.cast(bad, dtype)))
+            with pytest.raises(tf.errors.InvalidArgumentError, match=inputs.LABEL_PROBLEM):
+                list(inputs.checked_labels(dataset, 10))
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--mode=train_and_validate"], "allowed are train, eval,"),
@@ -194,7 +292,7 @@ def test_a_full_disk_loses_nothing_that_was_saved(digits, tmp_path):
         (["--mode=train", "--params_override=trainer.steps=3"], "steps"),
         (["--mode=train", "--config_file=UNKNOWN"], "learning_speed"),
         (["--mode=train", "--config_file=nowhere.yaml"], "nowhere.yaml"),
-        (["--mode=train", "--params_override=task.train_data.input_path=nowhere"], "decay_steps"),
+        (["--mode=train", "--params_override=task.train_data.input_path=nowhere"], "train_steps is 0"),
     ],
 )
 def test_wrong_flags_are_one_line(tmp_path, capsys, arguments, message):

@@ -14,7 +14,7 @@ from official.core import task_factory
 from official.vision.dataloaders import classification_input
 from sklearn import datasets
 
-from asvit_tf import cli, export, savings
+from asvit_tf import block_log, cli, export
 
 OPTIONS = [
     *("--image-size", "16", "--search-steps", "2", "--repeats", "1", "--score-batch", "2", "--budget", "0.51"),
@@ -110,7 +110,8 @@ def test_killed_in_search_growth_and_training_it_ends_the_same(folder, unbroken,
         assert rows_without_seconds(output / name) == rows_without_seconds(expected_output / name)
     assert (output / "scores.jsonl").read_text() == scored  # Nothing was measured again.
     assert (
-        savings.read_blocks(output / "train")[-1]["step"] == savings.read_blocks(expected_output / "train")[-1]["step"]
+        block_log.read_blocks(output / "train")[-1]["step"]
+        == block_log.read_blocks(expected_output / "train")[-1]["step"]
     )
 
 

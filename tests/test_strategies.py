@@ -18,7 +18,7 @@ import tf_keras
 from official.core import exp_factory, task_factory, train_utils
 from official.modeling import performance
 
-from asvit_tf import data, registry_imports, savings, train  # noqa: F401
+from asvit_tf import block_log, data, registry_imports, savings, train  # noqa: F401
 from asvit_tf.errors import StoppedError
 from asvit_tf.trainer import ExperimentRunner, RetokenizingTrainer
 
@@ -167,7 +167,8 @@ class Workers:
         return "\n".join(path.read_text()[-3000:] for path in self.errors)
 
 
-def test_a_killed_worker_and_a_restart_continue_from_the_checkpoint(digits, tmp_path):
+@pytest.mark.parametrize("killed", [0, 1], ids=["chief", "other"])
+def test_a_killed_worker_and_a_restart_continue_from_the_checkpoint(digits, tmp_path, killed):
     model_dir = tmp_path / "model"
     params = experiment(digits, runtime={"distribution_strategy": "multi_worker_mirrored"})
     params.trainer.override({"train_steps": 400, "steps_per_loop": 10, "checkpoint_interval": 10})
@@ -186,10 +187,13 @@ def test_a_killed_worker_and_a_restart_continue_from_the_checkpoint(digits, tmp_
             assert time.monotonic() < deadline, workers.said()
             assert all(process.poll() is None for process in workers.processes), workers.said()
             time.sleep(0.1)
-        workers.processes[1].send_signal(signal.SIGKILL)
-        status = workers.processes[0].wait(120)
+        workers.processes[killed].send_signal(signal.SIGKILL)
+        status = workers.processes[1 - killed].wait(120)
     finally:
         workers.kill()
+    if killed == 1:  # Losing the chief, who coordinates, ends the others from inside TensorFlow.
+        assert status == 1
+        assert "asvit: a worker was lost" in workers.errors[0].read_text().splitlines()[-1]
     assert status != 0
     trained = int(re.findall(r"ckpt-(\d+)", tf.train.latest_checkpoint(model_dir))[-1])
     assert 10 <= trained < 400
@@ -198,7 +202,7 @@ def test_a_killed_worker_and_a_restart_continue_from_the_checkpoint(digits, tmp_
     assert workers.wait() == [0, 0], workers.said()
     rows = [json.loads(line) for line in (model_dir / savings.BLOCKS_FILE).read_text().splitlines() if line]
     restarted = next(i for i, (one, other) in enumerate(itertools.pairwise(rows), 1) if other["traced"] and one["step"])
-    blocks = savings.read_blocks(model_dir)
+    blocks = block_log.read_blocks(model_dir)
     assert [block["step"] for block in blocks] == list(range(10, 401, 10))
     assert [block["stride"] for block in blocks] == [16] * 20 + [4] * 20
     assert rows[restarted]["step"] == trained + 10  # Nothing was trained again that a checkpoint held.
@@ -230,7 +234,7 @@ def test_a_lost_device_is_connected_again_while_there_is_progress(digits, tmp_pa
     if times == 1:
         train.run(params, str(tmp_path), "train")
         assert begun == [0, 2, 4, 6, 8, 8, 10, 12, 14, 16, 18]
-        assert [block["step"] for block in savings.read_blocks(tmp_path)] == list(range(2, STEPS + 1, 2))
+        assert [block["step"] for block in block_log.read_blocks(tmp_path)] == list(range(2, STEPS + 1, 2))
     else:
         with pytest.raises(StoppedError, match=r"a worker was lost \(socket closed\).*continues from .*ckpt-8"):
             train.run(params, str(tmp_path), "train")

@@ -19,6 +19,7 @@ from asvit_tf import (
     Tokenization,
     Topology,
     UserError,
+    block_log,
     configs,
     counting,
     data,
@@ -207,7 +208,7 @@ def test_train_run_logs_blocks_by_phase(digits, tmp_path, capsys):
     metrics = train.run(params, str(tmp_path), "train_and_eval")
     assert 0 <= metrics["accuracy"] <= 1
     assert "phase_accuracy" not in metrics  # The last evaluation is in the last phase.
-    blocks = savings.read_blocks(tmp_path)
+    blocks = block_log.read_blocks(tmp_path)
     assert [block["step"] for block in blocks] == list(range(BLOCK, STEPS + 1, BLOCK))
     assert [block["stride"] for block in blocks] == [16, 16, 8, 8, 4, 4]
     assert [block["traced"] for block in blocks] == [True, False] * 3
@@ -264,7 +265,7 @@ def test_blocks_trained_twice_count_once(tmp_path):
     rows = [{"step": 2, "steps": 2, "n": 0}, {"step": 4, "steps": 2, "n": 1}, {"step": 4, "steps": 2, "n": 2}]
     lines = [json.dumps(rows[0]), json.dumps(rows[1]), '{"step": 6, "st', json.dumps(rows[2]), '{"step"']
     (tmp_path / savings.BLOCKS_FILE).write_text("\n".join(lines))
-    assert [row["n"] for row in savings.read_blocks(tmp_path)] == [0, 2]
+    assert [row["n"] for row in block_log.read_blocks(tmp_path)] == [0, 2]
 
 
 @pytest.mark.parametrize(
@@ -393,3 +394,82 @@ def test_keras_switches_inside_an_epoch_under_xla():
     model.compile("sgd", loss, jit_compile=True)
     model.fit(images, labels, batch_size=2, verbose=0, callbacks=[RetokenizationCallback(SCHEDULE)])
     assert list(dict.fromkeys(grid for _, grid in model.traced)) == [(2, 2), (4, 4), (8, 8)]
+
+
+def test_the_best_checkpoint_is_that_of_all_tokens(digits, tmp_path):
+    """Also where evaluations at the phase's own tokens come out better."""
+    best = {"best_checkpoint_export_subdir": "best", "best_checkpoint_eval_metric": "accuracy"}
+    params = experiment(digits, task={"retokenization": {"evaluate_phase": True}}, trainer=best)
+    metrics = train.run(params, str(tmp_path), "train_and_eval")
+    at_all_tokens = scalars(tmp_path / "validation", "accuracy")
+    info = json.loads((tmp_path / "best/info.json").read_text())
+    assert info["accuracy"] == pytest.approx(max(at_all_tokens.values()))
+    assert metrics["best_accuracy"] == pytest.approx(max(at_all_tokens.values()))
+    assert not [name for name in info if name.startswith("phase_")]
+
+
+def test_averaged_weights_are_evaluated_and_exported(digits, tmp_path):
+    params = experiment(digits, trainer={"optimizer_config": {"ema": {"average_decay": 0.5}}})
+    train.run(params, str(tmp_path / "train"), "train_and_eval")
+    averaged = checkpoint_values(tmp_path / "train/ema_checkpoints")
+    last = checkpoint_values(tmp_path / "train")
+    assert not np.allclose(averaged, last)
+    read = export.read_params(str(tmp_path / "train"))
+    for given, expected in ((None, averaged), (str(tmp_path / "train"), last)):
+        target = str(tmp_path / "saved_model")
+        export.export(read, str(tmp_path / "train"), target, checkpoint=given)
+        kernels = [v for v in tf.saved_model.load(target).model.variables if "stem/kernel" in v.name]
+        np.testing.assert_array_equal(kernels[0], expected)
+    for file in (tmp_path / "train/ema_checkpoints").iterdir():
+        file.unlink()
+    with pytest.raises(UserError, match="run asvit evaluate first"):
+        export.export(read, str(tmp_path / "train"), str(tmp_path / "other"))
+
+
+def checkpoint_values(directory):
+    """The stem's kernel in the newest checkpoint."""
+    reader = tf.train.load_checkpoint(tf.train.latest_checkpoint(str(directory)))
+    (key,) = (
+        key for key in reader.get_variable_to_shape_map() if key.endswith("stem/kernel/.ATTRIBUTES/VARIABLE_VALUE")
+    )
+    return reader.get_tensor(key)
+
+
+def test_a_directory_that_only_tensorflow_can_write(digits, tmp_path):
+    """As in the cloud: no pathlib."""
+    metrics = train.run(experiment(digits), "ram://a/run", "train_and_eval")
+    assert "validation_loss" in metrics
+    with tf.io.gfile.GFile("ram://a/run/retokenization.json") as file:
+        assert json.load(file)["measured_saving"] is not None
+    exported = export.export(export.read_params("ram://a/run"), "ram://a/run", str(tmp_path / "saved_model"))
+    assert tf.io.gfile.exists(f"{exported}/saved_model.pb")
+
+
+def test_continuous_evaluation_ends_with_the_last_checkpoint(digits, unbroken, tmp_path):
+    _, model_dir = unbroken
+    copy_checkpoint(model_dir, tmp_path, STEPS)
+    params = experiment(digits, trainer={"continuous_eval_timeout": 10_000})
+    assert "accuracy" in train.run(params, str(tmp_path), "continuous_eval")
+
+
+def test_metrics_of_a_cut_block_are_those_of_all_its_steps(digits, tmp_path):
+    """Blocks of 6 are cut at the boundaries, 4 and 8; each summary is the mean over 6 steps."""
+    params = experiment(digits, trainer={"steps_per_loop": 6, "summary_interval": 6, "validation_interval": 12})
+    train.run(params, str(tmp_path), "train")
+    blocks = {block["step"]: block for block in block_log.read_blocks(tmp_path)}
+    assert list(blocks) == [4, 6, 8, 12]
+    losses = scalars(tmp_path / "train", "training_loss")
+    for step, (first, second) in {6: (4, 6), 12: (8, 12)}.items():
+        parts = [(blocks[part]["training_loss"], blocks[part]["steps"]) for part in (first, second)]
+        assert losses[step] == pytest.approx(sum(loss * steps for loss, steps in parts) / 6, rel=1e-5)
+
+
+def test_a_schedule_may_come_back_to_a_tokenization():
+    rows = [
+        dict(step=step, steps=2, stride=stride, dilation=1, traced=traced, seconds=seconds)
+        for step, stride, traced, seconds in [(2, 4, True, 5.0), (4, 4, False, 2.0), (6, 8, True, 3.0)]
+        + [(8, 8, False, 1.0), (10, 4, True, 6.0), (12, 4, False, 2.2)]
+    ]
+    times = savings.phase_times(rows)
+    assert [(time.stride, time.steps, time.step_seconds) for time in times] == [(4, 4, 1.0), (8, 4, 0.5), (4, 4, 1.1)]
+    assert savings.measured_saving(times) == pytest.approx(1 - (4.0 + 2.0 + 4.4) / (1.1 * 12))
