@@ -104,6 +104,8 @@ def _check(params: cfg.ExperimentConfig, model_dir: str, mode: str) -> None:
     """Refuses, before anything is built, what could only fail later."""
     if mode not in MODES:
         raise UserError(f"mode {mode!r} is not supported; allowed are {', '.join(MODES)}")
+    if mode == "eval" and tf.train.latest_checkpoint(model_dir) is None:
+        raise UserError(f"no checkpoint in {model_dir}; train first")
     checks.check(params)
     if params.runtime.distribution_strategy not in STRATEGIES:
         raise UserError(
@@ -118,8 +120,6 @@ def _check(params: cfg.ExperimentConfig, model_dir: str, mode: str) -> None:
         )
     if tf.io.gfile.exists(model_dir) and not tf.io.gfile.isdir(model_dir):
         raise UserError(f"{model_dir} is a file; model_dir must be a directory")
-    if mode == "eval" and tf.train.latest_checkpoint(model_dir) is None:
-        raise UserError(f"no checkpoint in {model_dir}; train first")
     for part, section in (("train", "train_data"), ("eval", "validation_data")):
         if part in mode:
             inputs.check(params.task, section)

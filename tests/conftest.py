@@ -22,6 +22,21 @@ def pytest_configure(config):
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 
 
+# Files that take minutes; begun first, they leave no process waiting for another at the end.
+_LONG = (
+    "test_strategies.py",
+    "test_training.py",
+    "test_pipeline.py",
+    "test_runs.py",
+    "test_configs.py",
+    "test_inputs.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: _LONG.index(item.path.name) if item.path.name in _LONG else len(_LONG))
+
+
 class Golden:
     """One network of the released implementation: its description, arrays and, loaded into ours, its weights."""
 

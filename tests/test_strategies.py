@@ -167,8 +167,7 @@ class Workers:
         return "\n".join(path.read_text()[-3000:] for path in self.errors)
 
 
-@pytest.mark.parametrize("killed", [0, 1], ids=["chief", "other"])
-def test_a_killed_worker_and_a_restart_continue_from_the_checkpoint(digits, tmp_path, killed):
+def test_a_killed_worker_and_a_restart_continue_from_the_checkpoint(digits, tmp_path):
     model_dir = tmp_path / "model"
     params = experiment(digits, runtime={"distribution_strategy": "multi_worker_mirrored"})
     params.trainer.override({"train_steps": 400, "steps_per_loop": 10, "checkpoint_interval": 10})
@@ -187,14 +186,11 @@ def test_a_killed_worker_and_a_restart_continue_from_the_checkpoint(digits, tmp_
             assert time.monotonic() < deadline, workers.said()
             assert all(process.poll() is None for process in workers.processes), workers.said()
             time.sleep(0.1)
-        workers.processes[killed].send_signal(signal.SIGKILL)
-        status = workers.processes[1 - killed].wait(120)
+        workers.processes[1].send_signal(signal.SIGKILL)
+        assert workers.processes[0].wait(120) == 1
     finally:
         workers.kill()
-    if killed == 1:  # Losing the chief, who coordinates, ends the others from inside TensorFlow.
-        assert status == 1
-        assert "asvit: a worker was lost" in workers.errors[0].read_text().splitlines()[-1]
-    assert status != 0
+    assert "asvit: a worker was lost" in workers.errors[0].read_text().splitlines()[-1]
     trained = int(re.findall(r"ckpt-(\d+)", tf.train.latest_checkpoint(model_dir))[-1])
     assert 10 <= trained < 400
 
