@@ -96,29 +96,26 @@ class AsViT(tf_keras.Model):
         edges = self.topology.fixed_window_edges() if window == "fixed" else (None,) * len(self.topology.stages)
         drop_rates = iter(np.linspace(0.0, stochastic_depth, sum(self.topology.depths)).tolist())
         self.mergings: list[layers.PatchMerging] = []
-        self.stages: list[list[layers.Block]] = []
+        self.stages: list[layers.Stage] = []
         for index, stage in enumerate(self.topology.stages):
             width = self.topology.widths[index]
             if index:
                 self.mergings.append(
                     layers.PatchMerging(width, stage.kernel_size, seed=next(seeds), name=f"merging_{index}")
                 )
-            self.stages.append(
-                [
-                    layers.Block(
-                        width=width,
-                        num_heads=self.topology.heads[index],
-                        head_dim=self.topology.head_dims[index],
-                        splits=stage.splits,
-                        expansion_ratio=stage.expansion_ratio,
-                        fixed_edge=edges[index],
-                        drop_rate=next(drop_rates),
-                        seed=next(seeds),
-                        name=f"stage_{index}_block_{depth}",
-                    )
-                    for depth in range(stage.depth)
-                ]
-            )
+            blocks = [
+                layers.Block(
+                    width=width,
+                    num_heads=self.topology.heads[index],
+                    head_dim=self.topology.head_dims[index],
+                    expansion_ratio=stage.expansion_ratio,
+                    drop_rate=next(drop_rates),
+                    seed=next(seeds),
+                    name=f"block_{depth}",
+                )
+                for depth in range(stage.depth)
+            ]
+            self.stages.append(layers.Stage(blocks, stage.splits, edges[index], name=f"stage_{index}"))
         self.norm = layers.LayerNorm(name="norm")
         self.representation = None
         if representation_size is not None:
@@ -138,11 +135,10 @@ class AsViT(tf_keras.Model):
         x = self.stem(images)
         if self.position_embedding is not None:
             x = self.position_embedding(x)
-        for index, blocks in enumerate(self.stages):
+        for index, stage in enumerate(self.stages):
             if index:
                 x = self.mergings[index - 1](x)
-            for block in blocks:
-                x = block(x, training=training)
+            x = stage(x, training=training)
             endpoints[str(FIRST_LEVEL + index)] = x
         pooled = tf.reduce_mean(self.norm(x), axis=(1, 2), keepdims=True)
         endpoints["pre_logits"] = pooled if self.representation is None else self.representation(pooled)

@@ -292,9 +292,13 @@ def export(as_json: bool, model_dir: str, export_dir: str, input_type: str, **op
 @click.option("--batch", default=64, show_default=True, type=click.IntRange(min=1), help="Images on one chip.")
 @click.option("--largest-batch", is_flag=True, help="Find the largest batch that fits one chip, too.")
 @click.option("--image-size", type=click.IntRange(min=1), help="Pixels per side, instead of the experiment's.")
+@click.option(
+    "--window", type=click.Choice(counting.WINDOWS), help="Attention windows; fixed for large images, as detection."
+)
+@click.option("--profile", is_flag=True, help="Show what takes most of the time.")
 @click.option("--cache-dir", type=click.Path(), help="What was compiled before.  [default: ~/.cache/asvit_tf/tpu]")
 @AS_JSON
-def tpu_check(topology: str | None, as_json: bool, **options: Any) -> None:
+def tpu_check(topology: str | None, profile: bool, as_json: bool, **options: Any) -> None:
     """Compiles the training step of each phase for a TPU, without one: does it compile, does it fit, how long is it?
 
     TOPOLOGY, a topology string or a named size, takes the place of the experiment's. Large networks take minutes on a
@@ -310,7 +314,7 @@ def tpu_check(topology: str | None, as_json: bool, **options: Any) -> None:
     if as_json:
         print_json(result)
     else:
-        click.echo(checking.in_words(result))
+        click.echo(checking.in_words(result, profile))
     if not all(phase["compiles"] for phase in result["phases"]):
         raise click.exceptions.Exit(1)
 

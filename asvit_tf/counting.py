@@ -88,10 +88,7 @@ def count(
     previous_width = 3
     for index, (stage, grid) in enumerate(zip(topology.stages, grids.token_grids(image_size, stride))):
         width, heads, head_dim = topology.widths[index], topology.heads[index], topology.head_dims[index]
-        edges = (
-            grids.window_edge(grid[0], stage.splits, fixed_edges[index]),
-            grids.window_edge(grid[1], stage.splits, fixed_edges[index]),
-        )
+        windows = grids.Windows.cut(grid, stage.splits, fixed_edges[index])
         tokens = grid[0] * grid[1]
         inner = heads * head_dim
         hidden = width * stage.expansion_ratio
@@ -105,9 +102,7 @@ def count(
             + (width + 1) * hidden
             + (hidden + 1) * width
         )
-        windows = grids.ceil_div(grid[0], edges[0]) * grids.ceil_div(grid[1], edges[1])
-        window_tokens = edges[0] * edges[1]
-        block_macs = tokens * width * (4 * inner + 2 * hidden) + 2 * windows * window_tokens**2 * inner
+        block_macs = tokens * width * (4 * inner + 2 * hidden) + 2 * windows.number * windows.tokens**2 * inner
         stages.append(
             StageCount(
                 token_grid=grid,
@@ -115,7 +110,7 @@ def count(
                 depth=stage.depth,
                 num_heads=heads,
                 head_dim=head_dim,
-                window=edges,
+                window=windows.edges,
                 parameters=tokenizer_parameters + stage.depth * block_parameters,
                 macs=tokens * patch * width + stage.depth * block_macs,
             )

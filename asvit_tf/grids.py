@@ -6,6 +6,8 @@ that both always speak of the same network.
 
 from __future__ import annotations
 
+import dataclasses
+
 
 def ceil_div(numerator: int, denominator: int) -> int:
     """Integer division, rounded up."""
@@ -59,3 +61,49 @@ def window_edge(side: int, splits: int, fixed_edge: int | None = None) -> int:
     if fixed_edge is not None:
         return min(fixed_edge, side)
     return ceil_div(side, splits)
+
+
+@dataclasses.dataclass(frozen=True)
+class Windows:
+    """A token grid cut into equal attention windows; where they do not divide it, it is padded at its far ends.
+
+    Attributes:
+      grid: Rows and columns of tokens.
+      edges: Rows and columns of tokens in a window.
+    """
+
+    grid: tuple[int, int]
+    edges: tuple[int, int]
+
+    @classmethod
+    def cut(cls, grid: tuple[int, int], splits: int, fixed_edge: int | None = None) -> Windows:
+        """Windows of a grid; `splits` and `fixed_edge` as in `window_edge`."""
+        rows, columns = (window_edge(side, splits, fixed_edge) for side in grid)
+        return cls(grid, (rows, columns))
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Windows along the rows and along the columns."""
+        rows, columns = (ceil_div(side, edge) for side, edge in zip(self.grid, self.edges))
+        return rows, columns
+
+    @property
+    def padding(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Tokens added before and after the rows and the columns."""
+        rows, columns = (count * edge - side for count, edge, side in zip(self.counts, self.edges, self.grid))
+        return (0, rows), (0, columns)
+
+    @property
+    def padded(self) -> bool:
+        """Whether the grid is padded at all."""
+        return self.padding != ((0, 0), (0, 0))
+
+    @property
+    def number(self) -> int:
+        """Windows in all."""
+        return self.counts[0] * self.counts[1]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in a window, those of the padding included."""
+        return self.edges[0] * self.edges[1]

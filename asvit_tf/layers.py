@@ -8,7 +8,7 @@ its Conv2D refuses a stride together with a dilation.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -244,33 +244,20 @@ class PatchMerging(tf_keras.layers.Layer):
 
 
 class WindowedAttention(tf_keras.layers.Layer):
-    """Multi-head self-attention inside equal windows of the token grid.
-
-    Where the windows do not divide the grid it is padded behind its last row and column, and padded tokens are masked.
+    """Multi-head self-attention among the tokens of a window.
 
     Args:
       num_heads: Heads.
       head_dim: Channels of a head; `num_heads * head_dim` may be less than the width.
-      splits: Windows per side of the grid.
-      fixed_edge: Tokens per side of a window instead, whatever the grid.
 
-    Input and output: [B, H, W, C].
+    Call: windows of tokens [B, windows, tokens, C]; or, with the argument `windows`, a grid [B, H, W, C] that is cut
+    into them. The result has the shape of the input.
     """
 
-    def __init__(
-        self,
-        num_heads: int,
-        head_dim: int,
-        splits: int,
-        fixed_edge: int | None = None,
-        seed: int | None = None,
-        **kwargs,
-    ):
+    def __init__(self, num_heads: int, head_dim: int, seed: int | None = None, **kwargs):
         super().__init__(**kwargs)
         self.num_heads = num_heads
         self.head_dim = head_dim
-        self.splits = splits
-        self.fixed_edge = fixed_edge
         self.seed = seed
 
     def build(self, input_shape):
@@ -278,38 +265,37 @@ class WindowedAttention(tf_keras.layers.Layer):
         inner = self.num_heads * self.head_dim
         self.qkv = _dense(3 * inner, next(seeds), "qkv")
         self.proj = _dense(input_shape[-1], next(seeds), "proj")
+        self.qkv.build(input_shape)
+        self.proj.build((*input_shape[:-1], inner))
 
-    def call(self, x):
-        grid = tuple(x.shape[1:3])
-        edges = tuple(grids.window_edge(side, self.splits, self.fixed_edge) for side in grid)
-        counts = tuple(grids.ceil_div(side, edge) for side, edge in zip(grid, edges))
-        padding = [(0, count * edge - side) for count, edge, side in zip(counts, edges, grid)]
-        padded = any(after for _, after in padding)
-        windows, tokens = counts[0] * counts[1], edges[0] * edges[1]
+    def call(self, x, windows: grids.Windows | None = None):
+        # One product each: a TPU then writes the heads where attention wants them. Mapped together, as the weights are
+        # stored, they are moved afterwards, which there costs more than the products.
+        maps = zip(tf.split(self.qkv.kernel, 3, axis=1), tf.split(self.qkv.bias, 3))
+        tokens = [tf.nn.bias_add(tf.einsum("bwtc,cd->bwtd", x, kernel), offset) for kernel, offset in maps]
+        if windows is not None:
+            tokens = [to_windows(each, windows) for each in tokens]
+        heads = [-1, *tokens[0].shape[1:3], self.num_heads, self.head_dim]
+        query, key, value = (tf.transpose(tf.reshape(each, heads), [0, 1, 3, 2, 4]) for each in tokens)
 
-        qkv = self.qkv(x)  # [B, H, W, 3 * heads * head_dim]
-        if padded:
-            qkv = tf.pad(qkv, [(0, 0), *padding, (0, 0)])
-        qkv = _to_windows(qkv, counts, edges)  # [B, windows, tokens, 3 * heads * head_dim]
-        qkv = tf.reshape(qkv, [-1, windows, tokens, 3, self.num_heads, self.head_dim])
-        query, key, value = tf.unstack(tf.transpose(qkv, [3, 0, 1, 4, 2, 5]))  # [B, windows, heads, tokens, head_dim]
-
-        bias = _padding_bias(grid, padding, counts, edges) if padded else None
-        mixed = attend(query * self.head_dim**-0.5, key, value, bias)
-
-        mixed = tf.transpose(mixed, [0, 1, 3, 2, 4])  # [B, windows, tokens, heads, head_dim]
-        mixed = tf.reshape(mixed, [-1, windows, tokens, self.num_heads * self.head_dim])
-        mixed = _from_windows(mixed, counts, edges)
-        return self.proj(mixed[:, : grid[0], : grid[1]] if padded else mixed)
+        bias = padding_bias(windows) if windows is not None else None
+        mixed = attend(query * self.head_dim**-0.5, key, value, bias)  # [B, windows, heads, tokens, head_dim]
+        mixed = tf.reshape(tf.transpose(mixed, [0, 1, 3, 2, 4]), [-1, *tokens[0].shape[1:]])
+        if windows is not None:
+            mixed = from_windows(mixed, windows)
+        return tf.nn.bias_add(tf.einsum("bwtd,dc->bwtc", mixed, self.proj.kernel), self.proj.bias)
 
 
-def attend(query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, bias: np.ndarray | None = None) -> tf.Tensor:
+def attend(query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, bias: tf.Tensor | None = None) -> tf.Tensor:
     """`softmax(query key^T + bias) value` over the last two axes, with a gradient that touches fewer scores.
 
     The scores are by far the largest tensors of a network, and what moves them costs more than what computes them. The
     softmax's own gradient needs the sum of `weights * d_weights` over the keys. That is the sum of
-    `mixed * d_mixed` over the channels, a factor of tokens / channels less. Kept for it are the weights in the type of
-    the features, not those of the softmax.
+    `mixed * d_mixed` over the channels, a factor of tokens / channels less.
+
+    With features narrower than the scores, so on an accelerator, the weights are not divided by their sums: the product
+    with the values is, which has that factor fewer numbers, and the sums come with it, as one more value that is 1 for
+    every key. A compiler then computes the exponentials on their way into the product and never writes them.
 
     Source: the sum is rearranged as in FlashAttention (Dao et al. 2022, appendix B.2); the scores are still built.
 
@@ -324,51 +310,67 @@ def attend(query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, bias: np.ndarray 
     @tf.custom_gradient
     def attention(query, key, value):
         scores = tf.matmul(query, key, transpose_b=True)  # [..., tokens, tokens]
-        scores = tf.cast(scores, _statistics_dtype(scores))
+        dtype = _statistics_dtype(scores)
+        scores = tf.cast(scores, dtype)
         if bias is not None:
-            scores += tf.constant(bias, scores.dtype)
-        weights = tf.cast(tf.nn.softmax(scores), value.dtype)
-        mixed = tf.matmul(weights, value)
+            scores += tf.cast(bias, dtype)
+        if dtype == value.dtype:
+            weights = tf.nn.softmax(scores)
+            sums = tf.ones_like(weights[..., :1])
+            mixed = tf.matmul(weights, value)
+        else:
+            weights = tf.exp(scores - tf.reduce_max(scores, axis=-1, keepdims=True))
+            extended = tf.concat([value, tf.ones_like(value[..., :1])], axis=-1)
+            products = tf.cast(tf.matmul(tf.cast(weights, value.dtype), extended), dtype)
+            sums = products[..., -1:]
+            mixed = products[..., :-1] / sums
 
         def gradient(d_mixed):
-            d_weights = tf.cast(tf.matmul(d_mixed, value, transpose_b=True), scores.dtype)
-            product = tf.cast(mixed, scores.dtype) * tf.cast(d_mixed, scores.dtype)
-            d_scores = tf.cast(weights, scores.dtype) * (d_weights - tf.reduce_sum(product, -1, keepdims=True))
-            d_scores = tf.cast(d_scores, query.dtype)
+            d_products = tf.cast(d_mixed, dtype) / sums
+            shared = tf.reduce_sum(mixed * d_products, axis=-1, keepdims=True)
+            d_products = tf.cast(d_products, value.dtype)
+            d_weights = tf.cast(tf.matmul(d_products, value, transpose_b=True), dtype)
+            d_scores = tf.cast(weights * (d_weights - shared), value.dtype)
             return (
                 tf.matmul(d_scores, key),
                 tf.matmul(d_scores, query, transpose_a=True),
-                tf.matmul(weights, d_mixed, transpose_a=True),
+                tf.matmul(tf.cast(weights, value.dtype), d_products, transpose_a=True),
             )
 
-        return mixed, gradient
+        return tf.cast(mixed, value.dtype), gradient
 
     return attention(query, key, value)
 
 
-def _to_windows(x, counts: tuple[int, int], edges: tuple[int, int]):
-    """[B, rows * edge, columns * edge, C] -> [B, rows * columns, edge * edge, C]."""
-    channels = x.shape[-1]
-    if counts != (1, 1):
-        x = tf.reshape(x, [-1, counts[0], edges[0], counts[1], edges[1], channels])
+def to_windows(x: tf.Tensor, windows: grids.Windows) -> tf.Tensor:
+    """[B, rows, columns, C] -> [B, windows, tokens of a window, C], zeros behind the last row and column if need be."""
+    if windows.padded:
+        x = tf.pad(x, [(0, 0), *windows.padding, (0, 0)])
+    (rows, columns), (height, width), channels = windows.counts, windows.edges, x.shape[-1]
+    if windows.number > 1:
+        x = tf.reshape(x, [-1, rows, height, columns, width, channels])
         x = tf.transpose(x, [0, 1, 3, 2, 4, 5])
-    return tf.reshape(x, [-1, counts[0] * counts[1], edges[0] * edges[1], channels])
+    return tf.reshape(x, [-1, windows.number, windows.tokens, channels])
 
 
-def _from_windows(x, counts: tuple[int, int], edges: tuple[int, int]):
-    """Inverse of `_to_windows`."""
-    channels = x.shape[-1]
-    if counts != (1, 1):
-        x = tf.reshape(x, [-1, counts[0], counts[1], edges[0], edges[1], channels])
+def from_windows(x: tf.Tensor, windows: grids.Windows) -> tf.Tensor:
+    """Inverse of `to_windows`."""
+    (rows, columns), (height, width), channels = windows.counts, windows.edges, x.shape[-1]
+    if windows.number > 1:
+        x = tf.reshape(x, [-1, rows, columns, height, width, channels])
         x = tf.transpose(x, [0, 1, 3, 2, 4, 5])
-    return tf.reshape(x, [-1, counts[0] * edges[0], counts[1] * edges[1], channels])
+    x = tf.reshape(x, [-1, rows * height, columns * width, channels])
+    return x[:, : windows.grid[0], : windows.grid[1]] if windows.padded else x
 
 
-def _padding_bias(grid, padding, counts, edges) -> np.ndarray:
-    """Score offsets [windows, 1, 1, tokens]: 0 for real keys, a large negative number for padded ones."""
-    bias = np.pad(np.zeros(grid), padding, constant_values=_MASKED)
-    bias = bias.reshape(counts[0], edges[0], counts[1], edges[1]).transpose(0, 2, 1, 3)
-    return bias.reshape(counts[0] * counts[1], 1, 1, edges[0] * edges[1])
+def padding_bias(windows: grids.Windows) -> tf.Tensor | None:
+    """Score offsets [windows, 1, 1, tokens], 0 for real keys and a large negative number for padding; None without."""
+    if not windows.padded:
+        return None
+    (rows, columns), (height, width) = windows.counts, windows.edges
+    bias = np.pad(np.zeros(windows.grid), windows.padding, constant_values=_MASKED)
+    bias = bias.reshape(rows, height, columns, width).transpose(0, 2, 1, 3)
+    return tf.constant(bias.reshape(windows.number, 1, 1, windows.tokens))
 
 
 class Block(tf_keras.layers.Layer):
@@ -376,11 +378,11 @@ class Block(tf_keras.layers.Layer):
 
     Args:
       width: Channels C.
-      num_heads, head_dim, splits, fixed_edge: As `WindowedAttention`.
+      num_heads, head_dim: As `WindowedAttention`.
       expansion_ratio: Hidden width of the FFN over C.
       drop_rate: Probability that training skips a branch for an image (stochastic depth), in [0, 1).
 
-    Input and output: [B, H, W, C].
+    Call: as `WindowedAttention`.
     """
 
     def __init__(
@@ -388,9 +390,7 @@ class Block(tf_keras.layers.Layer):
         width: int,
         num_heads: int,
         head_dim: int,
-        splits: int,
         expansion_ratio: int,
-        fixed_edge: int | None = None,
         drop_rate: float = 0.0,
         seed: int | None = None,
         **kwargs,
@@ -398,7 +398,7 @@ class Block(tf_keras.layers.Layer):
         super().__init__(**kwargs)
         seeds = seed_stream(seed)
         self.norm1 = LayerNorm(name="norm1")
-        self.attention = WindowedAttention(num_heads, head_dim, splits, fixed_edge, seed=next(seeds), name="attention")
+        self.attention = WindowedAttention(num_heads, head_dim, seed=next(seeds), name="attention")
         self.norm2 = LayerNorm(name="norm2")
         self.fc1 = _dense(width * expansion_ratio, next(seeds), "fc1")
         self.fc2 = _dense(width, next(seeds), "fc2")
@@ -407,7 +407,39 @@ class Block(tf_keras.layers.Layer):
             drop_rate, noise_shape=(None, 1, 1, 1), seed=next(seeds), name="drop_path"
         )
 
-    def call(self, x, training=None):
-        x = x + self.drop_path(self.attention(self.norm1(x)), training=training)
+    def call(self, x, windows: grids.Windows | None = None, training=None):
+        x = x + self.drop_path(self.attention(self.norm1(x), windows), training=training)
         hidden = tf.nn.gelu(self.fc1(self.norm2(x)), approximate=False)
         return x + self.drop_path(self.fc2(hidden), training=training)
+
+
+class Stage(tf_keras.layers.Layer):
+    """Blocks on one token grid, which is cut into windows once for all of them.
+
+    Windows that do not divide the grid are cut by each attention for itself, padded behind the last row and column and
+    masked there, so that nothing else is computed for what is padded.
+
+    Args:
+      blocks: In order.
+      splits: Attention windows per side of the grid.
+      fixed_edge: Tokens per side of a window instead, whatever the grid.
+
+    Input and output: [B, H, W, C].
+    """
+
+    def __init__(self, blocks: Sequence[Block], splits: int, fixed_edge: int | None = None, **kwargs):
+        super().__init__(**kwargs)
+        self.blocks = list(blocks)
+        self.splits = splits
+        self.fixed_edge = fixed_edge
+
+    def call(self, x, training=None):
+        windows = grids.Windows.cut((x.shape[1], x.shape[2]), self.splits, self.fixed_edge)
+        if windows.padded:
+            for block in self.blocks:
+                x = block(x, windows, training=training)
+            return x
+        x = to_windows(x, windows)
+        for block in self.blocks:
+            x = block(x, training=training)
+        return from_windows(x, windows)

@@ -78,8 +78,8 @@ def _pairs(backbone: AsViT, head: tf_keras.layers.Dense | None) -> Iterator[_Pai
     if backbone.position_embedding is not None:
         variable = backbone.position_embedding.embedding
         yield _Pair("absolute_pos_embed", variable, lambda array: array.reshape(variable.shape))
-    for index, blocks in enumerate(backbone.stages):
-        for depth, block in enumerate(blocks):
+    for index, stage in enumerate(backbone.stages):
+        for depth, block in enumerate(stage.blocks):
             name = f"layers.{index}.blocks.{depth}"
             yield from norm(f"{name}.norm1", block.norm1)
             yield from linear(f"{name}.attn.qkv", block.attention.qkv)

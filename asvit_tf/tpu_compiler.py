@@ -15,6 +15,7 @@ import re
 import time
 from pathlib import Path
 
+from asvit_tf import tpu_schedule
 from asvit_tf.errors import UserError
 from asvit_tf.jsonfiles import write_json
 
@@ -29,21 +30,24 @@ class Chip:
       hbm_bytes: Memory.
       flops: bfloat16 operations a second, at peak.
       bytes_per_second: From its memory, at peak.
+      clock: Cycles a second; None where that is not known.
 
-    Source: the system pages of Google Cloud TPU.
+    Source: the system pages of Google Cloud TPU; the clock is what the peak implies for the number of matrix units.
     """
 
     hbm_bytes: int
     flops: float
     bytes_per_second: float
+    clock: float | None
 
 
 CHIPS = {
-    "v4": Chip(32 * _GIB, 275e12, 1228e9),
-    "v5e": Chip(16 * _GIB, 197e12, 819e9),
-    "v5p": Chip(95 * _GIB, 459e12, 2765e9),
-    "v6e": Chip(32 * _GIB, 918e12, 1640e9),
+    "v4": Chip(32 * _GIB, 275e12, 1228e9, 1.05e9),
+    "v5e": Chip(16 * _GIB, 197e12, 819e9, 1.5e9),
+    "v5p": Chip(95 * _GIB, 459e12, 2765e9, 1.75e9),
+    "v6e": Chip(32 * _GIB, 918e12, 1640e9, None),
 }
+_PROFILE_KINDS = 20
 
 
 def chip_of(topology_name: str) -> Chip:
@@ -70,9 +74,11 @@ class Program:
       message: Of the compiler, where it does not.
       argument_bytes, output_bytes, aliased_bytes, temporary_bytes, code_bytes: In the chip's memory; aliased ones are
         outputs that take the place of arguments, as the weights do.
-      flops: As the compiled program executes them, padding included.
-      bytes_accessed: Read and written.
-      compiler_seconds: The compiler's own estimate of the time it takes; None where that is not a positive number.
+      flops: As the compiler counts them; what pads a matrix unit is not in it.
+      bytes_accessed: As the compiler counts them, whatever memory they are in (see `tpu_schedule`).
+      hbm_bytes_moved: To and from the chip's memory, in the compiled schedule.
+      cycles: That its instructions take one after another, as the compiler estimates them.
+      profile: The kinds of instruction that take most of them.
       compile_seconds: Wall time of the compilation.
     """
 
@@ -85,7 +91,9 @@ class Program:
     code_bytes: int = 0
     flops: float = 0.0
     bytes_accessed: float = 0.0
-    compiler_seconds: float | None = None
+    hbm_bytes_moved: int = 0
+    cycles: int = 0
+    profile: tuple[tpu_schedule.Kind, ...] = ()
     compile_seconds: float = 0.0
 
     @property
@@ -95,8 +103,12 @@ class Program:
         return resident + self.temporary_bytes + self.code_bytes
 
     def roofline_seconds(self, chip: Chip) -> float:
-        """The least time that the chip's peaks allow: `max(flops / peak flops, bytes accessed / peak bandwidth)`."""
-        return max(self.flops / chip.flops, self.bytes_accessed / chip.bytes_per_second)
+        """The least time that the chip's peaks allow: `max(flops / peak flops, bytes moved / peak bandwidth)`."""
+        return max(self.flops / chip.flops, self.hbm_bytes_moved / chip.bytes_per_second)
+
+    def compiler_seconds(self, chip: Chip) -> float | None:
+        """The compiler's own estimate: cycles over clock. None without either."""
+        return self.cycles / chip.clock if self.cycles and chip.clock else None
 
 
 def version() -> str:
@@ -146,11 +158,14 @@ def compile_program(stablehlo: str, topology_name: str, cache_dir: str | os.Path
     """
     chip_of(topology_name)
     text = cleaned(stablehlo)
-    key = hashlib.sha256(f"{version()} {topology_name}\n{text}".encode()).hexdigest()
+    # What a cached result holds is part of its key: one of an older form is not found.
+    form = ",".join(field.name for field in dataclasses.fields(Program))
+    key = hashlib.sha256(f"{version()} {topology_name} {form}\n{text}".encode()).hexdigest()
     directory = Path(cache_dir) if cache_dir is not None else Path("~/.cache/asvit_tf/tpu").expanduser()
     path = directory / f"{key}.json"
     if path.exists():
-        return Program(**json.loads(path.read_text()))
+        fields = json.loads(path.read_text())
+        return Program(**fields | {"profile": tuple(tpu_schedule.Kind(**kind) for kind in fields["profile"])})
     program = _compile(text, topology_name)
     directory.mkdir(parents=True, exist_ok=True)
     write_json(path, dataclasses.asdict(program))
@@ -186,7 +201,8 @@ def _compile(text: str, topology_name: str) -> Program:
     cost, memory = compiled.cost_analysis(), compiled.get_compiled_memory_stats()
     if isinstance(cost, list):
         (cost,) = cost
-    estimate = cost.get("optimal_seconds", 0.0)
+    (module,) = compiled.hlo_modules()
+    rows = tpu_schedule.instructions(module.to_string())
     return Program(
         True,
         argument_bytes=memory.argument_size_in_bytes,
@@ -196,7 +212,9 @@ def _compile(text: str, topology_name: str) -> Program:
         code_bytes=memory.generated_code_size_in_bytes,
         flops=cost["flops"],
         bytes_accessed=cost["bytes accessed"],
-        compiler_seconds=estimate if estimate > 0 else None,
+        hbm_bytes_moved=sum(row.hbm_bytes for row in rows),
+        cycles=sum(row.cycles for row in rows),
+        profile=tuple(tpu_schedule.by_kind(rows)[:_PROFILE_KINDS]),
         compile_seconds=seconds,
     )
 

@@ -111,9 +111,8 @@ def double_layers():
         "stem, dilated": (layers.Stem(5, 3, 8, 3), (17, 16, 3)),
         "position embedding": (layers.PositionEmbedding((4, 4)), (3, 2, 5)),
         "merging": (layers.PatchMerging(5, 3), (4, 3, 6)),
-        "attention": (layers.WindowedAttention(2, 3, 2), (4, 4, 7)),
-        "attention, padded": (layers.WindowedAttention(2, 3, 2), (3, 5, 7)),
-        "block": (layers.Block(6, 2, 3, 2, 3), (4, 4, 6)),
+        "attention": (layers.WindowedAttention(2, 3), (4, 4, 7)),
+        "stage of a block, padded": (layers.Stage([layers.Block(6, 2, 3, 2)], 2), (4, 3, 6)),
     }
 
 
@@ -180,12 +179,33 @@ def direct_attention(layer, x, edge):
     ],
 )
 def test_attention_against_a_direct_loop(splits, fixed_edge, grid, edge):
-    layer = layers.WindowedAttention(2, 3, splits, fixed_edge)
+    layer = layers.WindowedAttention(2, 3)
+    windows = grids.Windows.cut(grid, splits, fixed_edge)
+    assert windows.edges == edge
     x = tf.constant(RNG.standard_normal((2, *grid, 8)), tf.float32)
-    layer(x)
+    layer(x, windows)
     for variable in layer.weights:
         variable.assign(RNG.standard_normal(variable.shape))
-    assert relative_error(layer(x), direct_attention(layer, x, edge)) < 1e-5
+    expected = direct_attention(layer, x, edge)
+    assert relative_error(layer(x, windows), expected) < 1e-5
+    if not windows.padded:
+        cut = layers.from_windows(layer(layers.to_windows(x, windows)), windows)
+        assert relative_error(cut, expected) < 1e-5
+
+
+@pytest.mark.parametrize("grid", [(4, 6), (5, 7)], ids=["divided", "padded"])
+def test_a_stage_is_its_blocks_one_after_another(grid):
+    """Cut into windows once for all blocks, or by each for itself: as attention by loops, and the rest by the token."""
+    stage = layers.Stage([layers.Block(6, 2, 3, 2), layers.Block(6, 2, 3, 2)], 2)
+    x = tf.constant(RNG.standard_normal((2, *grid, 6)), tf.float32)
+    stage(x)
+    for variable in stage.weights:
+        variable.assign(RNG.standard_normal(variable.shape))
+    expected = x
+    for block in stage.blocks:
+        expected += direct_attention(block.attention, block.norm1(expected), tuple(-(-side // 2) for side in grid))
+        expected += block.fc2(tf.nn.gelu(block.fc1(block.norm2(expected)), approximate=False))
+    assert relative_error(stage(x), expected) < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -202,7 +222,7 @@ def test_position_embedding_resizes_like_tensorflow(target, source):
 
 
 def test_stochastic_depth_drops_whole_branches_in_training_only():
-    block = layers.Block(6, 2, 3, 1, 2, drop_rate=0.5, seed=1)
+    block = layers.Block(6, 2, 3, 2, drop_rate=0.5, seed=1)
     x = tf.constant(RNG.standard_normal((64, 2, 2, 6)), tf.float32)
     unchanged = [bool(np.all(row == 0)) for row in (block(x, training=True) - x).numpy()]
     assert 5 < sum(unchanged) < 30  # Both branches: a quarter of 64.
@@ -233,3 +253,26 @@ def test_gradients_of_attention_are_those_of_its_formula(bias):
         ours = run(lambda *arguments: layers.attend(*arguments, bias))
         for actual, expected in zip(ours, run(plain), strict=True):
             np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("bias", [None, np.where(np.arange(5) == 3, -1e9, 0.0)], ids=["", "masked"])
+@pytest.mark.parametrize("offset", [0.0, 200.0])
+def test_attention_in_bfloat16_is_the_formula_up_to_its_rounding(bias, offset):
+    """Weights that are divided by their sum only after the product; also where all scores of a row are large."""
+    exact = [tf.constant(RNG.standard_normal((2, 5, 4))) for _ in range(4)]
+    exact[0] = tf.concat([exact[0][..., :3], tf.fill((2, 5, 1), np.float64(offset))], -1)
+    exact[1] = tf.concat([exact[1][..., :3], tf.ones((2, 5, 1), tf.float64)], -1)
+    narrow = [tf.cast(array, tf.bfloat16) for array in exact]
+    exact = [tf.cast(array, tf.float64) for array in narrow]  # Both start from the same numbers.
+
+    def run(inputs, cotangent):
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            output = layers.attend(*inputs, bias)
+        return [output, *tape.gradient(output, inputs, output_gradients=cotangent)]
+
+    tolerance = 0.02 if offset == 0 else 0.7  # The scores themselves are rounded, to 1 near 200.
+    for actual, expected in zip(run(narrow[:3], narrow[3]), run(exact[:3], exact[3]), strict=True):
+        assert actual.dtype == tf.bfloat16
+        assert np.all(np.isfinite(tf.cast(actual, tf.float64)))
+        assert relative_error(tf.cast(actual, tf.float64), expected) < tolerance

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from official.core import exp_factory
 
-from asvit_tf import cli, layers, registry_imports, tpu_check, tpu_compiler  # noqa: F401
+from asvit_tf import cli, layers, registry_imports, tpu_check, tpu_compiler, tpu_schedule  # noqa: F401
 from asvit_tf.retokenization import Tokenization
 from asvit_tf.tpu_compiler import Program
 
@@ -36,7 +36,10 @@ def test_every_phase_compiles_and_is_kept(capsys, cache, monkeypatch):
         assert phase["compiles"]
         # Weights and two moments in float32 stay on the chip, and the step works on top of them.
         assert phase["hbm_bytes"] > phase["argument_bytes"] > 3 * 4 * parameters
-        assert phase["estimated_seconds"] > 0
+        assert phase["compiler_seconds"] == phase["estimated_seconds"] > phase["roofline_seconds"] > 0
+        # What is moved is no more than what is touched, and every weight and moment is read and written.
+        assert phase["bytes_accessed"] > phase["hbm_bytes_moved"] > 2 * 3 * 4 * parameters
+        assert phase["profile"][0]["cycles"] >= phase["profile"][1]["cycles"] > 0
         assert 0 < phase["peak_share"] <= 1
     coarse, middle, fine = (phase["flops"] for phase in result["phases"])
     assert coarse < middle < fine
@@ -126,14 +129,71 @@ def test_chip_hours_by_hand():
     assert fine["images_per_second"] == pytest.approx(1000)
     assert (fine["bound"], fine["peak_share"]) == ("flops", pytest.approx(1))
     assert fine["hbm_bytes"] == (1 << 30) + 64 * 2**27
-    table = tpu_check.in_words(result)
+    assert result["roofline"]["chip_hours"] == result["chip_hours"]  # These programs have no cycles.
+    table = tpu_check.in_words(result, profile=True)
     assert "saved 56.2%" in table
 
 
 def test_roofline_takes_the_tighter_bound():
     chip = tpu_compiler.chip_of("v5e:2x2")
-    assert Program(True, flops=197e12, bytes_accessed=819e9 / 2).roofline_seconds(chip) == pytest.approx(1)
-    assert Program(True, flops=197e12, bytes_accessed=819e9 * 3).roofline_seconds(chip) == pytest.approx(3)
+    assert Program(True, flops=197e12, hbm_bytes_moved=int(819e9 / 2)).roofline_seconds(chip) == pytest.approx(1)
+    assert Program(True, flops=197e12, hbm_bytes_moved=int(819e9 * 3)).roofline_seconds(chip) == pytest.approx(3)
+
+
+def test_estimate_is_the_longer_of_roofline_and_cycles():
+    def compiled(cycles):
+        return lambda tokenization, batch: Program(True, flops=197e12, cycles=cycles)
+
+    params = exp_factory.get_exp_config("asvit_imagenet")
+    for cycles, seconds in ((int(0.5 * 1.5e9), 1), (int(2 * 1.5e9), 2), (0, 1)):
+        phase = tpu_check.check(params, "v5e:2x2", 64, compiled(cycles))["phases"][0]
+        assert phase["estimated_seconds"] == pytest.approx(seconds)
+    assert tpu_check.check(params, "v6e:2x2", 64, compiled(1))["phases"][0]["compiler_seconds"] is None
+
+
+SCHEDULE = """HloModule jit_step, is_scheduled=true
+
+%fused (p: f32[64,14]) -> f32[64,14] {
+  %p = f32[64,14]{1,0:T(8,128)} parameter(0)
+  ROOT %square = f32[64,14]{1,0:T(8,128)} multiply(%p, %p)
+}
+
+%body.1 (s: (f32[8,128])) -> (f32[8,128]) {
+  %s = (f32[8,128]{1,0:T(8,128)}) parameter(0)
+  %item = f32[8,128]{1,0:T(8,128)} get-tuple-element(%s), index=0
+  %copy.7 = f32[8,128]{1,0:T(8,128)} copy(%item), backend_config={"estimated_cycles":"10"}
+  ROOT %t = (f32[8,128]{1,0:T(8,128)}) tuple(%copy.7)
+}
+
+ENTRY %main.9 (a: f32[64,14], b: f32[4,8,128]) -> f32[64,14] {
+  %a = f32[64,14]{1,0:T(8,128)} parameter(0)
+  %b = f32[4,8,128]{2,1,0:T(8,128)} parameter(1)
+  %slice-start.1 = ((f32[4,8,128]{2,1,0:T(8,128)}), f32[1,8,128]{2,1,0:T(8,128)S(1)}, s32[]{:S(2)}) slice-start(%b)
+  %slice-done.1 = f32[1,8,128]{2,1,0:T(8,128)S(1)} slice-done(%slice-start.1)
+  %copy-start = (f32[64,14]{1,0:T(8,128)S(1)}, f32[64,14]{1,0:T(8,128)}, u32[]{:S(2)}) copy-start(%a)
+  %copy-done = f32[64,14]{1,0:T(8,128)S(1)} copy-done(%copy-start)
+  %fusion.3 = f32[64,14]{1,0:T(8,128)S(1)} fusion(%copy-done), calls=%fused, backend_config={"estimated_cycles":"100"}
+  %tuple = (f32[8,128]{1,0:T(8,128)}) tuple(%slice-done.1)
+  %while.2 = (f32[8,128]{1,0:T(8,128)}) while(%tuple), body=%body.1, backend_config={"known_trip_count":{"n":"3"}}
+  ROOT %fusion.12 = f32[64,14]{1,0:T(8,128)} fusion(%fusion.3), calls=%fused, backend_config={"estimated_cycles":"50"}
+}
+"""
+
+
+def test_traffic_of_a_schedule_by_hand():
+    """Only what crosses the border of HBM counts: padded to its tiles, a slice and not the whole, loops repeatedly."""
+    rows = tpu_schedule.instructions(SCHEDULE)
+    slice_, whole = 8 * 128 * 4, 64 * 128 * 4
+    assert [(row.kind, row.cycles, row.hbm_bytes) for row in rows] == [
+        ("slice-start f32[4,8,128]", 0, slice_),
+        ("copy-start f32[64,14]", 0, whole),
+        ("fusion f32[64,14]", 100, 0),
+        *[("copy f32[8,128]", 10, 2 * slice_)] * 3,
+        ("fusion f32[64,14]", 50, whole),
+    ]
+    fusion, copy, *_ = tpu_schedule.by_kind(rows)
+    assert (fusion.kind, fusion.count, fusion.cycles, fusion.hbm_bytes) == ("fusion f32[64,14]", 2, 150, whole)
+    assert (copy.count, copy.cycles) == (3, 30)
 
 
 def test_largest_batch_is_confirmed_and_lowered_until_it_compiles():
