@@ -26,6 +26,8 @@ setup(
         "scikit-learn>=1.5",
         "click>=8.1",
         "matplotlib>=3.9",
+        "pillow>=10.1",
+        "pycocotools>=2.0.7",
         "tqdm>=4.66",
     ],
     extras_require={

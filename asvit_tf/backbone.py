@@ -32,8 +32,8 @@ class AsViT(tf_keras.Model):
       position_embedding: Add a learned position embedding to the stem's tokens.
       normalization: "layer", or "identity" to skip every norm (their variables stay).
       tokenization: Stride and dilation of the stem.
-      window: "split" fixes the number of attention windows per side, as the topology says; "fixed" fixes their edge at
-        what it is on a 224 x 224 image, for detection at large sizes.
+      window: "split" fixes the number of attention windows per side, as the topology says; "fixed" fixes their edge,
+        and the grid of the position embedding, at what they are on a 224 x 224 image, for detection at large sizes.
       representation_size: Width of the tanh layer behind the pooled features, or None for no such layer. The released
         classifier has one as wide as the last stage.
       stochastic_depth: Rate of the last block; it rises linearly from 0 at the first. In [0, 1).
@@ -90,8 +90,8 @@ class AsViT(tf_keras.Model):
         )
         self.position_embedding = None
         if position_embedding:
-            finest = grids.token_grids(image_size, Tokenization().stride)[0]
-            self.position_embedding = layers.PositionEmbedding(finest, seed=next(seeds), name="position_embedding")
+            grid = counting.position_grid(image_size, window)
+            self.position_embedding = layers.PositionEmbedding(grid, seed=next(seeds), name="position_embedding")
 
         edges = self.topology.fixed_window_edges() if window == "fixed" else (None,) * len(self.topology.stages)
         drop_rates = iter(np.linspace(0.0, stochastic_depth, sum(self.topology.depths)).tolist())

@@ -71,7 +71,7 @@ def initialize(model: tf.Module, path: str, modules: str = "all") -> Report:
       UserError: There is no checkpoint, it does not hold these modules, or a variable of the model is missing in it or
         has another shape there.
     """
-    if modules not in _PLACES:
+    if modules not in MODULES:
         raise UserError(f"unknown init_checkpoint_modules {modules!r}; allowed are {', '.join(MODULES)}")
     reader, graph = _open(path)
     target = model.backbone if modules == "backbone" else model
@@ -113,6 +113,15 @@ def _damaged(path: str | None) -> UserError:
     return UserError(
         f"the checkpoint {path} is damaged; write the name of an older one into the file {state} to go on from there"
     )
+
+
+def check_readable(path: str) -> None:
+    """Refuses, before anything is built, a checkpoint that is not there or damaged.
+
+    Raises:
+      UserError: It is.
+    """
+    _open(path)
 
 
 def check_resumable(model: tf.Module, optimizer, path: str) -> None:

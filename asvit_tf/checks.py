@@ -6,6 +6,7 @@ from typing import Any
 
 from official.core import config_definitions as cfg
 
+from asvit_tf import detection, detection_checks
 from asvit_tf.errors import UserError
 
 
@@ -29,16 +30,21 @@ def check(params: cfg.ExperimentConfig) -> None:
         raise UserError("the learning rate has no decay_steps; set it to trainer.train_steps")
     if getattr(trainer.optimizer_config.warmup.get(), "warmup_steps", 0) is None:
         raise UserError("trainer.optimizer_config.warmup has no warmup_steps; 0 is none")
+    detects = detection.is_detection(params.task)
     metric = trainer.best_checkpoint_eval_metric
-    known = ("accuracy", f"top_{params.task.evaluation.top_k}_accuracy", "validation_loss")
+    known = detection_checks.metrics(params.task) if detects else _metrics(params.task)
     if trainer.best_checkpoint_export_subdir and metric not in known:
         raise UserError(f"trainer.best_checkpoint_eval_metric is {metric!r}; allowed are {', '.join(known)}")
-    _check_labels(params.task)
+    (detection_checks.check_model if detects else _check_labels)(params.task)
 
 
 def _whole(name: str, value: Any, least: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise UserError(f"{name} is {value!r}; allowed are whole numbers from {least}")
+
+
+def _metrics(task) -> tuple[str, ...]:
+    return ("accuracy", f"top_{task.evaluation.top_k}_accuracy", "validation_loss")
 
 
 def _check_labels(task) -> None:

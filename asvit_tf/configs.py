@@ -110,19 +110,23 @@ class ClassificationTask(image_classification.ImageClassificationTask):
     seed: Optional[int] = None
 
 
+class AccountedStart:
+    """Part of a task: the checkpoint to start from is accounted for, variable by variable."""
+
+    def initialize(self, model: tf_keras.Model) -> None:
+        """Loads `init_checkpoint` if there is one (see `checkpoints.initialize`), and says what was loaded."""
+        config = self.task_config  # type: ignore[attr-defined]
+        if config.init_checkpoint:
+            report = checkpoints.initialize(model, config.init_checkpoint, config.init_checkpoint_modules)
+            print(f"{config.init_checkpoint}: {report}", file=sys.stderr)
+
+
 @task_factory.register_task_cls(ClassificationTask)
-class AsViTClassificationTask(classification_task.ImageClassificationTask):
+class AsViTClassificationTask(AccountedStart, classification_task.ImageClassificationTask):
     """The Model Garden's task, but a checkpoint to start from is accounted for, and every label is checked.
 
     The schedule is the trainer's.
     """
-
-    def initialize(self, model: tf_keras.Model) -> None:
-        """Loads `init_checkpoint` if there is one (see `checkpoints.initialize`), and says what was loaded."""
-        config = self.task_config
-        if config.init_checkpoint:
-            report = checkpoints.initialize(model, config.init_checkpoint, config.init_checkpoint_modules)
-            print(f"{config.init_checkpoint}: {report}", file=sys.stderr)
 
     def build_inputs(self, params, input_context=None):
         """The Model Garden's input pipeline; a label that belongs to no class ends it (see `inputs.checked_labels`)."""
@@ -163,12 +167,16 @@ def build_asvit(
 def schedule_of(params: cfg.ExperimentConfig) -> Schedule:
     """The schedule of an experiment, checked against everything it has to agree with.
 
+    A task without re-tokenization, such as detection, has one phase.
+
     Raises:
       UserError: Phases out of order, or a last phase whose tokenization is not the one the backbone is evaluated and
         exported with.
     """
-    config = params.task.retokenization
     backbone = params.task.model.backbone.get()
+    if not hasattr(params.task, "retokenization"):
+        return Schedule((Phase(None, Tokenization(backbone.stride, backbone.dilation)),))
+    config = params.task.retokenization
     kernel_size = Topology.parse(backbone.topology).stages[0].kernel_size
     if config.phases:
         phases = []
@@ -202,7 +210,7 @@ def _end(phase: RetokenizationPhase, steps_per_epoch: int | None) -> int | None:
     return round(phase.until_epoch * steps_per_epoch)
 
 
-def _classification(task: ClassificationTask) -> cfg.ExperimentConfig:
+def experiment(task: cfg.TaskConfig) -> cfg.ExperimentConfig:
     """An experiment with AdamW, a cosine learning rate and a linear warm-up; its YAML gives the numbers."""
     return cfg.ExperimentConfig(
         task=task,
@@ -230,7 +238,7 @@ def _classification(task: ClassificationTask) -> cfg.ExperimentConfig:
 @exp_factory.register_config_factory("asvit_digits")
 def asvit_digits() -> cfg.ExperimentConfig:
     """Handwritten digits at 32 x 32; see official_configs/digits_asvit_i32_cpu.yaml."""
-    return _classification(
+    return experiment(
         ClassificationTask(
             model=ClassificationModel(num_classes=10, input_size=[32, 32, 3]),
             train_data=image_classification.DataConfig(is_training=True, decode_jpeg_only=False),
@@ -251,7 +259,7 @@ def asvit_imagenet() -> cfg.ExperimentConfig:
     """
     batch_size, epochs, warmup_epochs = 1024, 300, 20
     epoch_steps = IMAGENET_TRAIN_EXAMPLES // batch_size
-    experiment = _classification(
+    params = experiment(
         ClassificationTask(
             model=ClassificationModel(num_classes=1000, input_size=[224, 224, 3]),
             # Mixup gives soft labels, smoothed already.
@@ -278,8 +286,8 @@ def asvit_imagenet() -> cfg.ExperimentConfig:
             ),
         )
     )
-    experiment.runtime.mixed_precision_dtype = "bfloat16"
-    experiment.trainer.override(
+    params.runtime.mixed_precision_dtype = "bfloat16"
+    params.trainer.override(
         {
             "train_steps": epochs * epoch_steps,
             "validation_steps": -1,
@@ -293,4 +301,4 @@ def asvit_imagenet() -> cfg.ExperimentConfig:
             },
         }
     )
-    return experiment
+    return params

@@ -10,7 +10,7 @@ import dataclasses
 
 from asvit_tf import grids
 from asvit_tf.errors import UserError
-from asvit_tf.topology import STRIDE, Topology
+from asvit_tf.topology import REFERENCE_IMAGE_SIDE, STRIDE, Topology
 
 WINDOWS = ("split", "fixed")
 
@@ -49,6 +49,16 @@ class Count:
     stages: tuple[StageCount, ...]
 
 
+def position_grid(image_size: tuple[int, int], window: str = "split") -> tuple[int, int]:
+    """Rows and columns of the learned position embedding; it is resized to whatever grid the stem produces.
+
+    They are those of the image's tokens at stride 4. With fixed windows, they and the windows stay what they are at
+    224 x 224; only so does the published detector at 1024 x 1024 have its 138.8 M parameters.
+    """
+    size = (REFERENCE_IMAGE_SIDE, REFERENCE_IMAGE_SIDE) if window == "fixed" else image_size
+    return grids.token_grids(size, STRIDE)[0]
+
+
 def count(
     topology: Topology,
     image_size: tuple[int, int] = (224, 224),
@@ -66,7 +76,7 @@ def count(
       image_size: Height and width in pixels, >= 1.
       num_classes: Outputs of the head, >= 1.
       stride: Pixels between tokens. Parameters do not depend on it.
-      position_embedding: Count the learned position embedding, one vector per token of the stride-4 grid.
+      position_embedding: Count the learned position embedding, one vector per token of `position_grid`.
       representation: Count the head's Linear(C, C) before the classes.
       window: "split": the number of attention windows is fixed; "fixed": their edge is (see `Topology`).
 
@@ -117,7 +127,7 @@ def count(
         )
         previous_width = width
 
-    rows, columns = grids.token_grids(image_size, STRIDE)[0]
+    rows, columns = position_grid(image_size, window)
     last = topology.widths[-1]
     parameters = sum(stage.parameters for stage in stages) + 2 * last + (last + 1) * num_classes
     macs = sum(stage.macs for stage in stages) + last * num_classes

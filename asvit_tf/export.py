@@ -1,4 +1,4 @@
-"""Exports a trained classifier as a SavedModel, and for TFLite, that need nothing of this package."""
+"""Exports a trained network as a SavedModel, a classifier also for TFLite, that need nothing of this package."""
 
 from __future__ import annotations
 
@@ -6,17 +6,20 @@ import copy
 import functools
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import tensorflow as tf
 import yaml
 from official.core import config_definitions as cfg
 from official.modeling import hyperparams
 from official.vision.ops import preprocess_ops
+from official.vision.serving import detection as detection_serving
 from official.vision.serving import export_saved_model_lib, export_tflite_lib, image_classification
 
 from asvit_tf import (
     checkpoints,
     configs,
+    detection,
     inputs,
     registry_imports,  # noqa: F401
 )
@@ -83,6 +86,50 @@ class NamedClassificationModule(image_classification.ClassificationModule):
         return {"logits": logits, "probs": tf.sigmoid(logits) if multilabel else tf.nn.softmax(logits)}
 
 
+class NamedDetectionModule(detection_serving.DetectionModule):
+    """The Model Garden's serving module for detectors, whose answer also names the classes.
+
+    Encoded images of a batch may differ in size: each is resized as soon as it is decoded, where the Model Garden's own
+    module stacks them before.
+    """
+
+    def _decode_image(self, encoded_image_bytes):
+        return tf.io.decode_image(encoded_image_bytes, channels=self._num_channels, expand_animations=False)
+
+    def _build_inputs(self, image):
+        """Resizes and normalizes one image, [H, W, 3] or encoded."""
+        if image.dtype == tf.string:
+            image = tf.ensure_shape(self._decode_image(image), (None, None, self._num_channels))
+        return super()._build_inputs(image)
+
+    @tf.function
+    def inference_from_image_bytes(self, inputs):
+        return self.serve(inputs)
+
+    @tf.function
+    def inference_from_tf_example(self, inputs):
+        features = {"image/encoded": tf.io.FixedLenFeature((), tf.string)}
+        return self.serve(tf.io.parse_example(inputs, features)["image/encoded"])
+
+    def serve(self, images):
+        """Answers a batch.
+
+        Args:
+          images: [B, H, W, 3], 0 to 255, or [B] encoded.
+
+        Returns:
+          `detection_boxes` [B, N, 4] (top, left, bottom, right, in pixels of the resized image),
+          `detection_scores` and `detection_classes` [B, N], best first, `num_detections` [B]; `detection_masks`
+          [B, N, m, m], probabilities inside each box, if the network has masks; `image_info` [B, 4, 2], whose third row
+          is the resized image's scale; and `class_names` [classes].
+        """
+        return {**super().serve(images), "class_names": tf.constant(class_names(self.params))}
+
+
+# By a part of the model that only this kind of task has.
+_TASKS: dict[str, Any] = {"roi_generator": detection.CascadeRCNNTask, "anchor": detection.RetinaNetTask}
+
+
 def read_params(model_dir: str) -> cfg.ExperimentConfig:
     """The experiment that a training in `model_dir` wrote down.
 
@@ -92,12 +139,15 @@ def read_params(model_dir: str) -> cfg.ExperimentConfig:
     path = os.path.join(model_dir, "params.yaml")
     if not tf.io.gfile.exists(path):
         raise UserError(f"no params.yaml in {model_dir}; expected a directory that training wrote")
-    params = cfg.ExperimentConfig(task=configs.ClassificationTask())
     try:
-        params = hyperparams.override_params_dict(params, path, is_strict=False)
         with tf.io.gfile.GFile(path) as file:
             # The Model Garden's reader takes a class name such as 1e3 for a number; this one leaves words as they are.
-            params.task.class_names = yaml.load(file, Loader=yaml.BaseLoader)["task"]["class_names"]
+            task = yaml.load(file, Loader=yaml.BaseLoader)["task"]
+        kinds = [kind for part, kind in _TASKS.items() if part in task["model"]]
+        kind = kinds[0] if kinds else configs.ClassificationTask
+        params = cfg.ExperimentConfig(task=kind())
+        params = hyperparams.override_params_dict(params, path, is_strict=False)
+        params.task.class_names = task["class_names"]
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is not what training writes: {error}") from error
     return params
@@ -112,10 +162,11 @@ def class_names(params: cfg.ExperimentConfig) -> list[str]:
     return names
 
 
-def serving_module(params: cfg.ExperimentConfig, input_type: str) -> NamedClassificationModule:
+def serving_module(params: cfg.ExperimentConfig, input_type: str) -> Any:
     """The module that `export` saves, in float32; call `serve` on it for the same answers in Python."""
+    kind = NamedDetectionModule if detection.is_detection(params.task) else NamedClassificationModule
     with mixed_precision(None):
-        return NamedClassificationModule(
+        return kind(
             params=params,
             batch_size=None,  # Any; a fixed 1 would silently answer the first image only.
             input_image_size=list(params.task.model.input_size[:2]),
@@ -186,6 +237,8 @@ def export(
     """
     if tf.io.gfile.exists(export_dir) and not tf.io.gfile.exists(os.path.join(export_dir, "saved_model.pb")):
         raise UserError(f"{export_dir} exists and is not a SavedModel; choose another export directory")
+    if tflite_type is not None and detection.is_detection(params.task):
+        raise UserError("TFLite is for classifiers here; a detector is exported as a SavedModel")
     checkpoint = _checkpoint(params, model_dir, checkpoint)
     if tflite_type == "int8":
         inputs.check(params.task, "train_data")  # It calibrates with it.

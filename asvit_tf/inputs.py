@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Iterator, Mapping, Sequence
 
 import tensorflow as tf
 from google.protobuf import message
@@ -65,27 +66,43 @@ def _check_tfds(name: str, params: image_classification.DataConfig, num_classes:
     decoders.setdefault(params.tfds_name, tfds_classification_decoders.ClassificationDecorder)
 
 
-def _check_records(
-    name: str,
-    params: image_classification.DataConfig,
-    task: image_classification.ImageClassificationTask,
-) -> None:
+def record_files(name: str, input_path: str | Sequence[str]) -> list[str]:
+    """The files that a data section's `input_path` names.
+
+    Raises:
+      UserError: There are none; `name` says whose path it is.
+    """
     try:
-        files = input_reader.match_files(params.input_path)
+        files = input_reader.match_files(input_path)
     except ValueError as error:
         raise UserError(f"{name}.input_path: {error}") from error
     missing = [file for file in files if not tf.io.gfile.exists(file)]
     if missing:
         raise UserError(f"{name}.input_path: {missing[0]} does not exist")
+    return files
+
+
+def peek(file: str) -> Iterator[Mapping[str, tf.train.Feature]]:
+    """Features of the first records of a file, by name; a name that is not there has no values."""
+    # Not tf.data: whatever runs an operation before a strategy for several hosts is made, makes that fail.
+    for record in itertools.islice(tf.compat.v1.io.tf_record_iterator(file), _PEEKED):
+        yield tf.train.Example.FromString(record).features.feature
+
+
+def _check_records(
+    name: str,
+    params: image_classification.DataConfig,
+    task: image_classification.ImageClassificationTask,
+) -> None:
+    files = record_files(name, params.input_path)
     first = os.path.basename(files[0])
     # Whichever section is read, the Model Garden takes these names from the one for training.
     keys = (task.train_data.image_field_key, task.train_data.label_field_key)
     num_classes = task.model.num_classes
     labels: list[int] = []
     try:
-        # Not tf.data: whatever runs an operation before a strategy for several hosts is made, makes that fail.
-        for record in itertools.islice(tf.compat.v1.io.tf_record_iterator(files[0]), _PEEKED):
-            image, label = (tf.train.Example.FromString(record).features.feature[key] for key in keys)
+        for features in peek(files[0]):
+            image, label = (features[key] for key in keys)
             png = image.bytes_list.value[0].startswith(PNG)
             if png and params.decode_jpeg_only and params.aug_crop:  # Without crops everything is decoded.
                 raise UserError(f"{first} holds PNG images; set {name}.decode_jpeg_only=false")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import tensorflow as tf
 from asvit_tf.errors import UserError
 
 
-def _read(path: str) -> bytes:
+def read_image(path: str) -> bytes:
     """The encoded image.
 
     Raises:
@@ -31,6 +31,43 @@ def _read(path: str) -> bytes:
     return encoded
 
 
+def check_saved_model(saved_model: str) -> None:
+    """Refuses, before long work, what is no SavedModel.
+
+    Raises:
+      UserError: It is none.
+    """
+    if not os.path.exists(os.path.join(saved_model, "saved_model.pb")):
+        raise UserError(f"{saved_model} is not a SavedModel; expected a directory with saved_model.pb")
+
+
+def load_serving(saved_model: str, outputs: set[str], does: str) -> Callable[..., Mapping[str, tf.Tensor]]:
+    """The serving signature of a SavedModel that takes encoded images.
+
+    Args:
+      saved_model: Directory that `export` wrote.
+      outputs: What its answer has to hold.
+      does: What it is for, for the message.
+
+    Raises:
+      UserError: No SavedModel, or another one.
+    """
+    check_saved_model(saved_model)
+    try:
+        loaded = tf.saved_model.load(saved_model)
+        serve = loaded.signatures["serving_default"]
+        if serve.structured_input_signature[1]["inputs"].dtype != tf.string:
+            raise KeyError("inputs")
+        if not outputs <= set(serve.structured_outputs):
+            raise KeyError("outputs")
+    except (KeyError, OSError, ValueError, AttributeError, tf.errors.OpError) as error:
+        raise UserError(
+            f"{saved_model} does not {does} encoded images; expected what asvit export --input-type image_bytes writes"
+        ) from error
+    serve.keep_alive = loaded  # A signature alone does not keep the variables.
+    return serve
+
+
 def predict(saved_model: str, paths: Sequence[str]) -> list[dict[str, Any]]:
     """Class probabilities of image files.
 
@@ -44,23 +81,9 @@ def predict(saved_model: str, paths: Sequence[str]) -> list[dict[str, Any]]:
     Raises:
       UserError: No such SavedModel, or a file is not an image. Every file is checked before the model is loaded.
     """
-    if not os.path.exists(os.path.join(saved_model, "saved_model.pb")):
-        raise UserError(f"{saved_model} is not a SavedModel; expected a directory with saved_model.pb")
-    encoded = [_read(path) for path in paths]
-    try:
-        loaded = tf.saved_model.load(saved_model)
-        serve = loaded.signatures["serving_default"]
-        inputs = serve.structured_input_signature[1]
-        if inputs["inputs"].dtype != tf.string or not {"probs", "class_names", "label"} <= set(
-            serve.structured_outputs
-        ):
-            raise KeyError("signature")
-        answer = serve(inputs=tf.constant(encoded))
-    except (KeyError, OSError, ValueError, AttributeError, tf.errors.OpError) as error:
-        raise UserError(
-            f"{saved_model} does not classify encoded images; "
-            "expected what asvit export --input-type image_bytes writes"
-        ) from error
+    check_saved_model(saved_model)
+    encoded = [read_image(path) for path in paths]
+    answer = load_serving(saved_model, {"probs", "class_names", "label"}, "classify")(inputs=tf.constant(encoded))
     names = [name.decode() for name in answer["class_names"].numpy()]
     return [
         dict(image=path, label=label.decode(), probabilities=dict(zip(names, map(float, row))))

@@ -32,6 +32,8 @@ from asvit_tf import (
     checkpoints,
     checks,
     configs,
+    detection,
+    detection_checks,
     filesystem,
     inputs,
     registry_imports,  # noqa: F401
@@ -74,7 +76,7 @@ def run(params: cfg.ExperimentConfig, model_dir: str, mode: str, progress: bool 
     """
     _check(params, model_dir, mode)
     phases = plan_of(params)
-    if "train" in mode:
+    if "train" in mode and phases:
         print(savings.plan_in_words(phases), file=sys.stderr)
     if params.task.seed is not None:
         tf_keras.utils.set_random_seed(params.task.seed)
@@ -120,9 +122,12 @@ def _check(params: cfg.ExperimentConfig, model_dir: str, mode: str) -> None:
         )
     if tf.io.gfile.exists(model_dir) and not tf.io.gfile.isdir(model_dir):
         raise UserError(f"{model_dir} is a file; model_dir must be a directory")
+    if "train" in mode and params.task.init_checkpoint and tf.train.latest_checkpoint(model_dir) is None:
+        checkpoints.check_readable(params.task.init_checkpoint)
     for part, section in (("train", "train_data"), ("eval", "validation_data")):
         if part in mode:
-            inputs.check(params.task, section)
+            checked = detection_checks if detection.is_detection(params.task) else inputs
+            checked.check(params.task, section)
 
 
 def _reason(error: tf.errors.OpError) -> str:
@@ -219,18 +224,20 @@ def _run_once(
         run_mode(mode)
         if "eval" in mode and not metrics:
             run_mode("eval")  # All steps had been trained before, and then training evaluates nothing.
-    if log:
+    if log and phases:
         summary = savings.summary(phases, block_log.read_blocks(model_dir))
         filesystem.write_json(os.path.join(model_dir, "retokenization.json"), summary)
     return metrics
 
 
 def plan_of(params: cfg.ExperimentConfig) -> list[savings.PlannedPhase]:
-    """What every phase of an experiment will cost.
+    """What every phase of an experiment will cost; nothing where its task has no phases.
 
     Raises:
       UserError: The schedule does not fit the experiment.
     """
+    if not hasattr(params.task, "retokenization"):
+        return []
     model = params.task.model
     backbone = model.backbone.get()
     return savings.plan(
@@ -245,15 +252,15 @@ def plan_of(params: cfg.ExperimentConfig) -> list[savings.PlannedPhase]:
     )
 
 
-def read_evaluations(model_dir: str | os.PathLike) -> list[tuple[int, float]]:
-    """Step and accuracy of every evaluation, from the TensorBoard summaries of a training."""
+def read_evaluations(model_dir: str | os.PathLike, metric: str = "accuracy") -> list[tuple[int, float]]:
+    """Step and a metric of every evaluation, from the TensorBoard summaries of a training."""
     accumulator = event_accumulator.EventAccumulator(
         os.path.join(model_dir, "validation"), size_guidance={"tensors": 0}
     )
     accumulator.Reload()
-    if "accuracy" not in accumulator.Tags()["tensors"]:
+    if metric not in accumulator.Tags()["tensors"]:
         return []
-    events = {event.step: float(tf.make_ndarray(event.tensor_proto)) for event in accumulator.Tensors("accuracy")}
+    events = {event.step: float(tf.make_ndarray(event.tensor_proto)) for event in accumulator.Tensors(metric)}
     return sorted(events.items())
 
 
@@ -293,7 +300,8 @@ def configure(options: flags.FlagValues | train_utils.ParseConfigOptions) -> cfg
         raise UserError(str(error)) from error
     except LookupError as error:  # After KeyError, which is one too.
         raise UserError(
-            f"unknown experiment {options.experiment!r}; this package's are asvit_digits and asvit_imagenet"
+            f"unknown experiment {options.experiment!r}; this package's are asvit_digits, asvit_imagenet, "
+            "retinanet_asvit_coco and cascadercnn_asvit_coco"
         ) from error
 
 

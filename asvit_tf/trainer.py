@@ -54,7 +54,7 @@ class RetokenizingTrainer(base_trainer.Trainer):
     does: import `asvit_tf.registry_imports` and `asvit_tf.trainer` in a gin file and bind
     `create_trainer.trainer_cls = @RetokenizingTrainer`.
 
-    Args: as `base_trainer.Trainer`; `config.task.retokenization` is the schedule.
+    Args: as `base_trainer.Trainer`; `config.task.retokenization` is the schedule, if the task has one.
     """
 
     def __init__(self, config, task, model, optimizer, **kwargs):
@@ -106,7 +106,7 @@ class RetokenizingTrainer(base_trainer.Trainer):
         """Evaluates at all tokens; and, if the schedule asks for it, at the present phase's."""
         metrics = super().evaluate(num_steps)
         phase = self.schedule.tokenization(int(self.global_step.numpy()))
-        if self.config.task.retokenization.evaluate_phase and phase != self.schedule.final:
+        if phase != self.schedule.final and self.config.task.retokenization.evaluate_phase:
             # What is best is decided at all tokens.
             self._evaluated_at, self._checkpoint_exporter, exporter = phase, None, self._checkpoint_exporter
             try:

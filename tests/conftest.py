@@ -25,6 +25,7 @@ def pytest_configure(config):
 # Files that take minutes; begun first, they leave no process waiting for another at the end.
 _LONG = (
     "test_strategies.py",
+    "test_detection.py",
     "test_training.py",
     "test_pipeline.py",
     "test_runs.py",

@@ -60,7 +60,7 @@ def test_weights_differ_from_each_other_and_between_seeds():
 def test_parameters_are_what_counting_says():
     from asvit_tf import counting
 
-    for options in ({"position_embedding": False}, {"position_embedding": True}):
+    for options in (dict(position_embedding=False), dict(position_embedding=True), dict(window="fixed")):
         model = backbone((40, 24), **options)
         counted = counting.count(Topology.parse(TINY), (40, 24), 10, representation=False, **options)
         assert model.count_params() == counted.parameters - 64 * 10 - 10
@@ -142,3 +142,23 @@ def test_normalization_can_be_switched_and_comes_back():
 def test_bad_options_are_refused(options, message):
     with pytest.raises(UserError, match=message):
         backbone(**options)
+
+
+@pytest.mark.parametrize(("side", "times"), [(224, 1), (448, 2)])
+def test_windows_of_either_kind_agree_where_they_coincide(side, times):
+    """Twice the image with twice the windows a side has windows of the same edge; both divide every grid."""
+    splits = (2, 2, 1, 1)
+    one, many = (
+        AsViT(
+            "|".join(f"{kernel},{count * factor},2" for kernel, count in zip((4, 2, 2, 2), splits)) + "|8,8",
+            tf_keras.layers.InputSpec(shape=[None, side, side, 3]),
+            window=window,
+            seed=3,
+        )
+        for window, factor in (("fixed", 1), ("split", times))
+    )
+    images = tf.random.stateless_normal((1, side, side, 3), seed=(0, 1))
+    features, expected = one(images), many(images)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(features[name], value)
+        assert np.ptp(value) > 0

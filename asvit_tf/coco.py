@@ -1,0 +1,311 @@
+"""COCO's files in, TFRecords out: boxes and masks as the Model Garden's input pipeline reads them.
+
+The Model Garden's own conversion makes every example; around it, what is missing or wrong is refused in one line or
+counted, and nothing is left half-written.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tqdm
+from PIL import Image
+from pycocotools import mask as mask_tools
+
+from asvit_tf.errors import UserError
+from asvit_tf.filesystem import whole_directory
+from asvit_tf.shapes import run_lengths
+
+SPLITS = {"train": "train", "validation": "val"}  # Ours, and how the names of COCO's begin.
+_MIN_POLYGON = 6  # Numbers: three corners.
+
+
+@dataclasses.dataclass
+class SplitCount:
+    """What became of one split.
+
+    Attributes:
+      images: Written.
+      without_boxes: Of these, images in which nothing is annotated; they are kept.
+      objects: Annotations written, crowds among them.
+      crowds: Annotations of a crowd; kept, and skipped in training.
+      degenerate: Annotations left out because their box or mask is empty.
+      missing: Images left out because there is no such image file.
+    """
+
+    images: int = 0
+    without_boxes: int = 0
+    objects: int = 0
+    crowds: int = 0
+    degenerate: int = 0
+    missing: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """TFRecords of detection data.
+
+    Attributes:
+      directory: Holds the records, `annotations_validation.json` and `data.yaml`.
+      class_names: By category identifier; "" where there is no such category.
+      counts: Of both splits.
+    """
+
+    directory: str
+    class_names: tuple[str, ...]
+    counts: Mapping[str, SplitCount]
+
+    @property
+    def config_file(self) -> str:
+        """Paths, classes and names as a YAML for `--config_file`."""
+        return os.path.join(self.directory, "data.yaml")
+
+
+def prepare(
+    directory: str | os.PathLike,
+    data_path: str | os.PathLike,
+    names: Mapping[str, str | None] | None = None,
+    shards: int = 1,
+    include_masks: bool = True,
+    skip_missing: bool = False,
+    progress: bool = False,
+) -> Prepared:
+    """Writes the TFRecords of a data set in COCO's layout; complete or not at all.
+
+    Args:
+      directory: Where they go; it must not exist.
+      data_path: Holds `annotations/instances_NAME.json` and the images of each in `NAME/`.
+      names: NAME of "train" and "validation"; what is left out is found if there is one that begins with train or val.
+      shards: Files of each split, >= 1.
+      include_masks: Write masks too; Cascade Mask R-CNN needs them, RetinaNet does not.
+      skip_missing: Leave images out whose file is missing or no image, instead of refusing.
+      progress: Show a progress bar on standard error.
+
+    Raises:
+      UserError: A file is missing or is no COCO annotation file; identifiers contradict each other; an image has not
+        the size that is stated.
+      StoppedError: The disk is full.
+    """
+    if shards < 1:
+        raise UserError(f"shards is {shards}; it must be at least 1")
+    if os.path.exists(directory):
+        raise UserError(f"{directory} exists; choose another directory")
+    directory, data_path, names = os.path.abspath(directory), Path(data_path), names or {}
+    found = {split: names.get(split) or _find(data_path, split, start) for split, start in SPLITS.items()}
+    contents = {split: _read(data_path / "annotations" / f"instances_{name}.json") for split, name in found.items()}
+    categories = {split: _categories(content, found[split]) for split, content in contents.items()}
+    if categories["train"] != categories["validation"]:
+        raise UserError(f"the categories of {found['train']} and {found['validation']} are not the same")
+    counts = {split: SplitCount() for split in SPLITS}
+    for split, content in contents.items():
+        try:
+            _check_images(content, data_path / found[split], counts[split], skip_missing)
+            _check_annotations(content, found[split], categories[split], counts[split], include_masks)
+        except UserError:
+            raise
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"an image or annotation of {found[split]} lacks a field or has another type: {error}"
+            ) from error
+    with whole_directory(directory) as partial:
+        for split, content in contents.items():
+            folder = data_path / found[split]
+            _write(Path(partial), split, content, folder, categories[split], shards, include_masks, progress)
+        # What an evaluation compares with; the records hold the same objects.
+        (Path(partial) / "annotations_validation.json").write_text(json.dumps(contents["validation"]))
+        class_names = tuple(categories["train"].get(i, "") for i in range(max(categories["train"]) + 1))
+        prepared = Prepared(directory, class_names, counts)
+        (Path(partial) / "data.yaml").write_text(_config(prepared, shards))
+    return prepared
+
+
+def _config(prepared: Prepared, shards: int) -> str:
+    """The part of an experiment that names the data; JSON, which is YAML too, keeps every name a text."""
+
+    def path(split: str) -> str:
+        return json.dumps(os.path.join(prepared.directory, _pattern(split, shards)))
+
+    annotations = os.path.join(prepared.directory, "annotations_validation.json")
+    return (
+        "# Written by asvit prepare-coco; to be given to asvit train as a further --config_file.\n"
+        "task:\n"
+        f"  annotation_file: {json.dumps(annotations)}\n"
+        f"  class_names: {json.dumps(prepared.class_names)}\n"
+        f"  model: {{num_classes: {len(prepared.class_names)}}}\n"
+        f"  train_data: {{input_path: {path('train')}}}\n"
+        f"  validation_data: {{input_path: {path('validation')}}}\n"
+    )
+
+
+def _pattern(split: str, shards: int) -> str:
+    return f"{split}.tfrecord" if shards == 1 else f"{split}-*-of-{shards:05d}.tfrecord"
+
+
+def _find(data_path: Path, split: str, start: str) -> str:
+    """Name of the one split whose annotation file begins like that."""
+    found = sorted((data_path / "annotations").glob(f"instances_{start}*.json"))
+    if len(found) != 1:
+        names = ", ".join(path.name for path in found) or "none"
+        raise UserError(
+            f"{data_path / 'annotations'} should hold one instances_{start}*.json, found {names}; "
+            f"name the split with --{split}"
+        )
+    return found[0].stem.removeprefix("instances_")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The three lists of an annotation file that matter here."""
+    try:
+        content = json.loads(path.read_text())
+        return {name: list(content[name]) for name in ("images", "annotations", "categories")}
+    except OSError as error:
+        raise UserError(f"cannot read the annotation file {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not a COCO annotation file: {type(error).__name__} {error}") from error
+
+
+def _categories(content: Mapping[str, Any], name: str) -> dict[int, str]:
+    """Names by identifier."""
+    try:
+        categories = {row["id"]: str(row["name"]) for row in content["categories"]}
+    except (KeyError, TypeError) as error:
+        raise UserError(f"a category of {name} has no id or no name") from error
+    if not categories or not all(isinstance(i, int) and i > 0 for i in categories):
+        raise UserError(f"category identifiers of {name} are {sorted(categories)[:5]}; allowed are numbers from 1")
+    return categories
+
+
+def _check_images(content: dict[str, Any], folder: Path, count: SplitCount, skip_missing: bool) -> None:
+    """Removes images without a file, if that is allowed; refuses wrong sizes and identifiers."""
+    kept, missing, seen = [], [], set()
+    for image in content["images"]:
+        if not isinstance(image.get("id"), int) or image["id"] in seen:
+            raise UserError(f"images of {folder.name} need identifiers that are numbers and differ; got {image}"[:200])
+        seen.add(image["id"])
+        try:
+            with Image.open(folder / image["file_name"]) as opened:  # Reads the header only.
+                size = opened.size
+        except (OSError, KeyError):
+            missing.append(str(image.get("file_name")))
+            continue
+        if size != (image["width"], image["height"]):
+            raise UserError(
+                f"{folder / image['file_name']} is {size[0]} x {size[1]}, but its annotation says "
+                f"{image['width']} x {image['height']}"
+            )
+        kept.append(image)
+    if missing and (not skip_missing or not kept):
+        raise UserError(
+            f"{len(missing)} of {len(content['images'])} images are missing in {folder} or no images, the first is "
+            f"{missing[0]}; --skip-missing leaves them out"
+        )
+    if not kept:
+        raise UserError(f"the annotations of {folder.name} name no images")
+    count.missing = len(missing)
+    gone = seen - {image["id"] for image in kept}
+    content["images"] = kept
+    content["annotations"] = [row for row in content["annotations"] if row["image_id"] not in gone]
+
+
+def _check_annotations(
+    content: dict[str, Any], name: str, categories: Mapping[int, str], count: SplitCount, include_masks: bool
+) -> None:
+    """Cuts boxes at the border of their image, removes empty ones; refuses what belongs to nothing."""
+    images = {image["id"]: image for image in content["images"]}
+    kept = []
+    for row in content["annotations"]:
+        if row["image_id"] not in images:
+            raise UserError(f"an annotation of {name} belongs to image {row['image_id']}, which is not listed")
+        if row["category_id"] not in categories:
+            raise UserError(f"an annotation of {name} has category {row['category_id']}, which is not listed")
+        image = images[row["image_id"]]
+        x, y, width, height = row["bbox"]
+        left, top = max(x, 0), max(y, 0)
+        right, bottom = min(x + width, image["width"]), min(y + height, image["height"])
+        cut = {**row, "bbox": [left, top, right - left, bottom - top], "iscrowd": int(row.get("iscrowd", 0))}
+        cut.setdefault("area", max(width, 0) * max(height, 0))
+        empty = right <= left or bottom <= top or (include_masks and not _has_mask(row, name))
+        if empty:
+            count.degenerate += 1
+        else:
+            kept.append(cut)
+            count.crowds += cut["iscrowd"]
+    content["annotations"] = kept
+    count.objects = len(kept)
+    count.images = len(images)
+    count.without_boxes = len(images) - len({row["image_id"] for row in kept})
+
+
+def _has_mask(row: Mapping[str, Any], name: str) -> bool:
+    """Whether an annotation's mask has any pixels, as far as its form tells."""
+    if "segmentation" not in row:
+        raise UserError(f"annotation {row.get('id')} of {name} has no segmentation; --no-masks writes boxes alone")
+    segmentation = row["segmentation"]
+    if isinstance(segmentation, dict):
+        counts = segmentation["counts"]
+        return bool(counts) if isinstance(counts, str) else sum(counts[1::2]) > 0
+    return any(len(polygon) >= _MIN_POLYGON for polygon in segmentation)
+
+
+def _convertible(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The annotation with a mask that the Model Garden's conversion takes.
+
+    That wants a list for single objects, of polygons or uncompressed run lengths, and for crowds uncompressed run
+    lengths, not in a list.
+    """
+    segmentation = row["segmentation"]
+    if not isinstance(segmentation, dict):
+        return {**row, "segmentation": [polygon for polygon in segmentation if len(polygon) >= _MIN_POLYGON]}
+    if isinstance(segmentation["counts"], str):
+        compressed = {**segmentation, "counts": segmentation["counts"].encode()}
+        segmentation = run_lengths(np.asarray(mask_tools.decode(compressed)))
+    return {**row, "segmentation": segmentation if row["iscrowd"] else [segmentation]}
+
+
+def _write(
+    directory: Path,
+    split: str,
+    content: Mapping[str, Any],
+    folder: Path,
+    categories: Mapping[int, str],
+    shards: int,
+    include_masks: bool,
+    progress: bool,
+) -> None:
+    """Writes the records of one split, images in a fixed random order, dealt out to the shards in turn."""
+    # Here, because importing it defines flags. Of it only the conversion is used: its writer forks this process, with
+    # TensorFlow's threads in it, and may hang.
+    from official.vision.data import create_coco_tf_record
+
+    objects: dict[int, list[dict[str, Any]]] = collections.defaultdict(list)
+    for row in content["annotations"]:
+        objects[row["image_id"]].append(_convertible(row) if include_masks else row)
+    images: Sequence[dict[str, Any]] = content["images"]
+    order = np.random.default_rng(0).permutation(len(images))
+    names = (
+        [_pattern(split, 1)]
+        if shards == 1
+        else [_pattern(split, shards).replace("*", f"{i:05d}") for i in range(shards)]
+    )
+    with contextlib.ExitStack() as stack:
+        writers = [stack.enter_context(tf.io.TFRecordWriter(str(directory / name))) for name in names]
+        for written, i in enumerate(tqdm.tqdm(order, desc=split, unit="image", disable=not progress)):
+            example, dropped = create_coco_tf_record.create_tf_example(
+                images[i],
+                [str(folder)],
+                bbox_annotations=objects[images[i]["id"]],
+                id_to_name_map=categories,
+                include_masks=include_masks,
+            )
+            if dropped:
+                raise UserError(f"the Model Garden dropped {dropped} boxes of {images[i]['file_name']}")
+            writers[written % shards].write(example.SerializeToString())

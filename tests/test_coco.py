@@ -1,0 +1,173 @@
+"""COCO's files into TFRecords: what the input pipeline reads is what the annotations say; bad input has one line."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import yaml
+from official.vision.dataloaders import tf_example_decoder
+from PIL import Image
+from pycocotools import mask as mask_tools
+from pycocotools.coco import COCO
+
+from asvit_tf import cli, coco, shapes
+
+HEIGHT, WIDTH = 40, 60
+
+
+def mask(top, left, bottom, right):
+    whole = np.zeros((HEIGHT, WIDTH), np.uint8)
+    whole[top:bottom, left:right] = 1
+    return whole
+
+
+def compressed(whole):
+    rle = mask_tools.encode(np.asfortranarray(whole))
+    return dict(size=rle["size"], counts=rle["counts"].decode())
+
+
+def annotation(image_id, box, category=3, **fields):
+    x, y, width, height = box
+    polygon = [x, y, x + width, y, x + width, y + height, x, y + height]
+    return dict(
+        image_id=image_id, category_id=category, bbox=box, area=width * height, segmentation=[polygon], **fields
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """COCO's layout: categories 3 and 7, an image with everything, one without boxes, one with a crowd."""
+    annotations = [
+        annotation(11, [5, 4, 20, 10], iscrowd=0),
+        annotation(11, [50.5, 30, 20, 20], category=7),  # Beyond the border; iscrowd left out.
+        annotation(11, [8, 8, 0, 5], iscrowd=0),  # Without width.
+        annotation(11, [8, 8, -3, 5], iscrowd=0),
+        annotation(11, [70, 8, 5, 5], iscrowd=0),  # Outside of the image.
+        {**annotation(11, [1, 1, 5, 5], iscrowd=0), "segmentation": []},
+        {**annotation(11, [10, 20, 5, 4], iscrowd=0), "segmentation": shapes.run_lengths(mask(20, 10, 24, 15))},
+        {**annotation(11, [30, 2, 9, 8], iscrowd=0), "segmentation": compressed(mask(2, 30, 10, 39))},
+        {**annotation(13, [2, 2, 30, 30], iscrowd=1), "segmentation": shapes.run_lengths(mask(2, 2, 32, 32))},
+    ]
+    content = dict(
+        images=[dict(id=i, file_name=f"{i}.png", height=HEIGHT, width=WIDTH) for i in (11, 12, 13)],
+        annotations=[dict(id=i, **row) for i, row in enumerate(annotations, start=1)],
+        categories=[dict(id=3, name="1e3"), dict(id=7, name="tree")],
+    )
+    (tmp_path / "annotations").mkdir()
+    for split in ("train2017", "val2017"):
+        (tmp_path / split).mkdir()
+        for i in (11, 12, 13):
+            pixels = np.random.default_rng(i).integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / split / f"{i}.png")
+        (tmp_path / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    return tmp_path
+
+
+def decoded(path, include_mask=True):
+    decoder = tf_example_decoder.TfExampleDecoder(include_mask=include_mask)
+    rows = [decoder.decode(record) for record in tf.data.TFRecordDataset(str(path))]
+    return {int(row["source_id"].numpy()): {key: value.numpy() for key, value in row.items()} for row in rows}
+
+
+def test_what_is_written_is_what_the_pipeline_reads(folder, tmp_path):
+    prepared = coco.prepare(tmp_path / "records", folder)
+    rows = decoded(tmp_path / "records" / "train.tfrecord")
+    assert sorted(rows) == [11, 12, 13]
+    full, empty, crowd = (rows[i] for i in (11, 12, 13))
+    boxes = full["groundtruth_boxes"] * [HEIGHT, WIDTH, HEIGHT, WIDTH]  # top, left, bottom, right
+    expected = [[4, 5, 14, 25], [30, 50.5, 40, 60], [20, 10, 24, 15], [2, 30, 10, 39]]
+    np.testing.assert_allclose(boxes, expected, atol=1e-4)
+    assert full["groundtruth_classes"].tolist() == [3, 7, 3, 3]
+    assert full["groundtruth_instance_masks"].shape == (4, HEIGHT, WIDTH)
+    np.testing.assert_array_equal(full["groundtruth_instance_masks"][2] > 0, mask(20, 10, 24, 15))
+    np.testing.assert_array_equal(full["groundtruth_instance_masks"][3] > 0, mask(2, 30, 10, 39))
+    np.testing.assert_array_equal(full["image"], np.asarray(Image.open(folder / "train2017/11.png")))
+    assert len(empty["groundtruth_boxes"]) == len(empty["groundtruth_instance_masks"]) == 0
+    assert crowd["groundtruth_is_crowd"].tolist() == [True]
+    np.testing.assert_array_equal(crowd["groundtruth_instance_masks"][0] > 0, mask(2, 2, 32, 32))
+    assert prepared.counts["train"] == coco.SplitCount(
+        images=3, without_boxes=1, objects=5, crowds=1, degenerate=4, missing=0
+    )
+
+
+def test_the_config_and_the_annotations_fit_the_records(folder, tmp_path):
+    prepared = coco.prepare(tmp_path / "records", folder, shards=2)
+    task = yaml.safe_load(Path(prepared.config_file).read_text())["task"]
+    assert task["model"]["num_classes"] == 8  # The largest identifier is 7.
+    assert task["class_names"] == ["", "", "", "1e3", "", "", "", "tree"]
+    assert len(tf.io.gfile.glob(task["train_data"]["input_path"])) == 2
+    annotations = COCO(task["annotation_file"])
+    assert len(annotations.anns) == 5
+    assert len(annotations.imgs) == 3
+    assert sum(row["iscrowd"] for row in annotations.anns.values()) == 1
+
+
+def test_boxes_alone_need_no_masks(folder, tmp_path):
+    path = folder / "annotations" / "instances_train2017.json"
+    content = json.loads(path.read_text())
+    for row in content["annotations"]:
+        del row["segmentation"]
+    path.write_text(json.dumps(content))
+    prepared = coco.prepare(tmp_path / "records", folder, include_masks=False)
+    assert prepared.counts["train"].objects == 6  # One more: what has a box but no mask counts.
+    assert len(decoded(tmp_path / "records/train.tfrecord", include_mask=False)) == 3
+
+
+def changed(**changes):
+    """A change of one entry: list name, position, field, value."""
+    return lambda content: content[changes["of"]][changes["at"]].update(changes["to"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda content: content.pop("categories"), "is not a COCO annotation file"),
+        (changed(of="categories", at=0, to=dict(id=0)), "allowed are numbers from 1"),
+        (changed(of="categories", at=0, to=dict(id=4)), "the categories of train2017 and val2017 are not the same"),
+        (changed(of="images", at=1, to=dict(id=11)), "identifiers that are numbers and differ"),
+        (changed(of="images", at=1, to=dict(id="twelve")), "identifiers that are numbers and differ"),
+        (changed(of="images", at=1, to=dict(width=61)), "12.png is 60 x 40, but its annotation says 61 x 40"),
+        (changed(of="images", at=1, to=dict(file_name="gone.png")), "1 of 3 images are missing.*--skip-missing"),
+        (changed(of="annotations", at=0, to=dict(image_id=99)), "belongs to image 99, which is not listed"),
+        (changed(of="annotations", at=0, to=dict(category_id=5)), "has category 5, which is not listed"),
+        (lambda content: content["annotations"][0].pop("bbox"), "lacks a field or has another type: 'bbox'"),
+        (lambda content: content["images"][0].pop("width"), "lacks a field or has another type: 'width'"),
+        (lambda content: content["categories"][0].pop("name"), "has no id or no name"),
+        (lambda content: content["annotations"][0].pop("segmentation"), "has no segmentation; --no-masks"),
+    ],
+)
+def test_contradictions_have_one_line_and_leave_nothing(folder, tmp_path, capsys, change, message):
+    path = folder / "annotations" / "instances_train2017.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    assert cli.main(["prepare-coco", str(folder), "--output", str(tmp_path / "records")]) == 2
+    error = capsys.readouterr().err.strip()
+    assert len(error.splitlines()) == 1
+    assert re.search(message, error)
+    assert not list(tmp_path.glob("records*"))
+
+
+def test_missing_images_can_be_left_out(folder, tmp_path, capsys):
+    (folder / "train2017/11.png").unlink()
+    (folder / "train2017/12.png").write_bytes(b"no image")
+    arguments = ["prepare-coco", str(folder), "--output", str(tmp_path / "records"), "--skip-missing"]
+    assert cli.main([*arguments, "--json"]) == 0
+    counts = json.loads(capsys.readouterr().out)["counts"]
+    assert counts["train"] == dict(images=1, without_boxes=0, objects=1, crowds=1, degenerate=0, missing=2)
+    assert counts["validation"]["missing"] == 0
+    assert list(decoded(tmp_path / "records/train.tfrecord")) == [13]
+
+
+def test_missing_files_and_splits(folder, tmp_path, capsys):
+    arguments = ["prepare-coco", str(folder), "--output", str(tmp_path / "records")]
+    assert cli.main([*arguments, "--train", "train2014"]) == 2
+    assert "cannot read the annotation file" in capsys.readouterr().err
+    (folder / "annotations" / "instances_val2017.json").rename(folder / "annotations" / "other.json")
+    assert cli.main(arguments) == 2
+    assert (
+        "should hold one instances_val*.json, found none; name the split with --validation" in capsys.readouterr().err
+    )
