@@ -19,7 +19,7 @@ import click
 from asvit_tf import counting, retokenization, savings
 from asvit_tf.folders import class_folders
 from asvit_tf.topology import Topology
-from search import commands
+from search import commands, study_command
 from search.commands import AS_JSON, only_result_on_stdout, print_json, quiet_tensorflow
 from search.records import workspace
 from search.settings import RunSettings
@@ -31,7 +31,7 @@ def cli() -> None:
     """Vision Transformers searched and grown without training, and trained with progressive re-tokenization."""
 
 
-for command in (commands.complexity, commands.search, commands.grow):
+for command in (commands.complexity, commands.search, commands.grow, study_command.study):
     cli.add_command(command)
 
 

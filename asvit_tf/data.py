@@ -1,7 +1,8 @@
 """Images in, TFRecords out: one door for the embedded digits and for a user's folders.
 
 Whatever comes in is written once as TFRecords in the ImageNet form, and from there the Model Garden's own input
-pipeline, augmentation and trainer read it. The embedded data are scikit-learn's 1,797 scans of handwritten digits.
+pipeline, augmentation and trainer read it. The embedded data are scikit-learn's 1,797 scans of handwritten digits, as
+they are or cluttered (see `clutter`).
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ import tensorflow as tf
 import tqdm
 from official.vision.data import tfrecord_lib
 
+from asvit_tf import clutter
 from asvit_tf.errors import UserError
 from asvit_tf.filesystem import whole_directory
-from asvit_tf.folders import class_folders, image_files
+from asvit_tf.folders import EMBEDDED, class_folders, image_files
 
 VALIDATION_SHARE = 0.2
 _HELD_OUT = ("validation", "val", "valid")  # Names of the second split's folder.
@@ -97,6 +99,7 @@ def prepare(
     data_path: str | os.PathLike | None = None,
     shards: int = 1,
     progress: bool = False,
+    embedded: str = "digits",
 ) -> Dataset:
     """Writes the TFRecords of a data set, or opens them where they are already written.
 
@@ -105,13 +108,14 @@ def prepare(
     Args:
       directory: Where they go; complete or absent, never half-written.
       data_path: A folder with one subfolder of images for each class, of which a fifth is held out; or with two of
-        those, named `train` and `val` or `validation`; None for the embedded digits.
+        those, named `train` and `val` or `validation`; None for embedded data.
       shards: Files of each split, >= 1.
       progress: Show a progress bar on standard error.
+      embedded: Which of `EMBEDDED`, where there is no `data_path`.
 
     Raises:
-      UserError: The folder has no classes, or a class has no image that can be decoded in one of the splits, or nothing
-        can be written there.
+      UserError: Unknown embedded data; the folder has no classes, or a class has no image that can be decoded in one of
+        the splits, or nothing can be written there.
       StoppedError: The disk is full.
     """
     if shards < 1:
@@ -121,7 +125,7 @@ def prepare(
         return Dataset.load(directory)
     if data_path is None:
         class_names = tuple(map(str, range(10)))
-        splits = _split(list(digits()), class_names)
+        splits = _embedded(embedded, class_names)
     else:
         class_names, splits = _folder(Path(data_path))
 
@@ -142,6 +146,29 @@ def prepare(
         )
         (Path(partial) / "dataset.json").write_text(json.dumps(summary, indent=1))
     return Dataset.load(directory)
+
+
+def _embedded(name: str, class_names: Sequence[str]) -> dict[str, list[_Example]]:
+    """Splits of embedded data."""
+    if name not in EMBEDDED:
+        raise UserError(f"unknown dataset {name!r}; embedded are {', '.join(EMBEDDED)}")
+    if name == "digits":
+        return _split(list(digits()), class_names)
+    splits = {split: clutter.Split(split) for split in clutter.EXAMPLES}
+    return {
+        split: _shuffled([_cluttered(examples, i) for i in range(len(examples))]) for split, examples in splits.items()
+    }
+
+
+def cluttered_digits(order: np.random.Generator) -> Iterator[bytes]:
+    """The training images of `clutter` as PNGs in a random order, made one at a time."""
+    examples = clutter.Split("train")
+    return (tf.io.encode_png(examples[int(i)][1]).numpy() for i in order.permutation(len(examples)))
+
+
+def _cluttered(examples: clutter.Split, index: int) -> _Example:
+    label, image = examples[index]
+    return _Example(label, f"digit_{index:04d}.png", tf.io.encode_png(image).numpy())
 
 
 def digits() -> Iterator[_Example]:

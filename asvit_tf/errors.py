@@ -7,3 +7,7 @@ class UserError(ValueError):
 
 class StoppedError(RuntimeError):
     """Something outside stopped the work: a full disk, a lost worker. Started again, it continues where it was."""
+
+
+class DivergedError(StoppedError):
+    """A training whose loss is no number; started again, it would end the same."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from asvit_tf.errors import UserError
 
+EMBEDDED = ("digits", "cluttered_digits")  # Data sets that need no folder.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 
 

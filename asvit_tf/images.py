@@ -1,7 +1,7 @@
 """Images for the training-free measures, from wherever they are; labels are not needed.
 
-Sources: the embedded digits, noise, any folder of image files, TFRecords in the ImageNet form, and data sets that
-TensorFlow Datasets has prepared on this machine.
+Sources: the embedded digits, plain or cluttered, noise, any folder of image files, TFRecords in the ImageNet form, and
+data sets that TensorFlow Datasets has prepared on this machine.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
+from asvit_tf import folders
 from asvit_tf.errors import UserError
 from asvit_tf.folders import image_files, prepared_tfds
 
-EMBEDDED = ("digits", "noise")
+EMBEDDED = (*folders.EMBEDDED, "noise")
 _SHUFFLED_RECORDS = 1024  # Of TFRecords and TFDS, which are read in order; about 100 MB of ImageNet.
 
 
@@ -26,7 +27,7 @@ class Source:
     """Where images come from: exactly one of the first two is given.
 
     Attributes:
-      dataset: "digits", "noise", or the name of a TFDS data set, with or without version.
+      dataset: "digits", "cluttered_digits", "noise", or the name of a TFDS data set, with or without version.
       data_path: Folder of image files, at any depth; or one or more TFRecords, by a pattern.
       data_dir: Where TFDS keeps its data sets; None for its own default.
 
@@ -84,6 +85,11 @@ class Source:
 
             digits = [example.contents for example in data.digits()]
             yield from (digits[i] for i in generator.permutation(len(digits)))
+            return
+        if self.dataset == "cluttered_digits":
+            from asvit_tf import data
+
+            yield from data.cluttered_digits(generator)
             return
         if self.data_path is not None and Path(self.data_path).is_dir():
             files = self._files()

@@ -74,6 +74,16 @@ def condition_number_or_reason(gram: np.ndarray) -> tuple[float, str | None]:
     return float(eigenvalues[-1] / eigenvalues[0]), None
 
 
+def effective_rank(gram: np.ndarray) -> float:
+    """How many images the kernel tells apart: (sum of eigenvalues)^2 / sum of their squares, from 1 to B.
+
+    B if all eigenvalues are equal, 1 if one is alone; unlike the condition number it does not hang on the smallest. NaN
+    for a matrix that is zero or not finite.
+    """
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        return float(np.square(np.trace(gram)) / np.sum(np.square(gram)))
+
+
 def condition_number(gram: np.ndarray) -> float:
     """Largest over smallest eigenvalue of a Gram matrix; >= 1.
 

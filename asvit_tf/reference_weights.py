@@ -150,10 +150,17 @@ def pooled_features(model: Classifier | AsViT, images: tf.Tensor, normalization:
         return tf.reduce_mean(backbone(images, training=False)[last], axis=(1, 2))
 
 
-def ntk_variables(model: Classifier | AsViT) -> list[tf.Variable]:
+def ntk_variables(model: Classifier | AsViT, normalization: str = "layer") -> list[tf.Variable]:
     """The variables over which the released NTK is taken: weights and norm scales that `pooled_features` depends on.
 
-    Biases, position embedding, final norm and head are out.
+    Biases, position embedding, final norm and head are out; the scales of the norms too where `normalization` is
+    "identity", which the released code has no NTK for.
     """
     pairs = _pairs(_backbone(model), head=None)
-    return [pair.variable for pair in pairs if "weight" in pair.name and not pair.name.startswith(("norm.", "head."))]
+    return [
+        pair.variable
+        for pair in pairs
+        if "weight" in pair.name
+        and not pair.name.startswith(("norm.", "head."))
+        and (normalization == "layer" or "gamma" not in pair.variable.name)
+    ]

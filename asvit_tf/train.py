@@ -40,7 +40,7 @@ from asvit_tf import (
     savings,
 )
 from asvit_tf.block_log import BlockLog
-from asvit_tf.errors import StoppedError, UserError
+from asvit_tf.errors import DivergedError, StoppedError, UserError
 from asvit_tf.precision import mixed_precision
 from asvit_tf.topology import Topology
 from asvit_tf.trainer import ExperimentRunner, RetokenizingTrainer
@@ -158,7 +158,7 @@ def _explained(error: Exception, params: cfg.ExperimentConfig, model_dir: str) -
         return UserError(f"the data are damaged: {_reason(error)}")
     if "loss value is NaN" in text:
         newest = tf.train.latest_checkpoint(model_dir)
-        return StoppedError(f"the loss is not a number; the newest checkpoint is {newest}; try a lower learning rate")
+        return DivergedError(f"the loss is not a number; the newest checkpoint is {newest}; try a lower learning rate")
     return None
 
 

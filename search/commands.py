@@ -75,7 +75,9 @@ def _options(*options: Callable) -> Callable:
 
 
 _IMAGES = _options(
-    click.option("--dataset", help="digits (embedded), noise, or a data set that TensorFlow Datasets has prepared."),
+    click.option(
+        "--dataset", help="digits, cluttered_digits, noise, or a data set that TensorFlow Datasets has prepared."
+    ),
     click.option(
         "--data-path", type=click.Path(), help="Folder of images, or TFRecords by a pattern; no labels needed."
     ),

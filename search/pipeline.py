@@ -61,10 +61,19 @@ def run(directory: Path, settings: RunSettings, say: Callable[[str], None]) -> d
     return _Run(directory, settings, say).everything()
 
 
-def experiment(settings: RunSettings, dataset: data.Dataset, topology: Topology) -> cfg.ExperimentConfig:
-    """The shipped digits experiment with the grown topology in it; the rest changes only with the data."""
-    recipe = importlib.resources.files("official_configs") / "digits_asvit_i32_cpu.yaml"
-    params = hyperparams.override_params_dict(exp_factory.get_exp_config("asvit_digits"), str(recipe), is_strict=True)
+def experiment(
+    settings: RunSettings, dataset: data.Dataset, topology: Topology, recipe: str = "digits_asvit_i32_cpu.yaml"
+) -> cfg.ExperimentConfig:
+    """The shipped digits experiment with a topology in it; the rest changes only with the data.
+
+    Args:
+      settings: Of the run.
+      dataset: To train on.
+      topology: To train.
+      recipe: A file of official_configs for the experiment `asvit_digits`.
+    """
+    path = importlib.resources.files("official_configs") / recipe
+    params = hyperparams.override_params_dict(exp_factory.get_exp_config("asvit_digits"), str(path), is_strict=True)
     batch_size = min(settings.batch_size, dataset.train_examples)
     epoch_steps = dataset.train_examples // batch_size
     train_steps = epoch_steps * settings.epochs

@@ -111,6 +111,21 @@ class Score:
     split: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
+def circles(settings: Settings) -> list[complexity.Circle]:
+    """The circle of every repeat, the same for all topologies."""
+    return [
+        complexity.Circle.random(
+            settings.image_size, settings.points, np.random.default_rng([settings.seed, repeat]), settings.radius
+        )
+        for repeat in range(settings.repeats)
+    ]
+
+
+def weights_generator(settings: Settings, topology: Topology) -> np.random.Generator:
+    """Draws a topology's weights: first the stem's, then the linear ones of each repeat."""
+    return np.random.default_rng([settings.seed, zlib.crc32(str(topology).encode())])
+
+
 # Scores topologies, in their order; lazily, so that each can be kept as soon as it is there.
 Scorer = Callable[[Sequence[Topology]], Iterator[Score]]
 
@@ -167,12 +182,7 @@ class TrainingFreeScorer:
         self.settings = settings
         self._profile = profile
         self._images = tf.constant(images, tf.float32)
-        self._circles = [
-            complexity.Circle.random(
-                settings.image_size, settings.points, np.random.default_rng([settings.seed, repeat]), settings.radius
-            )
-            for repeat in range(settings.repeats)
-        ]
+        self._circles = circles(settings)
 
     def __call__(self, topologies: Sequence[Topology]) -> Iterator[Score]:
         return map(self.score, topologies)
@@ -180,10 +190,10 @@ class TrainingFreeScorer:
     def score(self, topology: Topology) -> Score:
         """Scores one topology."""
         start = time.perf_counter()
-        clock = _Clock()
+        clock = Clock()
         values: dict[str, list[float]] = {name: [] for name in self.settings.measures}
         reasons: dict[str, str] = {}
-        generator = np.random.default_rng([self.settings.seed, zlib.crc32(str(topology).encode())])
+        generator = weights_generator(self.settings, topology)
         with clock("build"):
             probe = Probe(topology, self.settings, generator)
         if self._profile:
@@ -198,7 +208,7 @@ class TrainingFreeScorer:
         gc.collect()  # Traced programs refer to each other in circles; a search makes hundreds.
         return summarize(values, time.perf_counter() - start, reasons, clock.split())
 
-    def _warm_up(self, probe: Probe, clock: _Clock) -> None:
+    def _warm_up(self, probe: Probe, clock: Clock) -> None:
         probe.draw(np.random.default_rng(self.settings.seed))
         for _ in self._repeat(probe, self._circles[0], clock):
             pass
@@ -208,9 +218,7 @@ class TrainingFreeScorer:
             with clock("forward"):
                 forward(points).numpy()
 
-    def _repeat(
-        self, probe: Probe, circle: complexity.Circle, clock: _Clock
-    ) -> Iterator[tuple[str, float, str | None]]:
+    def _repeat(self, probe: Probe, circle: complexity.Circle, clock: Clock) -> Iterator[tuple[str, float, str | None]]:
         """Name, value, and why it is undefined, of every measure for the present weights."""
         along_circle = [name for name in self.settings.measures if name != "ntk_condition_number"]
         if along_circle:
@@ -225,17 +233,26 @@ class TrainingFreeScorer:
             yield "ntk_condition_number", *ntk.condition_number_or_reason(gram)
 
 
-class _Clock:
+class Clock:
     """Seconds of every call, by name."""
 
     def __init__(self) -> None:
         self._seconds: dict[str, list[float]] = {}
+        self._processor = time.process_time()
 
     @contextlib.contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
         self._seconds.setdefault(name, []).append(time.perf_counter() - start)
+
+    def totals(self) -> dict[str, float]:
+        """Seconds of all calls by name; and, as `processor`, the processor's since the clock was made, of all threads.
+
+        Where other work shares the cores, the latter says better what a thing costs.
+        """
+        totals = {name: sum(seconds) for name, seconds in self._seconds.items()}
+        return {**totals, "processor": time.process_time() - self._processor}
 
     def split(self) -> dict[str, float]:
         """Warm seconds of a call by name, and, as `trace`, all that first calls took beyond that."""

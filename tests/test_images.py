@@ -92,7 +92,10 @@ def test_noise_is_normal():
     [
         ({}, "either a dataset or a data_path"),
         ({"dataset": "digits", "data_path": "."}, "either a dataset or a data_path"),
-        ({"dataset": "no_such_data"}, "'no_such_data' is not prepared in .*allowed without data are digits, noise"),
+        (
+            {"dataset": "no_such_data"},
+            "'no_such_data' is not prepared in .*allowed without data are digits, cluttered_digits, noise",
+        ),
         ({"data_path": "no/such/folder"}, "no/such/folder has no images"),
         ({"data_path": "EMPTY"}, "has no images"),
     ],

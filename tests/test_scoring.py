@@ -1,8 +1,10 @@
 """Scores of topologies, and how they are kept on disk."""
 
 import json
+import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -96,3 +98,19 @@ def test_one_worker_scores_in_this_process_and_other_images_are_others():
 def test_json_holds_no_nan(tmp_path):
     jsonfiles.write_json(tmp_path / "a.json", {"a": [float("nan"), 1.0], "b": float("inf")})
     assert json.loads((tmp_path / "a.json").read_text()) == {"a": [None, 1.0], "b": None}
+
+
+_held = []
+
+
+def hold(number):
+    """Grows by 80 MB; a process is looked at once a second."""
+    _held.append(np.ones(10_000_000))
+    time.sleep(0.6)
+    return number, os.getpid()
+
+
+def test_a_worker_that_grows_is_replaced_and_nothing_is_lost():
+    done = list(workers.Pool(2, growth=5e7).map(hold, [(number,) for number in range(8)]))
+    assert [number for number, _ in done] == list(range(8))
+    assert len({process for _, process in done}) > 2

@@ -1,0 +1,142 @@
+"""Does the search find a topology better than chance? The found one against random ones of similar cost.
+
+    python benchmarks/search_against_chance.py --save_dir DIR [--arch TOPOLOGY] [--steps 200] [--workers 2]
+
+REINFORCE with its released settings searches at the study's image size and width on the study's images (or a topology
+is given); ten random topologies of the same space with multiply-accumulates within 10 % of the found one's are drawn;
+all are trained by the study's recipe with three seeds. The data and the search lie in DIR, rows go to
+benchmarks/results/search_against_chance.jsonl as they are finished; started again, it continues.
+"""
+
+import contextlib
+import json
+import os
+import statistics
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import click
+import numpy as np
+import tqdm
+
+from asvit_tf.topology import NUM_STAGES, Topology
+from search import space, study_result
+from search.records import Journal, workspace
+from search.study_settings import StudySettings
+from search.study_statistics import percentiles
+
+RESULTS = Path(__file__).parent / "results" / "search_against_chance.jsonl"
+SIMILAR = 0.1
+NUM_CLASSES = 10
+
+
+def macs(settings, topology):
+    return study_result.sizes(settings, topology, NUM_CLASSES)["macs"]
+
+
+def at_width(settings, topology):
+    return topology.scaled(settings.width, (1,) * NUM_STAGES)
+
+
+def random_ones(settings, found, count):
+    """Different topologies whose multiply-accumulates are within a tenth of the found one's."""
+    generator = np.random.default_rng([settings.seed, 1])
+    drawn = {}
+    while len(drawn) < count:
+        indices = [int(generator.integers(len(options))) for options in space.CHOICES.values()]
+        topology = at_width(settings, space.topology_at(indices))
+        if topology != found and abs(macs(settings, topology) / macs(settings, found) - 1) <= SIMILAR:
+            drawn.setdefault(str(topology), topology)
+    return list(drawn.values())
+
+
+def searched(directory, settings, images, steps):
+    """The topology that REINFORCE finds on these images; scored, as it is trained, at the study's width."""
+    from search import reinforce
+    from search.limits import Limits
+    from search.scoring import Remembered, Settings, TrainingFreeScorer
+
+    size = (settings.image_size, settings.image_size)
+    base = TrainingFreeScorer(Settings(image_size=size, seed=settings.seed), images)
+    limits = Limits(image_size=size, num_classes=NUM_CLASSES)
+    options = reinforce.Options(total_steps=steps, seed=settings.seed)
+    with workspace(directory / "search", dict(image_size=size, seed=settings.seed, steps=steps)) as owned:
+        remembered = Remembered(base, owned / "scores.jsonl")
+
+        def scorer(topologies):
+            return remembered([at_width(settings, topology) for topology in topologies])
+
+        result = reinforce.search(owned, options, scorer, limits, progress=True)
+    return at_width(settings, Topology.parse(result["topology"]))
+
+
+def report(rows, found, others, seeds):
+    """Lines for docs/study.md."""
+    accuracies = {name: [row["accuracy"] for row in rows if row["topology"] == name] for name in (found, *others)}
+    failed = [name for name, values in accuracies.items() if None in values or len(values) < seeds]
+    for name in failed:
+        yield f"failed, not ranked: {name}: {accuracies.pop(name)}"
+    if found in failed or len(accuracies) < 3:
+        return
+    means = {name: statistics.fmean(values) for name, values in accuracies.items()}
+    for name, mean in sorted(means.items(), key=lambda item: -item[1]):
+        label = "found " if name == found else "random"
+        yield f"{label} {name:<44} {mean:.4f} ({', '.join(f'{value:.4f}' for value in accuracies[name])})"
+    chance = [mean for name, mean in means.items() if name != found]
+    rank = 1 + sum(mean > means[found] for mean in chance)
+    difference = means[found] - statistics.fmean(chance)
+    generator = np.random.default_rng(0)
+    drawn = [means[found] - generator.choice(chance, len(chance)).mean() for _ in range(2000)]
+    yield f"found {means[found]:.4f}, deviation over seeds {statistics.stdev(accuracies[found]):.4f}"
+    yield f"random: mean {statistics.fmean(chance):.4f}, deviation over topologies {statistics.stdev(chance):.4f}"
+    low, high = percentiles(np.array(drawn))
+    yield f"rank {rank} of {len(means)}; found less mean of random {difference:+.4f} [{low:+.4f}, {high:+.4f}]"
+
+
+@click.command()
+@click.option("--arch", help="Topology to compare, instead of searching one.")
+@click.option("--steps", default=200, show_default=True, help="Of the search.")
+@click.option("--others", default=10, show_default=True, type=click.IntRange(min=2), help="Random topologies.")
+@click.option("--seeds", default=3, show_default=True, type=click.IntRange(min=2), help="Trainings of each.")
+@click.option("--epochs", default=StudySettings.epochs, show_default=True)
+@click.option("--workers", default=2, show_default=True, type=click.IntRange(min=1))
+@click.option("--save_dir", required=True, type=click.Path(), help="Holds the data and the search.")
+def main(arch, steps, others, seeds, epochs, workers, save_dir):
+    from search import study, study_work
+    from search.workers import Pool
+
+    settings = StudySettings(epochs=epochs)
+    directory = Path(save_dir)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(workspace(directory, settings.identity()))
+        images, _ = study.prepare(directory, settings)
+        if arch is None:
+            found = searched(directory, settings, images, steps)
+        else:
+            found = at_width(settings, Topology.parse(arch))
+        compared = list(map(str, (found, *random_ones(settings, found, others))))
+        key = dict(epochs=epochs, macs=macs(settings, found))
+        RESULTS.parent.mkdir(exist_ok=True)
+        journal = Journal(RESULTS)
+        done = {(row["topology"], row["seed"]) for row in journal.rows if row["epochs"] == epochs}
+        numbers = range(settings.seed, settings.seed + seeds)
+        calls = [
+            (settings, str(directory), topology, seed)
+            for seed in numbers
+            for topology in compared
+            if (topology, seed) not in done
+        ]
+        for row in tqdm.tqdm(Pool(workers).map(study_work.train_again, calls), total=len(calls)):
+            journal.append({**row, "found": row["topology"] == compared[0], **key})
+    rows = [
+        row
+        for row in journal.rows
+        if row["epochs"] == epochs and row["topology"] in compared and row["seed"] in numbers
+    ]
+    print(json.dumps(dict(found=compared[0], macs=key["macs"], epochs=epochs, seeds=seeds)))
+    print("\n".join(report(rows, compared[0], compared[1:], seeds)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""The study: do the training-free measures predict the accuracy of trained networks?
+
+Topologies are drawn from the search space, measured, and trained briefly. A row for each goes to `topologies.jsonl` as
+soon as it is done, further seeds of some topologies go to `repeats.jsonl`; started again, only what is missing is done.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tqdm
+
+from asvit_tf.errors import UserError
+from asvit_tf.folders import EMBEDDED, class_folders
+from asvit_tf.topology import NUM_STAGES, Topology
+from search import space
+from search.records import Journal, workspace
+from search.study_settings import StudySettings
+
+Row = dict[str, Any]
+
+# Of a worker, in bytes: the Model Garden's trainer leaves about 0.1 GB of traced programs behind.
+_GROWTH = 2e9
+
+
+def sample(count: int, width: int, seed: int) -> list[Topology]:
+    """Different topologies of the search space, each as likely; the first of more are the same as those of fewer.
+
+    Args:
+      count: How many, up to `space.SIZE`.
+      width: Of the first stage.
+      seed: Of the draws.
+    """
+    generator = np.random.default_rng([seed, 0])
+    drawn: dict[str, Topology] = {}
+    while len(drawn) < count:
+        indices = [int(generator.integers(len(options))) for options in space.CHOICES.values()]
+        topology = space.topology_at(indices).scaled(width, (1,) * NUM_STAGES)
+        drawn.setdefault(str(topology), topology)
+    return list(drawn.values())
+
+
+def run(
+    save_dir: str, settings: StudySettings, workers: int = 1, threads: int | None = None, backend: str = "loky"
+) -> dict[str, Any]:
+    """Runs the study, or continues it.
+
+    Args:
+      save_dir: For everything; holds results of one `StudySettings`, but for its extent.
+      settings: What to study.
+      workers: Processes, each with one topology at a time.
+      threads: Of each; None shares the cores out.
+      backend: joblib's.
+
+    Returns:
+      What `result.json` holds: see `study_result.summarize`.
+
+    Raises:
+      UserError: The images cannot be used, the directory is of another study, or fewer than three trainings ended well.
+    """
+    if settings.data_path is not None and not (Path(save_dir) / "data" / "dataset.json").exists():
+        class_folders(Path(settings.data_path))
+    threads = threads or max(1, (os.cpu_count() or 1) // workers)
+    with workspace(save_dir, settings.identity()) as directory:
+        try:
+            from search.workers import Pool, set_threads
+
+            pool = Pool(workers, threads, backend, _GROWTH)
+            if workers == 1:
+                set_threads(threads)  # Before anything starts TensorFlow.
+            images, num_classes = prepare(directory, settings)
+        except UserError:
+            if not (directory / "topologies.jsonl").exists():  # Nothing is lost: other settings may be tried here.
+                (directory / "settings.json").unlink(missing_ok=True)
+            raise
+        rows, repeats = _rows(directory, settings, images, pool.map)
+        from search import study_report, study_result
+
+        columns = study_result.columns_of(settings, rows, num_classes)
+        result = study_result.summarize(settings, rows, repeats, columns)
+        return study_report.write(directory, rows, columns, result)
+
+
+def prepare(directory: Path, settings: StudySettings) -> tuple[np.ndarray, int]:
+    """Writes the TFRecords into the directory's `data`, where they are not yet.
+
+    Returns:
+      The images of the NTK, normalized, and how many classes there are.
+
+    Raises:
+      UserError: There are too few images, or none.
+    """
+    from asvit_tf import data, images
+
+    dataset = data.prepare(
+        directory / "data", settings.data_path, progress=True, embedded=settings.dataset or EMBEDDED[0]
+    )
+    if settings.score_batch > dataset.train_examples:
+        raise UserError(
+            f"score_batch is {settings.score_batch}, but there are {dataset.train_examples} training images"
+        )
+    size = (settings.image_size, settings.image_size)
+    drawn, _ = images.sample(images.Source(data_path=dataset.train_path), settings.score_batch, size, settings.seed)
+    return drawn, len(dataset.class_names)
+
+
+def _rows(
+    directory: Path, settings: StudySettings, images: np.ndarray, spread: Callable[..., Iterator[Row]]
+) -> tuple[list[Row], list[Row]]:
+    """Rows of all topologies, and of all repeats, in their order; what the journals lack is done first."""
+    from search import study_work
+
+    for left in directory.glob(study_work.SCRATCH + "*"):
+        shutil.rmtree(left, ignore_errors=True)
+    drawn = list(map(str, sample(settings.topologies, settings.width, settings.seed)))
+    again = [
+        (topology, settings.seed + number)
+        for topology in drawn[: settings.repeated_topologies]
+        for number in range(1, settings.seed_repeats)
+    ]
+    first, more = Journal(directory / "topologies.jsonl"), Journal(directory / "repeats.jsonl")
+    measured = {row["topology"] for row in first.rows}
+    repeated = {(row["topology"], row["seed"]) for row in more.rows}
+    with tqdm.tqdm(total=len(drawn) + len(again), desc="study", unit="training") as bar:
+        bar.update(sum(topology in measured for topology in drawn) + sum(key in repeated for key in again))
+        calls = [(settings, str(directory), images, topology) for topology in drawn if topology not in measured]
+        _keep(first, spread(study_work.measure_and_train, calls) if calls else (), bar)
+        repeats = [(settings, str(directory), *key) for key in again if key not in repeated]
+        _keep(more, spread(study_work.train_again, repeats) if repeats else (), bar)
+    rows = {row["topology"]: row for row in first.rows}
+    others = {(row["topology"], row["seed"]): row for row in more.rows}
+    return [rows[topology] for topology in drawn], [others[key] for key in again]
+
+
+def _keep(journal: Journal, rows: Iterable[Row], bar: tqdm.tqdm) -> None:
+    for row in rows:
+        journal.append(row)
+        for part, reason in row["failed"].items():
+            bar.write(f"{row['topology']}: {part} failed: {reason}", file=sys.stderr)
+        if row["accuracy"] is not None:
+            bar.set_postfix_str(f"last accuracy {row['accuracy']:.3f}", refresh=False)
+        bar.update()

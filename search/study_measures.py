@@ -1,0 +1,103 @@
+"""Every training-free measure of a topology, in every variant, from programs that are traced once.
+
+A measure's name says its variant: `length_distortion:lecun:identity` is the length distortion with LeCun weights and
+the norms off. The weights and circles of a repeat are those that `scoring` draws, so each number is the one that a
+search with those settings would see.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import math
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow as tf
+
+from asvit_tf import complexity, initialization, ntk, reference_weights
+from asvit_tf.topology import Topology
+from search import scoring
+from search.study_names import CIRCLE, KERNEL, NORMALIZATIONS, SCHEMES, measure_names, name_of
+
+
+class Battery:
+    """Scores topologies by all measures.
+
+    Args:
+      settings: How to measure; `initialization`, `normalization` and `measures` are ignored, because all are taken.
+      images: [B, H, W, 3], normalized, for the NTK; B >= 2.
+
+    Raises:
+      UserError: Settings that cannot be measured.
+    """
+
+    def __init__(self, settings: scoring.Settings, images: np.ndarray):
+        settings.check(len(images))
+        self._settings = settings
+        self._circles = scoring.circles(settings)
+        self._images = tf.constant(images, tf.float32)
+
+    def score(self, topology: Topology) -> scoring.Score:
+        """The measures by name; `split` holds the seconds by program, tracing included."""
+        start = time.perf_counter()
+        clock = scoring.Clock()
+        values: dict[str, list[float]] = {name: [] for name in measure_names()}
+        reasons: dict[str, str] = {}
+        with clock("build"):
+            programs = _Programs(topology, self._settings)
+        for scheme in SCHEMES:
+            generator = scoring.weights_generator(self._settings, topology)
+            initialization.draw_stem(programs.backbone, generator)
+            for circle in self._circles:
+                initialization.draw_linear(programs.backbone, generator, scheme)
+                for normalization in NORMALIZATIONS:
+                    for measure, value, reason in itertools.chain(
+                        programs.along(circle, normalization, clock),
+                        programs.kernel(self._images, normalization, clock),
+                    ):
+                        name = name_of(measure, scheme, normalization)
+                        values[name].append(value)
+                        if not math.isfinite(value):
+                            reasons[name] = reason or "not finite"
+        del programs
+        gc.collect()  # As after every score: traced programs refer to each other in circles.
+        return scoring.summarize(values, time.perf_counter() - start, reasons, clock.totals())
+
+
+class _Programs:
+    """One network, with a program along the circle and one for the kernel for each normalization."""
+
+    def __init__(self, topology: Topology, settings: scoring.Settings):
+        probe = scoring.Probe(topology, settings, np.random.default_rng(settings.seed))
+        self.backbone = probe.backbone
+
+        def features(normalization: str):
+            return lambda images: reference_weights.pooled_features(self.backbone, images, normalization)
+
+        self._along = {n: complexity.compile_measure(features(n), engine=settings.engine) for n in NORMALIZATIONS}
+        self._gram = {
+            n: ntk.compile_gram(features(n), reference_weights.ntk_variables(self.backbone, n)) for n in NORMALIZATIONS
+        }
+
+    def along(
+        self, circle: complexity.Circle, normalization: str, clock: scoring.Clock
+    ) -> Iterator[tuple[str, float, str | None]]:
+        """Name, value, and why it is undefined, of every measure along the circle for the present weights."""
+        with clock(f"circle:{normalization}"):
+            measured = self._along[normalization](circle)
+        for measure in CIRCLE:
+            of_turning = measure == "turning_number"
+            value = getattr(measured, "length_distortion_with_curvature" if of_turning else measure)
+            yield measure, complexity.turning_number(value) if of_turning else value, measured.undefined
+
+    def kernel(
+        self, images: tf.Tensor, normalization: str, clock: scoring.Clock
+    ) -> Iterator[tuple[str, float, str | None]]:
+        """The same for the NTK."""
+        with clock(f"ntk:{normalization}"):
+            gram = self._gram[normalization](images)
+        condition_number, reason = ntk.condition_number_or_reason(gram)
+        values = (condition_number, float(np.trace(gram)), ntk.effective_rank(gram))
+        yield from ((measure, value, reason) for measure, value in zip(KERNEL, values))

@@ -1,0 +1,145 @@
+"""From the rows of a study to its result: every measure against the accuracy. No TensorFlow."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from asvit_tf import counting
+from asvit_tf.errors import UserError
+from asvit_tf.topology import Topology
+from search import study_selection
+from search.study_names import BASELINES, NORMALIZATIONS, RANK_SUM, SCHEMES, SEARCHED, direction, measure_names
+from search.study_settings import StudySettings
+from search.study_statistics import LEAST, correlation, noise, regret, resamples
+
+Row = dict[str, Any]
+
+
+def columns_of(settings: StudySettings, rows: Sequence[Row], num_classes: int) -> dict[str, np.ndarray]:
+    """Every measure and baseline of all rows, [n] each, in the order of the table; NaN where undefined."""
+    counts = [sizes(settings, Topology.parse(row["topology"]), num_classes) for row in rows]
+    columns = {name: np.array([count[name] for count in counts], np.float64) for name in BASELINES}
+    for name in measure_names():
+        values = (row["measures"].get(name) for row in rows)
+        columns[name] = np.array([math.nan if value is None else value for value in values])
+    columns[RANK_SUM] = study_selection.rank_sum(columns, SEARCHED, tuple(map(direction, SEARCHED)))
+    return columns
+
+
+def sizes(settings: StudySettings, topology: Topology, num_classes: int) -> dict[str, int]:
+    """The baselines of a topology: what needs no measuring."""
+    counted = counting.count(topology, (settings.image_size, settings.image_size), num_classes)
+    product = math.prod(stage.kernel_size for stage in topology.stages)
+    return dict(zip(BASELINES, (counted.parameters, counted.macs, product), strict=True))
+
+
+def summarize(
+    settings: StudySettings, rows: Sequence[Row], repeats: Sequence[Row], columns: Mapping[str, np.ndarray]
+) -> Row:
+    """The result of a study.
+
+    Args:
+      settings, rows, repeats: Of the study; rows of all topologies, in their order.
+      columns: From `columns_of`.
+
+    Returns:
+      `topologies`, `trained`: how many; `failed`: topology, seed, part and reason of each that failed; `accuracy`:
+      mean, least, most, best topology; `noise`: see `study_statistics.Noise`; `measures`: by name, `tau`, its 95 %
+      `interval`, `spearman`, `regret` (top 5), `direction`, `ranked` and `undefined` topologies with `reasons`,
+      `reason` where there is no tau, `relative_range` and `seconds` a topology; `selection`: see
+      `study_selection.held_out`; `seconds` a topology, by part.
+
+    Raises:
+      UserError: Fewer than three trainings ended well.
+    """
+    accuracy = np.array([math.nan if row["accuracy"] is None else row["accuracy"] for row in rows])
+    trained = int(np.isfinite(accuracy).sum())
+    failed = _failed(settings, rows, repeats)
+    if trained < min(LEAST, len(rows)):
+        reasons = "; ".join(sorted({failure["reason"] for failure in failed}))
+        raise UserError(f"{trained} of {len(rows)} topologies could be trained: {reasons}")
+    weights = resamples(len(rows), settings.draws, settings.seed)
+    split = noise(accuracy, _repeated(rows, repeats), settings.draws, settings.seed)
+    return dict(
+        settings=dataclasses.asdict(settings),
+        topologies=len(rows),
+        trained=trained,
+        failed=failed,
+        accuracy=dict(
+            mean=float(np.nanmean(accuracy)),
+            least=float(np.nanmin(accuracy)),
+            most=float(np.nanmax(accuracy)),
+            best=rows[int(np.nanargmax(accuracy))]["topology"],
+        ),
+        noise=dataclasses.asdict(split),
+        measures={
+            name: dict(
+                **dataclasses.asdict(correlation(column, accuracy, weights)),
+                regret=regret(column, accuracy, direction(name)),
+                direction=direction(name),
+                undefined=int(np.sum(~np.isfinite(column))),
+                relative_range=_relative_range(column),
+                reasons=dict(collections.Counter(row["reasons"][name] for row in rows if name in row["reasons"])),
+                seconds=_seconds(name, rows),
+            )
+            for name, column in columns.items()
+        },
+        selection=study_selection.held_out(columns, accuracy, settings.seed, settings.draws),
+        seconds=_mean_seconds(rows, repeats),
+    )
+
+
+def _relative_range(column: np.ndarray) -> float | None:
+    """Largest less smallest, over the mean size."""
+    known = column[np.isfinite(column)]
+    size = np.abs(known).mean() if len(known) else 0.0
+    return float(np.ptp(known) / size) if size > 0 else None
+
+
+def _failed(settings: StudySettings, rows: Sequence[Row], repeats: Sequence[Row]) -> list[Row]:
+    return [
+        dict(topology=row["topology"], seed=row.get("seed", settings.seed), part=part, reason=reason)
+        for row in (*rows, *repeats)
+        for part, reason in row["failed"].items()
+    ]
+
+
+def _repeated(rows: Sequence[Row], repeats: Sequence[Row]) -> list[list[float]]:
+    """Accuracies with several seeds, of the topologies that have them."""
+    by_topology: dict[str, list[float]] = {row["topology"]: [] for row in rows}
+    for row in (*rows, *repeats):
+        if row["accuracy"] is not None:
+            by_topology[row["topology"]].append(row["accuracy"])
+    return [values for values in by_topology.values() if len(values) > 1]
+
+
+def _seconds(name: str, rows: Sequence[Row]) -> float | None:
+    """Median over topologies of what one measure alone costs: its program's tracing, and its runs, with one kind of
+    weights. Measures of one program share it."""
+    if name in BASELINES:
+        return 0.0
+    names = SEARCHED if name == RANK_SUM else (name,)
+    total = 0.0
+    for measure, _, norms in (part.split(":") for part in names):
+        program = f"{'ntk' if measure.startswith('ntk') else 'circle'}:{norms}"
+        seconds = [row["seconds"][program] / len(SCHEMES) for row in rows if program in row["seconds"]]
+        if not seconds:
+            return None
+        total += statistics.median(seconds)
+    return total
+
+
+def _mean_seconds(rows: Sequence[Row], repeats: Sequence[Row]) -> dict[str, float]:
+    """Means over topologies by part, and over all trainings."""
+    parts = ["build", *(f"{kind}:{norms}" for kind in ("circle", "ntk") for norms in NORMALIZATIONS)]
+    parts += ["measuring", "processor"]
+    known = {part: [row["seconds"][part] for row in rows if part in row["seconds"]] for part in parts}
+    means = {part: statistics.fmean(seconds) for part, seconds in known.items() if seconds}
+    return {**means, "training": statistics.fmean(row["seconds"]["training"] for row in (*rows, *repeats))}

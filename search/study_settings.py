@@ -1,0 +1,89 @@
+"""What a study depends on. No TensorFlow, so that a bad value is refused at once."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from asvit_tf.errors import UserError
+from asvit_tf.folders import EMBEDDED
+from search import space
+
+# How far a study goes: these may change between starts, and what is done stays.
+EXTENT = ("topologies", "repeated_topologies", "seed_repeats", "draws")
+_LEAST = {
+    "topologies": 2,
+    "epochs": 1,
+    "image_size": 1,
+    "width": 8,  # Stage 1 has up to 8 heads, each of a channel at least.
+    "batch_size": 1,
+    "repeats": 1,
+    "points": 3,
+    "score_batch": 2,
+    "seed": 0,
+    "repeated_topologies": 0,
+    "seed_repeats": 1,
+    "draws": 100,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class StudySettings:
+    """A directory holds results of one of these, but for `EXTENT`.
+
+    Attributes:
+      dataset: Embedded data set; None where there is a data path.
+      data_path: Folder with one subfolder of images for each class.
+      topologies: How many are sampled.
+      epochs, batch_size, learning_rate: Of each training.
+      image_size: Pixels per side, for measures and training.
+      width: Of the first stage.
+      repeats: Draws of weights and circles that a measure averages.
+      points: Angles on a circle.
+      score_batch: Images in an NTK.
+      seed: Of topologies, weights, circles, images, splits and the bootstrap; trainings have this seed and those after.
+      repeated_topologies: How many of the topologies, from the first on, are trained with several seeds.
+      seed_repeats: Seeds of those; 1 for none but the first.
+      draws: Of the bootstrap.
+
+    Raises:
+      UserError: A value is out of range.
+    """
+
+    dataset: str | None = "cluttered_digits"
+    data_path: str | None = None
+    topologies: int = 100
+    epochs: int = 8
+    batch_size: int = 32
+    learning_rate: float = 0.002
+    image_size: int = 32
+    width: int = 16
+    repeats: int = 3
+    points: int = 10
+    score_batch: int = 16
+    seed: int = 8
+    repeated_topologies: int = 10
+    seed_repeats: int = 1
+    draws: int = 2000
+
+    def __post_init__(self) -> None:
+        for name, low in _LEAST.items():
+            if getattr(self, name) < low:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be at least {low}")
+        if self.topologies > space.SIZE:
+            raise UserError(f"topologies is {self.topologies}; the search space has {space.SIZE}")
+        if self.seed + self.seed_repeats > 2**31:
+            raise UserError(f"seed is {self.seed}; it must be below 2**31")
+        if not 0 < self.learning_rate < float("inf"):
+            raise UserError(f"learning_rate is {self.learning_rate}; it must be a number above 0")
+        if (self.dataset is None) == (self.data_path is None):
+            raise UserError("give either a dataset or a data_path")
+        if self.dataset is not None and self.dataset not in EMBEDDED:
+            raise UserError(
+                f"unknown dataset {self.dataset!r}; embedded are {', '.join(EMBEDDED)}, and --data_path takes a folder "
+                "with one subfolder of images for each class"
+            )
+
+    def identity(self) -> dict[str, Any]:
+        """What must not change between starts."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in EXTENT}

@@ -1,0 +1,132 @@
+"""One topology of the study: all its measures, and a brief training. Runs in a worker process.
+
+A row is a function of the topology, the seed and the settings; only its seconds are not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tf_keras
+
+from asvit_tf import data, train
+from asvit_tf.errors import DivergedError, StoppedError
+from asvit_tf.topology import Topology
+from search import pipeline
+from search.scoring import Clock, Score, Settings
+from search.settings import RunSettings
+from search.study_measures import Battery
+from search.study_settings import StudySettings
+
+RECIPE = "study_asvit_i32_cpu.yaml"
+SCRATCH = "training-"  # How directories of trainings begin; what a killed one leaves is removed at the next start.
+_REASON_LENGTH = 300
+
+
+def measure_and_train(settings: StudySettings, directory: str, images: np.ndarray, topology: str) -> dict[str, Any]:
+    """The row of a topology.
+
+    Args:
+      settings: Of the study.
+      directory: Of the study; holds `data`, receives `log.txt`.
+      images: For the NTK.
+      topology: The string.
+
+    Returns:
+      `measures` by name, None where undefined, with `failures` and `reasons` as in `Score`; `accuracy` on the held-out
+      images, None if training failed; `failed`: the reason of each part, `measuring` or `training`, that did not
+      end.
+    """
+    failed: dict[str, str] = {}
+    clock = Clock()
+    with clock("measuring"):
+        score = _attempt("measuring", failed, lambda: _measure(settings, images, topology)) or Score({}, {}, 0.0)
+    with clock("training"):
+        trained = _trained(settings, directory, topology, settings.seed, failed)
+    return dict(
+        topology=topology,
+        measures=score.measures,
+        errors=score.errors,
+        failures=score.failures,
+        reasons=score.reasons,
+        **trained,
+        failed=failed,
+        seconds={**score.split, **clock.totals()},
+    )
+
+
+def train_again(settings: StudySettings, directory: str, topology: str, seed: int) -> dict[str, Any]:
+    """The row of one more training: `accuracy` and `failed` as above, and the `seed`."""
+    failed: dict[str, str] = {}
+    clock = Clock()
+    with clock("training"):
+        trained = _trained(settings, directory, topology, seed, failed)
+    return dict(topology=topology, seed=seed, **trained, failed=failed, seconds=clock.totals())
+
+
+def _attempt(part: str, failed: dict[str, str], work: Callable[[], Any]) -> Any:
+    """What the work returns; None if it fails, with the reason in `failed`. What stops a whole study is not caught."""
+    try:
+        return work()
+    except StoppedError as error:  # A full disk has nothing to do with the topology; a diverging training has.
+        if not isinstance(error, DivergedError):
+            raise
+        failed[part] = str(error)
+    except OSError:
+        raise
+    except Exception as error:
+        failed[part] = " ".join(f"{type(error).__name__}: {error}".split())[:_REASON_LENGTH]
+    return None
+
+
+def _measure(settings: StudySettings, images: np.ndarray, topology: str) -> Score:
+    size = (settings.image_size, settings.image_size)
+    chosen = Settings(image_size=size, repeats=settings.repeats, points=settings.points, seed=settings.seed)
+    return Battery(chosen, images).score(Topology.parse(topology))
+
+
+def _trained(
+    settings: StudySettings, directory: str, topology: str, seed: int, failed: dict[str, str]
+) -> dict[str, float | None]:
+    """`accuracy` and `loss` on the held-out images."""
+    metrics = _attempt("training", failed, lambda: train_briefly(settings, directory, topology, seed)) or {}
+    return dict(accuracy=metrics.get("accuracy"), loss=metrics.get("validation_loss"))
+
+
+def train_briefly(settings: StudySettings, directory: str, topology: str, seed: int) -> dict[str, float]:
+    """Trains with the ordinary trainer and returns the metrics of the evaluation at the end."""
+    params = experiment(settings, data.Dataset.load(Path(directory) / "data"), Topology.parse(topology), seed)
+    # The Model Garden prints every block; beside a progress bar that belongs in a file.
+    with (
+        tempfile.TemporaryDirectory(prefix=SCRATCH, dir=directory) as scratch,
+        open(Path(directory) / "log.txt", "a") as log,
+        contextlib.redirect_stdout(log),
+        contextlib.redirect_stderr(log),
+    ):
+        metrics = train.run(params, scratch, "train_and_eval")
+    tf_keras.backend.clear_session()
+    gc.collect()  # Traced programs refer to each other in circles; a study makes hundreds.
+    return metrics
+
+
+def experiment(settings: StudySettings, dataset: data.Dataset, topology: Topology, seed: int) -> Any:
+    """The study's recipe: as `pipeline.experiment`, with one evaluation and one checkpoint, both at the end."""
+    run = RunSettings(
+        image_size=settings.image_size,
+        seed=seed,
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        retokenization="none",
+    )
+    params = pipeline.experiment(run, dataset, topology, RECIPE)
+    steps = params.trainer.train_steps
+    rate = {"cosine": {"initial_learning_rate": settings.learning_rate}}
+    intervals = {"checkpoint_interval": steps, "validation_interval": steps}
+    params.override({"trainer": {**intervals, "optimizer_config": {"learning_rate": rate}}}, is_strict=True)
+    return params

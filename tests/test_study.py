@@ -1,0 +1,457 @@
+"""The study: rows that survive kills, and statistics that are right."""
+
+import csv
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+from test_topology import COUNTS
+
+from asvit_tf import Topology, cli, clutter, initialization, ntk
+from asvit_tf.backbone import NORMALIZATIONS
+from asvit_tf.errors import DivergedError, StoppedError, UserError
+from asvit_tf.images import Source, sample
+from search import (
+    records,
+    scoring,
+    space,
+    study,
+    study_measures,
+    study_names,
+    study_report,
+    study_result,
+    study_selection,
+    study_work,
+)
+from search import study_statistics as statistics
+from search.study_settings import StudySettings
+
+
+def pair_counting_tau(one, other):
+    """Kendall's tau-b by its definition."""
+    agree = ties_one = ties_other = 0
+    pairs = list(itertools.combinations(range(len(one)), 2))
+    for i, j in pairs:
+        a, b = one[i] - one[j], other[i] - other[j]
+        agree += int(np.sign(a * b))
+        ties_one += a == 0
+        ties_other += b == 0
+    return agree / math.sqrt((len(pairs) - ties_one) * (len(pairs) - ties_other))
+
+
+@pytest.mark.parametrize("options", [2, 4, 1000])
+def test_tau_with_ties_is_that_of_scipy_and_of_counting_pairs(options):
+    generator = np.random.default_rng(options)
+    for _ in range(20):
+        one, other = generator.integers(0, options, (2, 15)).astype(float)
+        expected = pair_counting_tau(one, other)
+        assert statistics.tau_b(one, other) == pytest.approx(expected, abs=1e-12)
+        found = statistics.correlation(one, other, statistics.resamples(15, 10, 0))
+        assert found.tau == pytest.approx(expected, abs=1e-12)
+        assert found.spearman == pytest.approx(scipy.stats.spearmanr(one, other).statistic)
+
+
+def test_tau_of_a_bootstrap_sample_is_that_of_the_drawn_topologies():
+    generator = np.random.default_rng(0)
+    one, other = generator.integers(0, 9, (2, 12)).astype(float)
+    one[3] = np.nan  # Undefined: in no pair, however often it is drawn.
+    weights = statistics.resamples(12, 30, seed=1)
+    assert np.array_equal(weights, statistics.resamples(12, 30, seed=1))
+    assert not np.array_equal(weights, statistics.resamples(12, 30, seed=2))
+    for tau, row in zip(statistics.resampled_taus(one, other, weights), weights):
+        drawn = [i for i in np.repeat(np.arange(12), row.astype(int)) if i != 3]
+        assert tau == pytest.approx(scipy.stats.kendalltau(one[drawn], other[drawn]).statistic, abs=1e-12)
+
+
+def test_constant_and_undefined_columns_are_reported_not_nan():
+    rising, weights = np.arange(6.0), statistics.resamples(6, 200, 0)
+    for values, accuracy, reason in (
+        (np.ones(6), rising, "the measure is the same"),
+        (rising, np.ones(6), "the accuracy is the same"),
+        (np.full(6, np.nan), rising, "0 topologies have both"),
+        (np.array([1, 2, np.inf, np.nan, np.nan, np.nan]), rising, "2 topologies have both"),
+    ):
+        found = statistics.correlation(values, accuracy, weights)
+        assert (found.tau, found.spearman, found.interval) == (None, None, None)
+        assert reason in found.reason
+    some = statistics.correlation(np.array([0, 1, np.inf, np.nan, 2, 3]), rising, weights)
+    assert (some.tau, some.ranked, some.reason) == (pytest.approx(1.0), 4, None)
+
+
+def test_the_interval_covers_the_true_tau_about_as_often_as_it_says():
+    generator, covered = np.random.default_rng(0), 0
+    true = 2 / math.pi * math.asin(0.6)
+    for _ in range(200):
+        one = generator.standard_normal(60)
+        other = 0.6 * one + 0.8 * generator.standard_normal(60)
+        low, high = statistics.percentiles(
+            statistics.resampled_taus(one, other, statistics.resamples(60, 200, int(generator.integers(2**31))))
+        )
+        covered += low <= true <= high
+    assert 0.88 * 200 <= covered <= 200
+
+
+def test_the_highest_tau_is_what_a_perfect_measure_reaches():
+    generator = np.random.default_rng(0)
+    for reliability in (0.3, 0.6, 0.9):
+        true = math.sqrt(reliability) * generator.standard_normal(3000)
+        noisy = true + math.sqrt(1 - reliability) * generator.standard_normal(3000)
+        assert scipy.stats.kendalltau(true, noisy).statistic == pytest.approx(
+            statistics.highest_tau(reliability), abs=0.02
+        )
+    assert statistics.highest_tau(1.0) == 1.0
+
+
+def test_noise_finds_the_deviations_that_were_put_in():
+    generator = np.random.default_rng(0)
+    true = 0.7 + 0.03 * generator.standard_normal(2000)
+    first, *others = (true + 0.02 * generator.standard_normal(2000) for _ in range(3))
+    found = statistics.noise(first, list(zip(first, *others)), draws=100, seed=0)
+    assert found.over_seeds == pytest.approx(0.02, rel=0.05)
+    assert found.over_topologies == pytest.approx(math.hypot(0.03, 0.02), rel=0.05)
+    assert found.reliability == pytest.approx(9 / 13, abs=0.05)
+    low, high = found.interval
+    assert low < found.highest_tau < high
+    alone = statistics.noise(first, [], draws=100, seed=0)
+    assert (alone.over_seeds, alone.reliability, alone.highest_tau) == (None, None, None)
+
+
+@pytest.mark.parametrize("direction", [1, -1])
+def test_regret_is_the_mean_over_ways_to_break_ties(direction):
+    generator = np.random.default_rng(3)
+    for _ in range(20):
+        values, accuracy = generator.integers(0, 3, 7).astype(float), generator.random(7)
+        values[0] = np.nan
+        known = range(1, 7)
+        ways = []
+        for order in itertools.permutations(known):  # Sorting is stable: every order of the tied is there.
+            top = sorted(order, key=lambda i: -direction * values[i])[:2]
+            ways.append(accuracy.max() - accuracy[top].max())
+        assert statistics.regret(values, accuracy, direction, top=2) == pytest.approx(np.mean(ways))
+    assert statistics.regret(np.full(7, np.nan), accuracy, 1) is None
+
+
+def planted(count=120, seed=0):
+    """Columns of which one pair predicts, and accuracies."""
+    generator = np.random.default_rng(seed)
+    names = [*study_names.measure_names(), *study_names.BASELINES]
+    columns = {name: np.exp(generator.standard_normal(count)) for name in names}
+    columns[study_names.RANK_SUM] = study_selection.rank_sum(columns, study_names.SEARCHED, (1, -1))
+    true = np.log(columns["curvature:lecun:layer"]) - np.log(columns["ntk_trace:lecun:layer"])
+    return columns, 0.7 + 0.02 * (true + 0.5 * generator.standard_normal(count))
+
+
+@pytest.fixture(autouse=True)
+def few_splits(monkeypatch):
+    monkeypatch.setattr(study_selection, "_OTHER_SPLITS", 5)
+
+
+def test_selection_finds_what_predicts_and_says_by_how_much():
+    columns, accuracy = planted()
+    found = study_selection.held_out(columns, accuracy, seed=0, draws=300)
+    assert found["choosing"] + found["judging"] == len(accuracy)
+    assert found["kinds"]["rank sum"]["name"] == "curvature:lecun:layer + ntk_trace:lecun:layer"
+    assert found["tau_judging"] > 0.5
+    for name in study_selection.AGAINST:
+        low, high = found["against"][name]["interval"]
+        assert 0 < low < found["against"][name]["difference"] < high
+        assert found["other_splits"]["differences"][name]["above_zero"] == 1.0
+    assert found == study_selection.held_out(columns, accuracy, seed=0, draws=300)
+    few = {name: column[:10] for name, column in columns.items()}
+    assert study_selection.held_out(few, accuracy[:10], 0, 300) is None
+    assert study_selection.held_out(columns, np.ones_like(accuracy), 0, 300) is None
+
+
+def test_the_judging_half_has_no_say_in_the_choice():
+    columns, accuracy = planted()
+    halves = study_selection._halves(len(accuracy), seed=0, number=0)
+    split = study_selection._Split(columns, accuracy, halves)
+    changed = accuracy.copy()
+    changed[split.judging] = changed[split.judging][::-1] ** 2
+    other = study_selection._Split(columns, changed, halves)
+    assert not set(split.choosing) & set(split.judging)
+    for one, two in zip(split.candidates, other.candidates):
+        assert (one.name, one.tau) == (two.name, two.tau)
+        assert np.array_equal(one.scores, two.scores, equal_nan=True)
+
+
+def test_noise_is_not_found_to_predict():
+    columns, _ = planted()
+    drawn = [np.random.default_rng(seed).random(120) for seed in range(12)]
+    found = [study_selection.held_out(columns, accuracy, seed=0, draws=100) for accuracy in drawn]
+    assert np.mean([row["tau_choosing"] for row in found]) > 0.15  # The best of many, on the half that chose it.
+    assert abs(np.mean([row["tau_judging"] for row in found])) < 0.08  # Three standard errors.
+
+
+def test_topologies_are_different_and_of_the_space_and_more_begin_with_fewer():
+    drawn = study.sample(300, 16, seed=1)
+    assert len(set(map(str, drawn))) == 300
+    assert drawn[:20] == study.sample(20, 16, seed=1) != study.sample(20, 16, seed=2)
+    for position, options in enumerate(space.CHOICES.values()):
+        taken = [space.indices_of(topology)[position] for topology in drawn]
+        counts = np.bincount(taken, minlength=len(options))
+        if len(options) > 1:
+            assert scipy.stats.chisquare(counts).pvalue > 1e-4
+    assert {topology.width for topology in drawn} == {16}
+
+
+def test_the_effective_rank_counts_images_that_differ():
+    assert ntk.effective_rank(3.0 * np.eye(5)) == pytest.approx(5)
+    assert ntk.effective_rank(np.ones((5, 5))) == pytest.approx(1)
+    assert ntk.effective_rank(np.diag([1.0, 1.0, 0.0])) == pytest.approx(2)
+    assert math.isnan(ntk.effective_rank(np.zeros((2, 2))))
+
+
+def name_of(measure):
+    return study_names.name_of(measure, "released", "identity")
+
+
+def test_every_variant_is_what_a_search_with_those_settings_sees():
+    generator = np.random.default_rng(0)
+    images = generator.standard_normal((3, 16, 16, 3)).astype(np.float32)
+    topology = Topology.parse("4,2,2|2,1,2|2,1,2|2,1,2|16,8")
+    settings = scoring.Settings(image_size=(16, 16), repeats=2, points=4, seed=1)
+    battery = study_measures.Battery(settings, images).score(topology)
+    assert list(battery.measures) == study_names.measure_names()
+    assert study_names.SCHEMES == initialization.SCHEMES
+    assert set(study_names.NORMALIZATIONS) == set(NORMALIZATIONS)
+    assert all(study_names.direction(name_of(name)) == sign for name, sign in scoring.DIRECTIONS.items())
+    assert {"build", "circle:identity", "circle:layer", "ntk:identity", "ntk:layer"} <= set(battery.split)
+    for scheme, norms in (("released", "identity"), ("lecun", "layer")):
+        alone = scoring.Settings(
+            image_size=(16, 16),
+            repeats=2,
+            points=4,
+            seed=1,
+            initialization=scheme,
+            normalization=norms,
+            measures=("length_distortion", "curvature", "nonlinearity", "ntk_condition_number"),
+        )
+        for measure, value in scoring.TrainingFreeScorer(alone, images).score(topology).measures.items():
+            if measure != "ntk_condition_number" or norms == "layer":
+                assert battery.measures[study_names.name_of(measure, scheme, norms)] == value
+        turning = battery.measures[study_names.name_of("turning_number", scheme, norms)]
+        third = battery.measures[study_names.name_of("length_distortion_with_curvature", scheme, norms)]
+        assert turning == pytest.approx(third / (2 * math.pi))
+        rank = battery.measures[study_names.name_of("ntk_effective_rank", scheme, norms)]
+        assert 1 <= rank <= len(images)
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.fixture
+def work(monkeypatch):
+    """Stand-ins for measuring and training: numbers that depend on the topology, some fail; no network is built."""
+    state = dict(calls=0, allowed=10**9, diverging=set(), broken=set())
+
+    def number(topology, seed):
+        return np.random.default_rng([seed, *topology.encode()]).random()
+
+    def count():
+        if state["calls"] == state["allowed"]:
+            raise Killed
+        state["calls"] += 1
+
+    def measure(settings, images, topology):
+        count()
+        if topology in state["broken"]:
+            raise ValueError("no such\nthing")
+        values = {name: [1 + number(topology + name, 0)] for name in study_names.measure_names()}
+        values["curvature:released:layer"] = [3.0]
+        reasons = {}
+        if topology[0] == "4":
+            values["ntk_condition_number:released:layer"] = [math.nan]
+            reasons["ntk_condition_number:released:layer"] = "singular"
+        return scoring.summarize(values, 1.0, reasons, {"build": 0.1})
+
+    def train(settings, directory, topology, seed):
+        count()
+        if topology in state["diverging"]:
+            raise DivergedError("the loss is not a number")
+        return dict(accuracy=number(topology, seed), validation_loss=1.0)
+
+    monkeypatch.setattr(study_report, "_DRAWN", ("curvature",))  # Drawing takes most of the time.
+    monkeypatch.setattr(study_work, "_measure", measure)
+    monkeypatch.setattr(study_work, "train_briefly", train)
+    monkeypatch.setattr(study, "prepare", lambda directory, settings: (np.zeros((2, 8, 8, 3)), 10))
+    return state
+
+
+def without_seconds(directory):
+    paths = (directory / name for name in ("topologies.jsonl", "repeats.jsonl"))
+    rows = [row for path in paths if path.exists() for row in records.Journal(path).rows]
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+SMALL = StudySettings(topologies=12, repeated_topologies=2, seed_repeats=3, draws=100)
+
+
+def test_a_killed_study_ends_with_the_rows_of_an_unbroken_one(work, tmp_path):
+    expected = study.run(str(tmp_path / "unbroken"), SMALL)
+    assert work["calls"] == 2 * 12 + 2 * 2
+    for allowed, rows in ((5, 2), (9, 6), (13, 13)):  # While measuring, training, repeating.
+        work.update(calls=0, allowed=allowed)
+        with pytest.raises(Killed):
+            study.run(str(tmp_path / "killed"), SMALL)
+        assert len(without_seconds(tmp_path / "killed")) == rows
+        (tmp_path / "killed/training-left").mkdir()
+        for path in (tmp_path / "killed").glob("*.jsonl"):
+            with open(path, "a") as file:
+                file.write('{"topology": "4,2')  # What a process killed while writing leaves.
+    work.update(calls=0, allowed=10**9)
+    result = study.run(str(tmp_path / "killed"), SMALL)
+    assert without_seconds(tmp_path / "killed") == without_seconds(tmp_path / "unbroken")
+    assert not (tmp_path / "killed/training-left").exists()
+    for one, other in zip(expected["measures"].values(), result["measures"].values()):
+        assert one["tau"] == other["tau"]
+        assert one["interval"] == other["interval"]
+    assert expected["noise"] == result["noise"]
+
+
+def test_more_topologies_continue_and_another_study_is_refused(work, tmp_path):
+    study.run(str(tmp_path), SMALL)
+    work["calls"] = 0
+    more = StudySettings(topologies=14, repeated_topologies=3, seed_repeats=3, draws=100)
+    result = study.run(str(tmp_path), more)
+    assert work["calls"] == 2 * 2 + 2
+    assert result["topologies"] == 14
+    assert result["noise"]["repeated"] == 3
+    with pytest.raises(UserError, match="epochs was 8, now 9"):
+        study.run(str(tmp_path), StudySettings(epochs=9))
+
+
+def test_what_fails_is_listed_and_what_is_undefined_is_counted(work, tmp_path):
+    drawn = list(map(str, study.sample(12, SMALL.width, SMALL.seed)))
+    work.update(diverging={drawn[1]}, broken={drawn[2]})
+    result = study.run(str(tmp_path), SMALL)
+    assert result["trained"] == 11
+    failed = {(row["topology"], row["seed"], row["part"]): row["reason"] for row in result["failed"]}
+    diverged = "the loss is not a number"
+    assert failed == {
+        (drawn[1], 8, "training"): diverged,
+        (drawn[1], 9, "training"): diverged,
+        (drawn[1], 10, "training"): diverged,
+        (drawn[2], 8, "measuring"): "ValueError: no such thing",
+    }
+    undefined = [topology for topology in drawn if topology[0] == "4" and topology != drawn[2]]
+    ntk = result["measures"]["ntk_condition_number:released:layer"]
+    assert undefined
+    assert ntk["undefined"] == len({*undefined, drawn[2]})
+    assert ntk["ranked"] == len({*drawn} - {*undefined, drawn[1], drawn[2]})
+    assert ntk["reasons"] == {"singular": len(undefined)}
+    assert result["measures"]["rank_sum"]["ranked"] == ntk["ranked"]
+    constant = result["measures"]["curvature:released:layer"]
+    assert (constant["tau"], constant["reason"]) == (None, "the measure is the same for all topologies")
+    result["measures"]["axis_ratio:released:layer"]["relative_range"] = 3e-6
+    text = "\n".join(study_report.in_lines(result))
+    assert "axis ratio, released, norms on: all topologies have the same to 3e-06" in text
+    assert f"failed: {drawn[2]} seed 8, measuring: ValueError: no such thing" in text
+    assert "the measure is the same for all topologies" in text
+    written = json.loads((tmp_path / "result.json").read_text())
+    assert written["failed"] == result["failed"]
+    assert set(written["measures"]) == {
+        *study_names.measure_names(),
+        *study_names.BASELINES,
+        "rank_sum",
+    }
+    with open(tmp_path / "topologies.csv") as file:
+        table = list(csv.DictReader(file))
+    assert [row["topology"] for row in table] == drawn
+    assert table[1]["accuracy"] == ""
+    assert table[2]["failed"] == "measuring: ValueError: no such thing"
+    assert all((tmp_path / name).read_bytes()[:4] == b"\x89PNG" for name in ("published.png", "measures.png"))
+
+
+def test_a_full_disk_stops_the_study_and_is_no_failed_topology(work, tmp_path, monkeypatch):
+    def full(*arguments):
+        raise StoppedError("the disk is full")
+
+    monkeypatch.setattr(study_work, "train_briefly", full)
+    with pytest.raises(StoppedError, match="the disk is full"):
+        study.run(str(tmp_path), SMALL)
+    assert without_seconds(tmp_path) == []
+
+
+def test_a_study_in_which_nothing_trains_says_why(work, tmp_path):
+    work["diverging"].update(map(str, study.sample(12, SMALL.width, SMALL.seed)))
+    with pytest.raises(UserError, match="0 of 12 topologies could be trained: the loss is not a number"):
+        study.run(str(tmp_path), SMALL)
+
+
+def test_the_baselines_are_those_of_the_classifier():
+    row = dict(topology=COUNTS[0]["topology"], measures={}, reasons={})
+    columns = study_result.columns_of(StudySettings(image_size=224), [row] * 3, num_classes=1000)
+    assert columns["product_of_kernel_sizes"].tolist() == [8 * 4 * 4 * 4] * 3  # small
+    assert columns["parameters"][0] == COUNTS[0]["params_with_position_embedding"]
+    assert columns["macs"][0] == COUNTS[0]["macs_matmul_and_conv"]
+    assert np.isnan(columns["rank_sum"]).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dataset", "mnist"], "unknown dataset 'mnist'; embedded are digits, cluttered_digits"),
+        (["--dataset", "digits", "--data_path", "x"], "give either a dataset or a data_path"),
+        (["--data_path", "nowhere"], "nowhere is not a folder"),
+        (["--topologies", "1"], "topologies is 1; it must be at least 2"),
+        (["--topologies", "5000000"], "the search space has 4556250"),
+        (["--epochs", "0"], "epochs is 0; it must be at least 1"),
+        (["--width", "7"], "width is 7; it must be at least 8"),
+        (["--learning_rate", "nan"], "learning_rate is nan"),
+        (["--seed", "2147483648"], "it must be below 2**31"),
+        (["--workers", "0"], "0 is not in the range"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, message, tmp_path, capsys):
+    assert cli.main(["study", "--save_dir", str(tmp_path / "out"), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.strip().splitlines()) == 1
+    assert not (tmp_path / "out/settings.json").exists()
+
+
+def test_the_two_splits_of_cluttered_digits_share_no_scan_and_are_the_same_everywhere():
+    pools = {split: {scan.tobytes() for scan in clutter.scans(split)[0]} for split in clutter.EXAMPLES}
+    assert not pools["train"] & pools["validation"]
+    assert sum(len(clutter.scans(split)[0]) for split in clutter.EXAMPLES) == 1797
+    examples = clutter.Split("validation")
+    labels = [examples[i][0] for i in range(100)]
+    assert np.bincount(labels).tolist() == [10] * 10
+    assert np.array_equal(examples[7][1], clutter.Split("validation")[7][1])
+    assert not np.array_equal(examples[7][1], clutter.Split("train")[7][1])
+    images, skipped = sample(Source("cluttered_digits"), 8, (32, 32), seed=0)
+    assert images.shape == (8, 32, 32, 3)
+    assert skipped == 0
+
+
+def test_a_small_study_of_a_users_folder(tmp_path, capsys):
+    import tensorflow as tf
+
+    generator = np.random.default_rng(0)
+    for name, level in (("dark", 40), ("light", 200)):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(10):
+            pixels = np.clip(level + generator.integers(-40, 40, (16, 16, 3)), 0, 255).astype(np.uint8)
+            (tmp_path / "images" / name / f"{i}.png").write_bytes(tf.io.encode_png(pixels).numpy())
+    options = ["--image_size", "16", "--width", "8", "--topologies", "2", "--epochs", "1", "--batch_size", "8"]
+    options += ["--repeats", "1", "--points", "3", "--score_batch", "2", "--draws", "100", "--json"]
+    command = ["study", "--save_dir", str(tmp_path / "out"), "--data_path", str(tmp_path / "images"), *options]
+    assert cli.main(command) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["failed"] == []
+    assert result["trained"] == 2
+    assert set(result["measures"]) >= set(study_names.measure_names())
+    rows = without_seconds(tmp_path / "out")
+    assert all(row["measures"]["length_distortion:released:identity"] > 0 for row in rows)
+    assert all(0 <= row["accuracy"] <= 1 for row in rows)
+    # The same topology, trained again: the row does not depend on what the process did before.
+    settings = StudySettings(**json.loads((tmp_path / "out/settings.json").read_text()))
+    again = study_work.train_again(settings, str(tmp_path / "out"), rows[0]["topology"], settings.seed)
+    assert (again["accuracy"], again["loss"]) == (rows[0]["accuracy"], rows[0]["loss"])
+    assert cli.main(command[:-1]) == 0
+    assert "2 of 2 topologies trained" in capsys.readouterr().out
