@@ -7,9 +7,11 @@ counted, and nothing is left half-written.
 from __future__ import annotations
 
 import collections
+import concurrent.futures
 import contextlib
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +20,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 import tqdm
-from PIL import Image
 from pycocotools import mask as mask_tools
 
 from asvit_tf.errors import UserError
@@ -108,11 +109,11 @@ def prepare(
     counts = {split: SplitCount() for split in SPLITS}
     for split, content in contents.items():
         try:
-            _check_images(content, data_path / found[split], counts[split], skip_missing)
+            _check_images(content, data_path / found[split], counts[split], skip_missing, progress)
             _check_annotations(content, found[split], categories[split], counts[split], include_masks)
         except UserError:
             raise
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(
                 f"an image or annotation of {found[split]} lacks a field or has another type: {error}"
             ) from error
@@ -180,21 +181,40 @@ def _categories(content: Mapping[str, Any], name: str) -> dict[int, str]:
     except (KeyError, TypeError) as error:
         raise UserError(f"a category of {name} has no id or no name") from error
     if not categories or not all(isinstance(i, int) and i > 0 for i in categories):
-        raise UserError(f"category identifiers of {name} are {sorted(categories)[:5]}; allowed are numbers from 1")
+        raise UserError(f"category identifiers of {name} are {list(categories)[:5]}; allowed are numbers from 1")
+    if len(categories) < len(content["categories"]):
+        raise UserError(f"two categories of {name} have the same identifier")
     return categories
 
 
-def _check_images(content: dict[str, Any], folder: Path, count: SplitCount, skip_missing: bool) -> None:
-    """Removes images without a file, if that is allowed; refuses wrong sizes and identifiers."""
+def _size(path: Path) -> tuple[int, int] | None:
+    """Width and height of an image file as the input pipeline decodes it; None where it cannot."""
+    try:
+        pixels = tf.io.decode_image(tf.io.read_file(str(path)), channels=3, expand_animations=False)
+    except tf.errors.OpError:
+        return None
+    return int(pixels.shape[1]), int(pixels.shape[0])
+
+
+def _check_images(content: dict[str, Any], folder: Path, count: SplitCount, skip_missing: bool, progress: bool) -> None:
+    """Removes images whose file is missing or damaged, if that is allowed; refuses wrong sizes and identifiers."""
     kept, missing, seen = [], [], set()
-    for image in content["images"]:
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        paths = [folder / str(image.get("file_name")) for image in content["images"]]
+        bar = tqdm.tqdm(
+            pool.map(_size, paths),
+            desc=f"checking {folder.name}",
+            total=len(paths),
+            unit="image",
+            disable=not progress,
+            leave=False,
+        )
+        sizes = list(bar)
+    for image, size in zip(content["images"], sizes):
         if not isinstance(image.get("id"), int) or image["id"] in seen:
             raise UserError(f"images of {folder.name} need identifiers that are numbers and differ; got {image}"[:200])
         seen.add(image["id"])
-        try:
-            with Image.open(folder / image["file_name"]) as opened:  # Reads the header only.
-                size = opened.size
-        except (OSError, KeyError):
+        if size is None:
             missing.append(str(image.get("file_name")))
             continue
         if size != (image["width"], image["height"]):
@@ -205,7 +225,7 @@ def _check_images(content: dict[str, Any], folder: Path, count: SplitCount, skip
         kept.append(image)
     if missing and (not skip_missing or not kept):
         raise UserError(
-            f"{len(missing)} of {len(content['images'])} images are missing in {folder} or no images, the first is "
+            f"{len(missing)} of {len(content['images'])} images are missing in {folder} or damaged, the first is "
             f"{missing[0]}; --skip-missing leaves them out"
         )
     if not kept:
@@ -219,9 +239,12 @@ def _check_images(content: dict[str, Any], folder: Path, count: SplitCount, skip
 def _check_annotations(
     content: dict[str, Any], name: str, categories: Mapping[int, str], count: SplitCount, include_masks: bool
 ) -> None:
-    """Cuts boxes at the border of their image, removes empty ones; refuses what belongs to nothing."""
+    """Cuts boxes at the border of their image, removes empty ones, gives masks one form; refuses contradictions.
+
+    Identifiers are given anew: an evaluation overlooks objects whose identifiers are 0 or the same.
+    """
     images = {image["id"]: image for image in content["images"]}
-    kept = []
+    kept: list[dict[str, Any]] = []
     for row in content["annotations"]:
         if row["image_id"] not in images:
             raise UserError(f"an annotation of {name} belongs to image {row['image_id']}, which is not listed")
@@ -229,46 +252,50 @@ def _check_annotations(
             raise UserError(f"an annotation of {name} has category {row['category_id']}, which is not listed")
         image = images[row["image_id"]]
         x, y, width, height = row["bbox"]
+        if not all(map(math.isfinite, row["bbox"])):
+            raise UserError(f"an annotation of {name} has the box {row['bbox']}; allowed are finite numbers")
         left, top = max(x, 0), max(y, 0)
         right, bottom = min(x + width, image["width"]), min(y + height, image["height"])
-        cut = {**row, "bbox": [left, top, right - left, bottom - top], "iscrowd": int(row.get("iscrowd", 0))}
-        cut.setdefault("area", max(width, 0) * max(height, 0))
-        empty = right <= left or bottom <= top or (include_masks and not _has_mask(row, name))
-        if empty:
+        empty = right <= left or bottom <= top
+        mask = _mask(row, name, image) if include_masks else None
+        if empty or (include_masks and mask is None):
             count.degenerate += 1
-        else:
-            kept.append(cut)
-            count.crowds += cut["iscrowd"]
+            continue
+        cut = {**row, "bbox": [left, top, right - left, bottom - top], "iscrowd": int(row.get("iscrowd", 0))}
+        cut.setdefault("area", width * height)
+        cut["id"] = len(kept) + 1
+        cut.pop("segmentation", None)
+        kept.append(cut | ({"segmentation": mask} if mask is not None else {}))
+        count.crowds += cut["iscrowd"]
     content["annotations"] = kept
     count.objects = len(kept)
     count.images = len(images)
     count.without_boxes = len(images) - len({row["image_id"] for row in kept})
 
 
-def _has_mask(row: Mapping[str, Any], name: str) -> bool:
-    """Whether an annotation's mask has any pixels, as far as its form tells."""
+def _mask(row: Mapping[str, Any], name: str, image: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The mask of an annotation, polygons or run lengths of either form, as compressed run lengths; None if empty."""
     if "segmentation" not in row:
         raise UserError(f"annotation {row.get('id')} of {name} has no segmentation; --no-masks writes boxes alone")
-    segmentation = row["segmentation"]
-    if isinstance(segmentation, dict):
-        counts = segmentation["counts"]
-        return bool(counts) if isinstance(counts, str) else sum(counts[1::2]) > 0
-    return any(len(polygon) >= _MIN_POLYGON for polygon in segmentation)
+    size = [image["height"], image["width"]]
+    parts = []
+    for part in row["segmentation"] if isinstance(row["segmentation"], list) else [row["segmentation"]]:
+        if isinstance(part, dict):
+            if list(part["size"]) != size:
+                raise UserError(f"a mask of {name} has the size {part['size']}, its image {image['file_name']} {size}")
+            parts.append(mask_tools.frPyObjects(part, *size) if isinstance(part["counts"], list) else part)
+        elif len(part) >= _MIN_POLYGON:
+            parts += mask_tools.frPyObjects([part], *size)
+    whole = mask_tools.merge(parts) if parts else None
+    if whole is None or not mask_tools.area(whole):
+        return None
+    return dict(size=size, counts=whole["counts"].decode())
 
 
 def _convertible(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The annotation with a mask that the Model Garden's conversion takes.
-
-    That wants a list for single objects, of polygons or uncompressed run lengths, and for crowds uncompressed run
-    lengths, not in a list.
-    """
-    segmentation = row["segmentation"]
-    if not isinstance(segmentation, dict):
-        return {**row, "segmentation": [polygon for polygon in segmentation if len(polygon) >= _MIN_POLYGON]}
-    if isinstance(segmentation["counts"], str):
-        compressed = {**segmentation, "counts": segmentation["counts"].encode()}
-        segmentation = run_lengths(np.asarray(mask_tools.decode(compressed)))
-    return {**row, "segmentation": segmentation if row["iscrowd"] else [segmentation]}
+    """The annotation with its mask as the Model Garden's conversion takes it: run lengths, in a list if no crowd's."""
+    lengths = run_lengths(np.asarray(mask_tools.decode(row["segmentation"])))
+    return {**row, "segmentation": lengths if row["iscrowd"] else [lengths]}
 
 
 def _write(

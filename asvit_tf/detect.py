@@ -28,8 +28,9 @@ class Detection:
       label: Name of its category.
       category: Identifier of its category.
       score: Between 0 and 1.
-      box: Left, top, right and bottom, in pixels of the image file.
-      mask: [rows, columns] probabilities inside the box, or None where the network has no masks.
+      box: Left, top, right and bottom, in pixels of the image file, inside of it.
+      mask: [rows, columns] probabilities inside `mask_box`, or None where the network has no masks.
+      mask_box: As `box`, but it may reach beyond the image; None where it does not.
     """
 
     label: str
@@ -37,6 +38,7 @@ class Detection:
     score: float
     box: tuple[float, float, float, float]
     mask: np.ndarray | None = None
+    mask_box: tuple[float, float, float, float] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON, without the mask."""
@@ -46,8 +48,9 @@ class Detection:
         """The mask on the whole image, of this width and height; None without one."""
         if self.mask is None:
             return None
-        left, top = (int(np.floor(side)) for side in self.box[:2])
-        right, bottom = (int(np.ceil(side)) for side in self.box[2:])
+        box = self.mask_box or self.box
+        left, top = (int(np.floor(side)) for side in box[:2])
+        right, bottom = (int(np.ceil(side)) for side in box[2:])
         small = Image.fromarray((self.mask * 255).astype(np.uint8))
         inside = small.resize((max(right - left, 1), max(bottom - top, 1)), Image.Resampling.BILINEAR)
         whole = Image.new("L", size)
@@ -79,10 +82,11 @@ def detect(saved_model: str, path: str, min_score: float = 0.5) -> list[Detectio
         score, category = float(answer["detection_scores"][0, i]), int(answer["detection_classes"][0, i])
         if score < min_score:
             continue
-        top, left, bottom, right = np.clip(answer["detection_boxes"][0, i] / scale, 0, limits).tolist()
+        whole = answer["detection_boxes"][0, i] / scale
+        top, left, bottom, right = np.clip(whole, 0, limits).tolist()
         mask = answer["detection_masks"][0, i] if "detection_masks" in answer else None
         label = names[category] if category < len(names) and names[category] else str(category)
-        found.append(Detection(label, category, score, (left, top, right, bottom), mask))
+        found.append(Detection(label, category, score, (left, top, right, bottom), mask, tuple(whole[[1, 0, 3, 2]])))
     return sorted(found, key=lambda item: -item.score)
 
 
@@ -101,7 +105,7 @@ def draw(path: str, found: list[Detection], output: str) -> None:
     try:
         with Image.open(path) as opened:
             image = opened.convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} is not an image that can be drawn on: {error}") from error
     thickness = max(1, round(min(image.size) / 200))
     font = ImageFont.load_default(size=max(9, min(image.size) / 32))

@@ -18,7 +18,8 @@ _BOXES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 def metrics(task: Any) -> tuple[str, ...]:
     """What a detection task's evaluation reports and a best checkpoint may be chosen by."""
     masks = tuple(f"mask_{name}" for name in _BOXES)
-    return (*_BOXES, *(masks if _has_masks(task) else ()), "validation_loss")
+    # The Model Garden evaluates no loss of Mask R-CNN.
+    return (*_BOXES, *(masks if _has_masks(task) else ("validation_loss",)))
 
 
 def check_model(task: Any) -> None:

@@ -4,9 +4,9 @@
     asvit tpu-check --config_file official_configs/imagenet_asvit_large_i224_tpu.yaml --largest_batch
 
 Every phase of the schedule is lowered and compiled as one chip would run it. Of time there are two accounts: a
-roofline, operations and bytes of the compiled program against the published peaks, which nothing can beat; and the
-compiler's own estimate, the cycles of every instruction of its schedule. Exchanging gradients between chips and reading
-images are in neither.
+roofline, operations and bytes of the compiled program against the published peaks, about the least time possible; and
+the compiler's own estimate, the cycles of every instruction of its schedule. Exchanging gradients between chips and
+reading images are in neither.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from typing import Any
 from official.core import config_definitions as cfg
 from official.core import train_utils
 
-from asvit_tf import configs, tpu_compiler, tpu_programs, train
+from asvit_tf import configs, detection, tpu_compiler, tpu_programs, train
+from asvit_tf.errors import UserError
 from asvit_tf.retokenization import Tokenization
 from asvit_tf.tpu_compiler import Chip, Program
 
@@ -107,6 +108,10 @@ def run(
     params = train.configure(
         train_utils.ParseConfigOptions(experiment, list(config_file), params_override=params_override)
     )
+    if detection.is_detection(params.task):
+        raise UserError(
+            "tpu-check compiles classifiers; a detector's backbone is one with --image_size, --window fixed"
+        )
     params = copy.deepcopy(params)  # Not locked.
     if topology is not None:
         params.task.model.backbone.override({"type": "asvit", "asvit": {"topology": topology}})
@@ -211,11 +216,12 @@ def find_largest_batch(
     Returns:
       `batch` (None if not even `step` images fit), `hbm_bytes` then, `bytes_per_image`, `fixed_bytes`.
     """
-    few, many = batch_size // 2, batch_size
+    few, many = max(batch_size // 2, 1), max(batch_size, 2)
+    step = min(step, many)
     first, second = (compile_step(tokenization, size) for size in (few, many))
     if not (first.compiles and second.compiles):
         return dict(batch=None, message=first.message or second.message)
-    per_image = (second.hbm_bytes - first.hbm_bytes) / (many - few)
+    per_image = max((second.hbm_bytes - first.hbm_bytes) / (many - few), 1.0)
     fixed = second.hbm_bytes - per_image * many
     size = int((chip.hbm_bytes - fixed) / per_image) // step * step
     while size > 0:
@@ -225,4 +231,4 @@ def find_largest_batch(
                 batch=size, hbm_bytes=program.hbm_bytes, bytes_per_image=round(per_image), fixed_bytes=round(fixed)
             )
         size -= step
-    return dict(batch=None, message="not one batch fits")
+    return dict(batch=None, message=f"not even {step} images fit")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib.metadata
+import inspect
 import json
 import os
 import re
@@ -158,8 +159,8 @@ def compile_program(stablehlo: str, topology_name: str, cache_dir: str | os.Path
     """
     chip_of(topology_name)
     text = cleaned(stablehlo)
-    # What a cached result holds is part of its key: one of an older form is not found.
-    form = ",".join(field.name for field in dataclasses.fields(Program))
+    # How a result was read is part of its key: one that was read otherwise is not found.
+    form = inspect.getsource(tpu_schedule) + ",".join(field.name for field in dataclasses.fields(Program))
     key = hashlib.sha256(f"{version()} {topology_name} {form}\n{text}".encode()).hexdigest()
     directory = Path(cache_dir) if cache_dir is not None else Path("~/.cache/asvit_tf/tpu").expanduser()
     path = directory / f"{key}.json"

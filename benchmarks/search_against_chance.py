@@ -87,7 +87,16 @@ def report(rows, found, others, seeds):
     rank = 1 + sum(mean > means[found] for mean in chance)
     difference = means[found] - statistics.fmean(chance)
     generator = np.random.default_rng(0)
-    drawn = [means[found] - generator.choice(chance, len(chance)).mean() for _ in range(2000)]
+    others = [np.array(values) for name, values in accuracies.items() if name != found]
+
+    def again(values):
+        """Mean over seeds drawn anew."""
+        return generator.choice(values, len(values)).mean()
+
+    drawn = []
+    for _ in range(2000):  # Both what chance put among the random ones, and what it did to every training.
+        resampled = [again(others[i]) for i in generator.integers(len(others), size=len(others))]
+        drawn.append(again(accuracies[found]) - np.mean(resampled))
     yield f"found {means[found]:.4f}, deviation over seeds {statistics.stdev(accuracies[found]):.4f}"
     yield f"random: mean {statistics.fmean(chance):.4f}, deviation over topologies {statistics.stdev(chance):.4f}"
     low, high = percentiles(np.array(drawn))

@@ -78,6 +78,7 @@ def run(
         except UserError:
             if not (directory / "topologies.jsonl").exists():  # Nothing is lost: other settings may be tried here.
                 (directory / "settings.json").unlink(missing_ok=True)
+                shutil.rmtree(directory / "data", ignore_errors=True)
             raise
         rows, repeats = _rows(directory, settings, images, pool.map)
         from search import study_report, study_result
@@ -129,9 +130,10 @@ def _rows(
     repeated = {(row["topology"], row["seed"]) for row in more.rows}
     with tqdm.tqdm(total=len(drawn) + len(again), desc="study", unit="training") as bar:
         bar.update(sum(topology in measured for topology in drawn) + sum(key in repeated for key in again))
-        calls = [(settings, str(directory), images, topology) for topology in drawn if topology not in measured]
+        place = str(directory.resolve())  # A worker may have another working directory.
+        calls = [(settings, place, images, topology) for topology in drawn if topology not in measured]
         _keep(first, spread(study_work.measure_and_train, calls) if calls else (), bar)
-        repeats = [(settings, str(directory), *key) for key in again if key not in repeated]
+        repeats = [(settings, place, *key) for key in again if key not in repeated]
         _keep(more, spread(study_work.train_again, repeats) if repeats else (), bar)
     rows = {row["topology"]: row for row in first.rows}
     others = {(row["topology"], row["seed"]): row for row in more.rows}

@@ -111,8 +111,8 @@ def in_lines(result: Mapping[str, Any]) -> Iterator[str]:
     )
     if noise["reliability"] is not None:
         yield (
-            f"deviation over {noise['seeds']} seeds of {noise['repeated']} topologies {noise['over_seeds']:.2%}: no "
-            f"measure can have a tau above {noise['highest_tau']:.2f}" + _between(noise["interval"])
+            f"deviation over {noise['seeds']} seeds of {noise['repeated']} topologies {noise['over_seeds']:.2%}: a "
+            f"perfect measure would have a tau of about {noise['highest_tau']:.2f}" + _between(noise["interval"])
         )
     yield f"{'measure':<58}{'better':>7}{'tau':>7}{'95 %':>18}{'rho':>7}{'regret':>8}{'none':>6}{'seconds':>9}"
     for name, measure in result["measures"].items():

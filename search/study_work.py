@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 import tf_keras
 
 from asvit_tf import data, train
@@ -80,6 +81,9 @@ def _attempt(part: str, failed: dict[str, str], work: Callable[[], Any]) -> Any:
         failed[part] = str(error)
     except OSError:
         raise
+    except (MemoryError, tf.errors.ResourceExhaustedError) as error:
+        # Nor has the machine's memory: skipped for it, the large topologies would be missing.
+        raise StoppedError(f"{part} ran out of memory; start again with fewer workers, it continues") from error
     except Exception as error:
         failed[part] = " ".join(f"{type(error).__name__}: {error}".split())[:_REASON_LENGTH]
     return None

@@ -153,6 +153,7 @@ def test_windows_of_either_kind_agree_where_they_coincide(side, times):
             "|".join(f"{kernel},{count * factor},2" for kernel, count in zip((4, 2, 2, 2), splits)) + "|8,8",
             tf_keras.layers.InputSpec(shape=[None, side, side, 3]),
             window=window,
+            position_embedding=False,  # Its grid is another.
             seed=3,
         )
         for window, factor in (("fixed", 1), ("split", times))

@@ -12,6 +12,7 @@ from official.vision.dataloaders import tf_example_decoder
 from PIL import Image
 from pycocotools import mask as mask_tools
 from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from asvit_tf import cli, coco, shapes
 
@@ -50,10 +51,14 @@ def folder(tmp_path):
         {**annotation(11, [10, 20, 5, 4], iscrowd=0), "segmentation": shapes.run_lengths(mask(20, 10, 24, 15))},
         {**annotation(11, [30, 2, 9, 8], iscrowd=0), "segmentation": compressed(mask(2, 30, 10, 39))},
         {**annotation(13, [2, 2, 30, 30], iscrowd=1), "segmentation": shapes.run_lengths(mask(2, 2, 32, 32))},
+        annotation(13, [4, 4, 10, 20], iscrowd=1),  # A crowd as polygons.
+        {**annotation(13, [0, 0, 9, 9], iscrowd=0), "segmentation": [compressed(mask(0, 0, 9, 9))]},  # In a list.
+        {**annotation(13, [0, 0, 9, 9], iscrowd=0), "segmentation": compressed(mask(0, 0, 0, 0))},  # Without pixels.
     ]
+    annotations[0]["segmentation"].append([1, 2, 3, 4])  # No polygon.
     content = dict(
         images=[dict(id=i, file_name=f"{i}.png", height=HEIGHT, width=WIDTH) for i in (11, 12, 13)],
-        annotations=[dict(id=i, **row) for i, row in enumerate(annotations, start=1)],
+        annotations=[dict(id=i // 2, **row) for i, row in enumerate(annotations)],  # From 0, and twice each.
         categories=[dict(id=3, name="1e3"), dict(id=7, name="tree")],
     )
     (tmp_path / "annotations").mkdir()
@@ -86,10 +91,11 @@ def test_what_is_written_is_what_the_pipeline_reads(folder, tmp_path):
     np.testing.assert_array_equal(full["groundtruth_instance_masks"][3] > 0, mask(2, 30, 10, 39))
     np.testing.assert_array_equal(full["image"], np.asarray(Image.open(folder / "train2017/11.png")))
     assert len(empty["groundtruth_boxes"]) == len(empty["groundtruth_instance_masks"]) == 0
-    assert crowd["groundtruth_is_crowd"].tolist() == [True]
-    np.testing.assert_array_equal(crowd["groundtruth_instance_masks"][0] > 0, mask(2, 2, 32, 32))
+    assert crowd["groundtruth_is_crowd"].tolist() == [True, True, False]
+    for actual, expected in zip(crowd["groundtruth_instance_masks"], ((2, 2, 32, 32), (4, 4, 24, 14), (0, 0, 9, 9))):
+        np.testing.assert_array_equal(actual > 0, mask(*expected))
     assert prepared.counts["train"] == coco.SplitCount(
-        images=3, without_boxes=1, objects=5, crowds=1, degenerate=4, missing=0
+        images=3, without_boxes=1, objects=7, crowds=2, degenerate=5, missing=0
     )
 
 
@@ -100,9 +106,32 @@ def test_the_config_and_the_annotations_fit_the_records(folder, tmp_path):
     assert task["class_names"] == ["", "", "", "1e3", "", "", "", "tree"]
     assert len(tf.io.gfile.glob(task["train_data"]["input_path"])) == 2
     annotations = COCO(task["annotation_file"])
-    assert len(annotations.anns) == 5
+    assert sorted(annotations.anns) == [
+        1,
+        2,
+        3,
+        4,
+        5,
+        6,
+        7,
+    ]  # An evaluation overlooks 0, and one of two that are equal.
     assert len(annotations.imgs) == 3
-    assert sum(row["iscrowd"] for row in annotations.anns.values()) == 1
+    assert sum(row["iscrowd"] for row in annotations.anns.values()) == 2
+    np.testing.assert_array_equal(annotations.annToMask(annotations.anns[3]), mask(20, 10, 24, 15))
+
+
+def test_perfect_detections_have_an_ap_of_1(folder, tmp_path):
+    prepared = coco.prepare(tmp_path / "records", folder)
+    annotations = COCO(str(Path(prepared.directory) / "annotations_validation.json"))
+    found = [
+        dict(row, score=0.9) for row in json.loads(json.dumps(annotations.dataset["annotations"])) if not row["iscrowd"]
+    ]
+    for kind in ("bbox", "segm"):
+        evaluation = COCOeval(annotations, annotations.loadRes(found), kind)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+        assert evaluation.stats[1] == pytest.approx(1)  # AP50
 
 
 def test_boxes_alone_need_no_masks(folder, tmp_path):
@@ -112,7 +141,7 @@ def test_boxes_alone_need_no_masks(folder, tmp_path):
         del row["segmentation"]
     path.write_text(json.dumps(content))
     prepared = coco.prepare(tmp_path / "records", folder, include_masks=False)
-    assert prepared.counts["train"].objects == 6  # One more: what has a box but no mask counts.
+    assert prepared.counts["train"].objects == 9  # Two more: what has a box but no mask counts.
     assert len(decoded(tmp_path / "records/train.tfrecord", include_mask=False)) == 3
 
 
@@ -137,6 +166,10 @@ def changed(**changes):
         (lambda content: content["images"][0].pop("width"), "lacks a field or has another type: 'width'"),
         (lambda content: content["categories"][0].pop("name"), "has no id or no name"),
         (lambda content: content["annotations"][0].pop("segmentation"), "has no segmentation; --no-masks"),
+        (changed(of="annotations", at=0, to=dict(bbox=[1, 2, float("nan"), 4])), "allowed are finite numbers"),
+        (changed(of="annotations", at=6, to=dict(segmentation=shapes.run_lengths(np.ones((2, 3))))), "has the size"),
+        (changed(of="categories", at=0, to=dict(id=7)), "two categories of train2017 have the same identifier"),
+        (lambda content: content.update(images=["a.jpg"]), "lacks a field or has another type"),
     ],
 )
 def test_contradictions_have_one_line_and_leave_nothing(folder, tmp_path, capsys, change, message):
@@ -145,19 +178,19 @@ def test_contradictions_have_one_line_and_leave_nothing(folder, tmp_path, capsys
     change(content)
     path.write_text(json.dumps(content))
     assert cli.main(["prepare-coco", str(folder), "--output", str(tmp_path / "records")]) == 2
-    error = capsys.readouterr().err.strip()
-    assert len(error.splitlines()) == 1
+    (error,) = (line for line in capsys.readouterr().err.splitlines() if line.strip() and "image/s" not in line)
     assert re.search(message, error)
     assert not list(tmp_path.glob("records*"))
 
 
 def test_missing_images_can_be_left_out(folder, tmp_path, capsys):
     (folder / "train2017/11.png").unlink()
-    (folder / "train2017/12.png").write_bytes(b"no image")
+    whole = (folder / "train2017/12.png").read_bytes()
+    (folder / "train2017/12.png").write_bytes(whole[: len(whole) // 2])
     arguments = ["prepare-coco", str(folder), "--output", str(tmp_path / "records"), "--skip-missing"]
     assert cli.main([*arguments, "--json"]) == 0
     counts = json.loads(capsys.readouterr().out)["counts"]
-    assert counts["train"] == dict(images=1, without_boxes=0, objects=1, crowds=1, degenerate=0, missing=2)
+    assert counts["train"] == dict(images=1, without_boxes=0, objects=3, crowds=2, degenerate=1, missing=2)
     assert counts["validation"]["missing"] == 0
     assert list(decoded(tmp_path / "records/train.tfrecord")) == [13]
 

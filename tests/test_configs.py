@@ -125,7 +125,7 @@ def test_the_position_embedding_is_resized_to_the_image(checkpoint):
     ("topology", "classes", "modules", "message"),
     [
         ("4,2,2|2,2,2|2,1,2|2,1,2|8,12", 3, "backbone", "another network: .*stem/kernel has shape"),
-        ("4,2,2,2|2,2,2|2,1,2|2,1,2|8,8", 3, "backbone", "stage_0_block_1.* is missing there.*and .* more"),
+        ("4,2,2,2|2,2,2|2,1,2|2,1,2|8,8", 3, "backbone", "stage_0/block_1.* is missing there.*and .* more"),
         (TINY, 5, "all", r"head/kernel has shape \(64, 3\) there, \(64, 5\) here"),
         (TINY, 3, "head", "allowed are all, backbone"),
     ],

@@ -202,6 +202,15 @@ def test_boxes_masks_and_labels_are_drawn_where_they_are(tmp_path):
     assert not lit[36:].any()
 
 
+def test_the_mask_of_a_box_beyond_the_border_is_cut_and_not_squeezed():
+    mask = np.zeros((28, 28), np.float32)
+    mask[:14] = 0.9  # The upper half of the box, of which the image has 25 of 40 rows.
+    item = detecting.Detection("square", 1, 0.9, (20, 15, 50, 40), mask, (20, 15, 50, 55))
+    lit = np.flatnonzero(np.asarray(item.pixels((60, 40)))[:, 30])
+    assert abs(lit.min() - 15) <= 1
+    assert abs(lit.max() - 34) <= 1
+
+
 def test_what_is_no_detector_or_no_image_is_refused(trained, photos, tmp_path, capsys):
     (tmp_path / "text.png").write_text("no image")
     good = str(tmp_path / "out.png")
@@ -310,7 +319,8 @@ def test_coco_yamls_load_strictly_and_agree_with_themselves(path):
     if (detector, hardware) == ("retinanet", "tpu"):  # The others have the same backbone.
         input_specs = tf_keras.layers.InputSpec(shape=[None, *model.input_size])
         backbone = factory.build_backbone(input_specs, model.backbone, model.norm_activation)
-        counted = counting.count(Topology.named(size), tuple(model.input_size[:2]), 1, representation=False)
+        shape = tuple(model.input_size[:2])
+        counted = counting.count(Topology.named(size), shape, 1, representation=False, window="fixed")
         assert backbone.count_params() == counted.parameters - Topology.named(size).widths[-1] - 1  # No classes here.
         assert set(backbone.output_specs) == {"2", "3", "4", "5"}
     if detector == "cascadercnn":

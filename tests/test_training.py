@@ -302,6 +302,9 @@ def graph_macs(function):
         elif op.type in ("MatMul", "BatchMatMulV2"):
             transposed = op.get_attr("transpose_a" if op.type == "MatMul" else "adj_x")
             total += np.prod(output) * op.inputs[0].shape.as_list()[-2 if transposed else -1]
+        elif op.type == "Einsum" and op.get_attr("equation") in (b"bwtc,cd->bwtd", b"bwtd,dc->bwtc"):
+            # Linear maps of tokens. Others resize the position embedding, whatever the images.
+            total += np.prod(output) * op.inputs[0].shape.as_list()[-1]
     return int(total)
 
 
