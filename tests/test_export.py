@@ -142,16 +142,16 @@ def test_every_signature_answers_batches_of_any_size(trained, exported, answers,
         assert answer["label"].numpy().tolist() == labels
 
 
-@pytest.mark.parametrize(("tflite", "tolerance"), [("fp32", 1e-3), ("fp16", 1e-2), ("int8", 0.2)])
+@pytest.mark.parametrize(("tflite", "tolerance"), [("fp32", 1e-3), ("fp16", 1e-2), ("int8", 0.12)])
 def test_tflite(trained, exported, answers, tflite, tolerance):
-    """Tolerances are shares of how far logits differ between images."""
+    """Tolerances of the root mean square, in shares of how far logits differ between images."""
     expected, pixels = answers(trained[1])
     spread = np.ptp(expected, axis=0).max()
     interpreter = tf.lite.Interpreter(str(exported("image_bytes", tflite) / export.TFLITE_FILE))
     runner = interpreter.get_signature_runner()
     for count in (1, 3):
         answer = runner(inputs=pixels[:count])
-        np.testing.assert_allclose(answer["logits"], expected[:count], atol=tolerance * spread)
+        assert np.sqrt(np.mean((answer["logits"] - expected[:count]) ** 2)) < tolerance * spread
         np.testing.assert_allclose(answer["probs"].sum(1), 1, atol=1e-2)
 
 
