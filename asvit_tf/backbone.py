@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from asvit_tf import counting, grids, layers
+from asvit_tf import blocks, counting, grids, layers
 from asvit_tf.errors import UserError
 from asvit_tf.retokenization import Tokenization
 from asvit_tf.topology import Topology
@@ -96,15 +96,15 @@ class AsViT(tf_keras.Model):
         edges = self.topology.fixed_window_edges() if window == "fixed" else (None,) * len(self.topology.stages)
         drop_rates = iter(np.linspace(0.0, stochastic_depth, sum(self.topology.depths)).tolist())
         self.mergings: list[layers.PatchMerging] = []
-        self.stages: list[layers.Stage] = []
+        self.stages: list[blocks.Stage] = []
         for index, stage in enumerate(self.topology.stages):
             width = self.topology.widths[index]
             if index:
                 self.mergings.append(
                     layers.PatchMerging(width, stage.kernel_size, seed=next(seeds), name=f"merging_{index}")
                 )
-            blocks = [
-                layers.Block(
+            stage_blocks = [
+                blocks.Block(
                     width=width,
                     num_heads=self.topology.heads[index],
                     head_dim=self.topology.head_dims[index],
@@ -115,7 +115,7 @@ class AsViT(tf_keras.Model):
                 )
                 for depth in range(stage.depth)
             ]
-            self.stages.append(layers.Stage(blocks, stage.splits, edges[index], name=f"stage_{index}"))
+            self.stages.append(blocks.Stage(stage_blocks, stage.splits, edges[index], name=f"stage_{index}"))
         self.norm = layers.LayerNorm(name="norm")
         self.representation = None
         if representation_size is not None:

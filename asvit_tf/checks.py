@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any
 
 from official.core import config_definitions as cfg
 
-from asvit_tf import detection, detection_checks
+from asvit_tf import detection, detection_checks, inputs, segmentation, segmentation_checks
 from asvit_tf.errors import UserError
 
 
@@ -30,31 +31,29 @@ def check(params: cfg.ExperimentConfig) -> None:
         raise UserError("the learning rate has no decay_steps; set it to trainer.train_steps")
     if getattr(trainer.optimizer_config.warmup.get(), "warmup_steps", 0) is None:
         raise UserError("trainer.optimizer_config.warmup has no warmup_steps; 0 is none")
-    detects = detection.is_detection(params.task)
-    metric = trainer.best_checkpoint_eval_metric
-    known = detection_checks.metrics(params.task) if detects else _metrics(params.task)
+    kind = _kind(params.task)
+    metric, known = trainer.best_checkpoint_eval_metric, kind.metrics(params.task)
     if trainer.best_checkpoint_export_subdir and metric not in known:
         raise UserError(f"trainer.best_checkpoint_eval_metric is {metric!r}; allowed are {', '.join(known)}")
-    (detection_checks.check_model if detects else _check_labels)(params.task)
+    kind.check_model(params.task)
+
+
+def check_data(task: cfg.TaskConfig, section: str) -> None:
+    """Refuses data, "train_data" or "validation_data", that cannot be trained on or evaluated with.
+
+    Raises:
+      UserError: Saying what is wrong, and what is allowed.
+    """
+    _kind(task).check(task, section)
+
+
+def _kind(task: cfg.TaskConfig) -> ModuleType:
+    """The module with the `metrics`, `check_model` and `check` of a kind of task."""
+    if segmentation.is_segmentation(task):
+        return segmentation_checks
+    return detection_checks if detection.is_detection(task) else inputs
 
 
 def _whole(name: str, value: Any, least: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise UserError(f"{name} is {value!r}; allowed are whole numbers from {least}")
-
-
-def _metrics(task) -> tuple[str, ...]:
-    return ("accuracy", f"top_{task.evaluation.top_k}_accuracy", "validation_loss")
-
-
-def _check_labels(task) -> None:
-    """Mixup and CutMix make soft labels; without them labels are numbers."""
-    if task.train_data.is_multilabel:
-        return
-    mixed, losses = task.train_data.mixup_and_cutmix is not None, task.losses
-    if mixed != losses.soft_labels or (mixed and losses.one_hot):
-        raise UserError(
-            f"task.losses has soft_labels={losses.soft_labels} and one_hot={losses.one_hot} "
-            f"{'with' if mixed else 'without'} train_data.mixup_and_cutmix; allowed are true and false with it, and "
-            "false and true (or false) without"
-        )

@@ -26,6 +26,8 @@ from asvit_tf.errors import UserError
 from asvit_tf.filesystem import whole_directory
 from asvit_tf.shapes import run_lengths
 
+BACKGROUND = "background"  # Class 0 of a map of classes.
+IGNORED = 255  # In a map of classes: pixels that are neither trained on nor evaluated.
 SPLITS = {"train": "train", "validation": "val"}  # Ours, and how the names of COCO's begin.
 _MIN_POLYGON = 6  # Numbers: three corners.
 
@@ -56,7 +58,8 @@ class Prepared:
     """TFRecords of detection data.
 
     Attributes:
-      directory: Holds the records, `annotations_validation.json` and `data.yaml`.
+      directory: Holds the records, `annotations_validation.json` and `data.yaml`; with a class for every pixel
+        `semantic.yaml` too.
       class_names: By category identifier; "" where there is no such category.
       counts: Of both splits.
     """
@@ -79,6 +82,7 @@ def prepare(
     include_masks: bool = True,
     skip_missing: bool = False,
     progress: bool = False,
+    semantic: bool = False,
 ) -> Prepared:
     """Writes the TFRecords of a data set in COCO's layout; complete or not at all.
 
@@ -90,6 +94,7 @@ def prepare(
       include_masks: Write masks too; Cascade Mask R-CNN needs them, RetinaNet does not.
       skip_missing: Leave images out whose file is missing or no image, instead of refusing.
       progress: Show a progress bar on standard error.
+      semantic: Write a class for every pixel too (see `class_map`), from the masks; semantic segmentation needs it.
 
     Raises:
       UserError: A file is missing or is no COCO annotation file; identifiers contradict each other; an image has not
@@ -98,6 +103,8 @@ def prepare(
     """
     if shards < 1:
         raise UserError(f"shards is {shards}; it must be at least 1")
+    if semantic and not include_masks:
+        raise UserError("a class for every pixel is made from the masks; leave them in")
     if os.path.exists(directory):
         raise UserError(f"{directory} exists; choose another directory")
     directory, data_path, names = os.path.abspath(directory), Path(data_path), names or {}
@@ -106,6 +113,9 @@ def prepare(
     categories = {split: _categories(content, found[split]) for split, content in contents.items()}
     if categories["train"] != categories["validation"]:
         raise UserError(f"the categories of {found['train']} and {found['validation']} are not the same")
+    if semantic and len(categories["train"]) >= IGNORED:
+        raise UserError(f"{len(categories['train'])} categories; a class for every pixel allows {IGNORED - 1}")
+    form = _Form(shards, include_masks, semantic, categories["train"])
     counts = {split: SplitCount() for split in SPLITS}
     for split, content in contents.items():
         try:
@@ -120,28 +130,42 @@ def prepare(
     with whole_directory(directory) as partial:
         for split, content in contents.items():
             folder = data_path / found[split]
-            _write(Path(partial), split, content, folder, categories[split], shards, include_masks, progress)
+            _write(Path(partial), split, content, folder, form, progress)
         # What an evaluation compares with; the records hold the same objects.
         (Path(partial) / "annotations_validation.json").write_text(json.dumps(contents["validation"]))
         class_names = tuple(categories["train"].get(i, "") for i in range(max(categories["train"]) + 1))
         prepared = Prepared(directory, class_names, counts)
-        (Path(partial) / "data.yaml").write_text(_config(prepared, shards))
+        annotations = os.path.join(directory, "annotations_validation.json")
+        data = f"  annotation_file: {json.dumps(annotations)}\n" + _config(directory, class_names, form)
+        (Path(partial) / "data.yaml").write_text(_HEADER + data)
+        if semantic:
+            classes = (BACKGROUND, *(categories["train"][i] for i in sorted(categories["train"])))
+            (Path(partial) / "semantic.yaml").write_text(_HEADER + _config(directory, classes, form))
     return prepared
 
 
-def _config(prepared: Prepared, shards: int) -> str:
-    """The part of an experiment that names the data; JSON, which is YAML too, keeps every name a text."""
+@dataclasses.dataclass(frozen=True)
+class _Form:
+    """What the records of both splits are like: how many files, what they hold, names by category identifier."""
+
+    shards: int
+    include_masks: bool
+    semantic: bool
+    categories: Mapping[int, str]
+
+
+_HEADER = "# Written by asvit prepare-coco; to be given to asvit train as a further --config_file.\ntask:\n"
+
+
+def _config(directory: str, class_names: Sequence[str], form: _Form) -> str:
+    """The part of a task that names data and classes; JSON, which is YAML too, keeps every name a text."""
 
     def path(split: str) -> str:
-        return json.dumps(os.path.join(prepared.directory, _pattern(split, shards)))
+        return json.dumps(os.path.join(directory, _pattern(split, form.shards)))
 
-    annotations = os.path.join(prepared.directory, "annotations_validation.json")
     return (
-        "# Written by asvit prepare-coco; to be given to asvit train as a further --config_file.\n"
-        "task:\n"
-        f"  annotation_file: {json.dumps(annotations)}\n"
-        f"  class_names: {json.dumps(prepared.class_names)}\n"
-        f"  model: {{num_classes: {len(prepared.class_names)}}}\n"
+        f"  class_names: {json.dumps(class_names)}\n"
+        f"  model: {{num_classes: {len(class_names)}}}\n"
         f"  train_data: {{input_path: {path('train')}}}\n"
         f"  validation_data: {{input_path: {path('validation')}}}\n"
     )
@@ -292,6 +316,26 @@ def _mask(row: Mapping[str, Any], name: str, image: Mapping[str, Any]) -> dict[s
     return dict(size=size, counts=whole["counts"].decode())
 
 
+def class_map(rows: Sequence[Mapping[str, Any]], categories: Sequence[int], height: int, width: int) -> np.ndarray:
+    """The class of every pixel, from the masks of an image's objects.
+
+    Args:
+      rows: Annotations, their masks as compressed run lengths.
+      categories: Identifiers in the order of the classes, of which the first is class 1.
+      height, width: Of the image.
+
+    Returns:
+      [height, width] uint8: 0 where no object is; `IGNORED` where a crowd is, or where objects of two classes overlap.
+    """
+    classes = np.zeros((height, width), np.uint8)
+    for row in rows:
+        pixels = mask_tools.decode(row["segmentation"]).astype(bool)
+        here = IGNORED if row["iscrowd"] else 1 + categories.index(row["category_id"])
+        below = classes[pixels]
+        classes[pixels] = np.where((below == 0) | (below == here), here, IGNORED)
+    return classes
+
+
 def _convertible(row: Mapping[str, Any]) -> dict[str, Any]:
     """The annotation with its mask as the Model Garden's conversion takes it: run lengths, in a list if no crowd's."""
     lengths = run_lengths(np.asarray(mask_tools.decode(row["segmentation"])))
@@ -303,9 +347,7 @@ def _write(
     split: str,
     content: Mapping[str, Any],
     folder: Path,
-    categories: Mapping[int, str],
-    shards: int,
-    include_masks: bool,
+    form: _Form,
     progress: bool,
 ) -> None:
     """Writes the records of one split, images in a fixed random order, dealt out to the shards in turn."""
@@ -315,24 +357,26 @@ def _write(
 
     objects: dict[int, list[dict[str, Any]]] = collections.defaultdict(list)
     for row in content["annotations"]:
-        objects[row["image_id"]].append(_convertible(row) if include_masks else row)
+        objects[row["image_id"]].append(row)
     images: Sequence[dict[str, Any]] = content["images"]
     order = np.random.default_rng(0).permutation(len(images))
-    names = (
-        [_pattern(split, 1)]
-        if shards == 1
-        else [_pattern(split, shards).replace("*", f"{i:05d}") for i in range(shards)]
-    )
+    identifiers = sorted(form.categories)
+    names = [_pattern(split, form.shards).replace("*", f"{i:05d}") for i in range(form.shards)]
     with contextlib.ExitStack() as stack:
         writers = [stack.enter_context(tf.io.TFRecordWriter(str(directory / name))) for name in names]
         for written, i in enumerate(tqdm.tqdm(order, desc=split, unit="image", disable=not progress)):
+            rows = objects[images[i]["id"]]
             example, dropped = create_coco_tf_record.create_tf_example(
                 images[i],
                 [str(folder)],
-                bbox_annotations=objects[images[i]["id"]],
-                id_to_name_map=categories,
-                include_masks=include_masks,
+                bbox_annotations=[_convertible(row) for row in rows] if form.include_masks else rows,
+                id_to_name_map=form.categories,
+                include_masks=form.include_masks,
             )
             if dropped:
                 raise UserError(f"the Model Garden dropped {dropped} boxes of {images[i]['file_name']}")
-            writers[written % shards].write(example.SerializeToString())
+            if form.semantic:
+                classes = class_map(rows, identifiers, images[i]["height"], images[i]["width"])
+                encoded = tf.io.encode_png(classes[..., None]).numpy()
+                example.features.feature["image/segmentation/class/encoded"].bytes_list.value.append(encoded)
+            writers[written % form.shards].write(example.SerializeToString())

@@ -235,6 +235,24 @@ def experiment(task: cfg.TaskConfig) -> cfg.ExperimentConfig:
     )
 
 
+def train_for(params: cfg.ExperimentConfig, epochs: int, epoch_steps: int, warmup_steps: int) -> None:
+    """Sets every number of steps: a cosine over all epochs; after each, an evaluation of all data and a checkpoint."""
+    params.trainer.override(
+        {
+            "train_steps": epochs * epoch_steps,
+            "validation_steps": -1,
+            "validation_interval": epoch_steps,
+            "steps_per_loop": epoch_steps,
+            "summary_interval": epoch_steps,
+            "checkpoint_interval": epoch_steps,
+            "optimizer_config": {
+                "learning_rate": {"cosine": {"decay_steps": epochs * epoch_steps}},
+                "warmup": {"linear": {"warmup_steps": warmup_steps}},
+            },
+        }
+    )
+
+
 @exp_factory.register_config_factory("asvit_digits")
 def asvit_digits() -> cfg.ExperimentConfig:
     """Handwritten digits at 32 x 32; see official_configs/digits_asvit_i32_cpu.yaml."""
@@ -287,18 +305,5 @@ def asvit_imagenet() -> cfg.ExperimentConfig:
         )
     )
     params.runtime.mixed_precision_dtype = "bfloat16"
-    params.trainer.override(
-        {
-            "train_steps": epochs * epoch_steps,
-            "validation_steps": -1,
-            "validation_interval": epoch_steps,
-            "steps_per_loop": epoch_steps,
-            "summary_interval": epoch_steps,
-            "checkpoint_interval": epoch_steps,
-            "optimizer_config": {
-                "learning_rate": {"cosine": {"decay_steps": epochs * epoch_steps}},
-                "warmup": {"linear": {"warmup_steps": warmup_epochs * epoch_steps}},
-            },
-        }
-    )
+    train_for(params, epochs, epoch_steps, warmup_epochs * epoch_steps)
     return params

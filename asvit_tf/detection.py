@@ -96,7 +96,6 @@ def _coco(task: cfg.TaskConfig, parser: hyperparams.Config, batch_size: int, epo
     AdamW, a cosine learning rate and the augmentation are the usual recipe for transformers on COCO, not the authors',
     who state none beyond the framework and the input size.
     """
-    epoch_steps = COCO_TRAIN_EXAMPLES // batch_size
     data = type(task.train_data)
     task.override(
         {
@@ -114,21 +113,19 @@ def _coco(task: cfg.TaskConfig, parser: hyperparams.Config, batch_size: int, epo
     task.validation_data = data(
         input_path=os.path.join("coco", "validation*"), is_training=False, global_batch_size=8, drop_remainder=False
     )
+    return recipe(task, batch_size, epochs)
+
+
+def recipe(task: cfg.TaskConfig, batch_size: int, epochs: int) -> cfg.ExperimentConfig:
+    """The experiment of a task on COCO: bfloat16, AdamW, a cosine after 1000 steps of warm-up."""
+    epoch_steps = COCO_TRAIN_EXAMPLES // batch_size
     params = configs.experiment(task)
     params.runtime.mixed_precision_dtype = "bfloat16"
-    params.trainer.override(
+    configs.train_for(params, epochs, epoch_steps, warmup_steps=1000)
+    params.trainer.optimizer_config.override(
         {
-            "train_steps": epochs * epoch_steps,
-            "validation_steps": -1,
-            "validation_interval": epoch_steps,
-            "steps_per_loop": epoch_steps,
-            "summary_interval": epoch_steps,
-            "checkpoint_interval": epoch_steps,
-            "optimizer_config": {
-                "optimizer": {"adamw": {"gradient_clip_norm": 1.0}},
-                "learning_rate": {"cosine": {"initial_learning_rate": 1e-4, "decay_steps": epochs * epoch_steps}},
-                "warmup": {"linear": {"warmup_steps": 1000}},
-            },
+            "optimizer": {"adamw": {"gradient_clip_norm": 1.0}},
+            "learning_rate": {"cosine": {"initial_learning_rate": 1e-4}},
         }
     )
     return params

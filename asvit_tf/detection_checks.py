@@ -58,17 +58,33 @@ def check(task: Any, section: str) -> None:
         file that an evaluation needs is missing or does not suit.
     """
     name, params = f"task.{section}", getattr(task, section)
+    check_given(name, params, "asvit prepare-coco")
+    _check_records(name, inputs.record_files(name, params.input_path)[0], task)
+    if section == "validation_data":
+        check_whole(name, params)
+        _check_annotations(task)
+
+
+def check_given(name: str, params: Any, prepared_by: str) -> None:
+    """Checks that a data section names TFRecords, and a batch size.
+
+    Raises:
+      UserError: It does not; the message says what writes them.
+    """
     if params.global_batch_size < 1:
         raise UserError(f"{name}.global_batch_size is {params.global_batch_size}; it must be at least 1")
     if params.tfds_name or not params.input_path:
-        raise UserError(f"{name} has no TFRecords; set {name}.input_path to what asvit prepare-coco wrote")
-    _check_records(name, inputs.record_files(name, params.input_path)[0], task)
-    if section == "validation_data":
-        if params.drop_remainder:
-            raise UserError(
-                f"{name}.drop_remainder is true, which leaves images out of the evaluation; set it to false"
-            )
-        _check_annotations(task)
+        raise UserError(f"{name} has no TFRecords; set {name}.input_path to what {prepared_by} wrote")
+
+
+def check_whole(name: str, params: Any) -> None:
+    """Checks that an evaluation sees all images.
+
+    Raises:
+      UserError: It does not.
+    """
+    if params.drop_remainder:
+        raise UserError(f"{name}.drop_remainder is true, which leaves images out of the evaluation; set it to false")
 
 
 def _has_masks(task: Any) -> bool:

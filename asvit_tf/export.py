@@ -15,6 +15,7 @@ from official.modeling import hyperparams
 from official.vision.ops import preprocess_ops
 from official.vision.serving import detection as detection_serving
 from official.vision.serving import export_saved_model_lib, export_tflite_lib, image_classification
+from official.vision.serving import semantic_segmentation as segmentation_serving
 
 from asvit_tf import (
     checkpoints,
@@ -22,6 +23,7 @@ from asvit_tf import (
     detection,
     inputs,
     registry_imports,  # noqa: F401
+    segmentation,
 )
 from asvit_tf.errors import UserError
 from asvit_tf.filesystem import whole_directory
@@ -86,11 +88,10 @@ class NamedClassificationModule(image_classification.ClassificationModule):
         return {"logits": logits, "probs": tf.sigmoid(logits) if multilabel else tf.nn.softmax(logits)}
 
 
-class NamedDetectionModule(detection_serving.DetectionModule):
-    """The Model Garden's serving module for detectors, whose answer also names the classes.
+class _EachResized:
+    """Part of a serving module: encoded images of a batch may differ in size.
 
-    Encoded images of a batch may differ in size: each is resized as soon as it is decoded, where the Model Garden's own
-    module stacks them before.
+    Each is resized as soon as it is decoded, where the Model Garden's own modules stack them before.
     """
 
     def _decode_image(self, encoded_image_bytes):
@@ -111,6 +112,10 @@ class NamedDetectionModule(detection_serving.DetectionModule):
         features = {"image/encoded": tf.io.FixedLenFeature((), tf.string)}
         return self.serve(tf.io.parse_example(inputs, features)["image/encoded"])
 
+
+class NamedDetectionModule(_EachResized, detection_serving.DetectionModule):
+    """The Model Garden's serving module for detectors, whose answer also names the classes."""
+
     def serve(self, images):
         """Answers a batch.
 
@@ -126,8 +131,30 @@ class NamedDetectionModule(detection_serving.DetectionModule):
         return {**super().serve(images), "class_names": tf.constant(class_names(self.params))}
 
 
+class NamedSegmentationModule(_EachResized, segmentation_serving.SegmentationModule):
+    """The Model Garden's serving module for segmentation, whose answer also says the likeliest class, and names all."""
+
+    def serve(self, images):
+        """Answers a batch.
+
+        Args:
+          images: [B, h, w, 3], 0 to 255, or [B] encoded.
+
+        Returns:
+          `logits` [B, H, W, classes] and `classes` [B, H, W], the likeliest class of every pixel of the resized image;
+          `image_info` [B, 4, 2], whose third row is the resized image's scale; and `class_names` [classes].
+        """
+        answer = super().serve(images)
+        likeliest = tf.argmax(answer["logits"], axis=-1, output_type=tf.int32)
+        return {**answer, "classes": likeliest, "class_names": tf.constant(class_names(self.params))}
+
+
 # By a part of the model that only this kind of task has.
-_TASKS: dict[str, Any] = {"roi_generator": detection.CascadeRCNNTask, "anchor": detection.RetinaNetTask}
+_TASKS: dict[str, Any] = {
+    "roi_generator": detection.CascadeRCNNTask,
+    "anchor": detection.RetinaNetTask,
+    "mask_scoring_head": segmentation.SegmentationTask,
+}
 
 
 def read_params(model_dir: str) -> cfg.ExperimentConfig:
@@ -164,7 +191,11 @@ def class_names(params: cfg.ExperimentConfig) -> list[str]:
 
 def serving_module(params: cfg.ExperimentConfig, input_type: str) -> Any:
     """The module that `export` saves, in float32; call `serve` on it for the same answers in Python."""
-    kind = NamedDetectionModule if detection.is_detection(params.task) else NamedClassificationModule
+    kind: Any = NamedClassificationModule
+    if detection.is_detection(params.task):
+        kind = NamedDetectionModule
+    elif segmentation.is_segmentation(params.task):
+        kind = NamedSegmentationModule
     with mixed_precision(None):
         return kind(
             params=params,
@@ -237,8 +268,8 @@ def export(
     """
     if tf.io.gfile.exists(export_dir) and not tf.io.gfile.exists(os.path.join(export_dir, "saved_model.pb")):
         raise UserError(f"{export_dir} exists and is not a SavedModel; choose another export directory")
-    if tflite_type is not None and detection.is_detection(params.task):
-        raise UserError("TFLite is for classifiers here; a detector is exported as a SavedModel")
+    if tflite_type is not None and not isinstance(params.task, configs.ClassificationTask):
+        raise UserError("TFLite is for classifiers here; other networks are exported as a SavedModel")
     checkpoint = _checkpoint(params, model_dir, checkpoint)
     if tflite_type == "int8":
         inputs.check(params.task, "train_data")  # It calibrates with it.

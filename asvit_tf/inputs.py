@@ -24,6 +24,28 @@ _PEEKED = 64  # Records that are looked at.
 LABEL_PROBLEM = "a label belongs to none of the classes"
 
 
+def metrics(task: image_classification.ImageClassificationTask) -> tuple[str, ...]:
+    """What a classifier's evaluation reports and a best checkpoint may be chosen by."""
+    return ("accuracy", f"top_{task.evaluation.top_k}_accuracy", "validation_loss")
+
+
+def check_model(task: image_classification.ImageClassificationTask) -> None:
+    """Checks that labels and losses agree: Mixup and CutMix make soft labels; without them labels are numbers.
+
+    Raises:
+      UserError: They do not.
+    """
+    if task.train_data.is_multilabel:
+        return
+    mixed, losses = task.train_data.mixup_and_cutmix is not None, task.losses
+    if mixed != losses.soft_labels or (mixed and losses.one_hot):
+        raise UserError(
+            f"task.losses has soft_labels={losses.soft_labels} and one_hot={losses.one_hot} "
+            f"{'with' if mixed else 'without'} train_data.mixup_and_cutmix; allowed are true and false with it, and "
+            "false and true (or false) without"
+        )
+
+
 def check(task: image_classification.ImageClassificationTask, section: str) -> None:
     """Checks one of the two data sections of a classification task.
 

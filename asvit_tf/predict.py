@@ -45,14 +45,13 @@ def load_serving(saved_model: str, outputs: set[str], does: str) -> Callable[...
     """The serving signature of a SavedModel that takes encoded images.
 
     Args:
-      saved_model: Directory that `export` wrote.
+      saved_model: Directory that `check_saved_model` has passed.
       outputs: What its answer has to hold.
       does: What it is for, for the message.
 
     Raises:
-      UserError: No SavedModel, or another one.
+      UserError: It is no such SavedModel.
     """
-    check_saved_model(saved_model)
     try:
         loaded = tf.saved_model.load(saved_model)
         serve = loaded.signatures["serving_default"]

@@ -18,8 +18,9 @@ from typing import Any
 
 from official.core import config_definitions as cfg
 from official.core import train_utils
+from official.vision.configs import image_classification
 
-from asvit_tf import configs, detection, tpu_compiler, tpu_programs, train
+from asvit_tf import configs, tpu_compiler, tpu_programs, train
 from asvit_tf.errors import UserError
 from asvit_tf.retokenization import Tokenization
 from asvit_tf.tpu_compiler import Chip, Program
@@ -108,7 +109,7 @@ def run(
     params = train.configure(
         train_utils.ParseConfigOptions(experiment, list(config_file), params_override=params_override)
     )
-    if detection.is_detection(params.task):
+    if not isinstance(params.task, image_classification.ImageClassificationTask):
         raise UserError(
             "tpu-check compiles classifiers; a detector's backbone is one with --image_size, --window fixed"
         )

@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Sequence
 
 import gin
+import numpy as np
 import tensorflow as tf
 import tf_keras
 import yaml
@@ -25,6 +26,7 @@ from official.common import distribute_utils
 from official.common import flags as model_garden_flags
 from official.core import config_definitions as cfg
 from official.core import task_factory, train_lib, train_utils
+from official.vision.utils import summary_manager
 from tensorboard.backend.event_processing import event_accumulator
 
 from asvit_tf import (
@@ -32,8 +34,6 @@ from asvit_tf import (
     checkpoints,
     checks,
     configs,
-    detection,
-    detection_checks,
     filesystem,
     inputs,
     registry_imports,  # noqa: F401
@@ -126,8 +126,7 @@ def _check(params: cfg.ExperimentConfig, model_dir: str, mode: str) -> None:
         checkpoints.check_readable(params.task.init_checkpoint)
     for part, section in (("train", "train_data"), ("eval", "validation_data")):
         if part in mode:
-            checked = detection_checks if detection.is_detection(params.task) else inputs
-            checked.check(params.task, section)
+            checks.check_data(params.task, section)
 
 
 def _reason(error: tf.errors.OpError) -> str:
@@ -196,7 +195,8 @@ def _run_once(
 
         def keep(output) -> None:
             metrics.clear()
-            metrics.update({name: float(value) for name, value in output.items()})
+            # Segmentation reports pictures too.
+            metrics.update({name: float(value) for name, value in output.items() if np.ndim(value) == 0})
             if "validation_loss" not in metrics:
                 raise UserError(
                     "nothing was evaluated: the data have fewer images than task.validation_data.global_batch_size, "
@@ -217,6 +217,10 @@ def _run_once(
                     save_summary=writes,
                     train_actions=[log] if log else [],
                     eval_actions=[keep],
+                    # One that takes pictures where `allow_image_summary` asks for them.
+                    eval_summary_manager=(
+                        summary_manager.maybe_build_eval_summary_manager(params, model_dir) if writes else None
+                    ),
                 )
             with contextlib.suppress(_LastCheckpoint):
                 runner.run()

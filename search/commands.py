@@ -1,51 +1,15 @@
-"""The commands of this package, for the front door `asvit` and for the scripts beside this file."""
+"""The commands complexity, search and grow, for the front door `asvit` and for the scripts beside this file."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import logging
 import math
-import os
-import sys
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import click
 
-from asvit_tf.errors import StoppedError, UserError
-from asvit_tf.jsonfiles import jsonable
+from asvit_tf.console import AS_JSON, only_result_on_stdout, print_json, quiet_tensorflow
 from asvit_tf.topology import Topology
-
-CONTEXT: dict[str, Any] = dict(
-    token_normalize_func=lambda name: name.replace("_", "-"),  # `--save_dir` and `--save-dir` are the same flag.
-    help_option_names=["-h", "--help"],
-    max_content_width=110,
-)
-AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
-
-
-@contextlib.contextmanager
-def only_result_on_stdout() -> Iterator[None]:
-    """Sends whatever libraries print to standard error, so that standard output stays one JSON object."""
-    with contextlib.redirect_stdout(sys.stderr):
-        yield
-
-
-def print_json(value: Any) -> None:
-    """One line of JSON on standard output."""
-    click.echo(json.dumps(jsonable(value), allow_nan=False))
-
-
-def quiet_tensorflow() -> None:
-    """Keeps TensorFlow's start-up notices off the screen, unless the user has set a level."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    from absl import logging as absl_logging
-
-    absl_logging.set_verbosity(absl_logging.ERROR)
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore")
 
 
 class _Positive(click.ParamType):
@@ -331,21 +295,3 @@ def _measures(text: str) -> tuple[str, ...]:
     """Measures by name or by the released code's words for them."""
     words = [word.strip() for word in text.split(",")]
     return tuple(dict.fromkeys(name for word in words for name in _ALIASES.get(word, (word,))))
-
-
-def main(command: click.Command, arguments: list[str] | None = None, name: str = "asvit") -> int:
-    """Runs a command; returns the exit status."""
-    try:
-        return command.main(arguments, prog_name=name, standalone_mode=False, **CONTEXT) or 0
-    except click.exceptions.Exit as exit_:
-        return exit_.exit_code
-    except click.ClickException as error:
-        message, status = error.format_message(), 2
-    except UserError as error:
-        message, status = str(error), 2
-    except StoppedError as error:
-        message, status = str(error), 1
-    except (click.Abort, KeyboardInterrupt):
-        message, status = "stopped; run it again to continue", 130
-    click.echo(f"{name}: " + " ".join(message.split()), err=True)
-    return status

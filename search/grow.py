@@ -17,9 +17,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 if __name__ == "__main__":  # Before the heavy imports, so that bad input is refused at once.
+    from asvit_tf import console
     from search import commands
 
-    sys.exit(commands.main(commands.grow, name="grow.py"))
+    sys.exit(console.main(commands.grow, name="grow.py"))
 
 import tqdm
 

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":  # Before the heavy imports, so that bad input is refused at once.
+    from asvit_tf import console
     from search import commands
 
-    sys.exit(commands.main(commands.search, name="reinforce.py"))
+    sys.exit(console.main(commands.search, name="reinforce.py"))
 
 import numpy as np
 import tensorflow as tf

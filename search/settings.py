@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from asvit_tf.errors import UserError
 from asvit_tf.retokenization import PRESETS
@@ -21,6 +23,17 @@ _LEAST = {
     "epochs": 1,
     "batch_size": 1,
 }
+
+
+def check_least(settings: Any, least: Mapping[str, int]) -> None:
+    """Refuses settings of which one is below its least value.
+
+    Raises:
+      UserError: One is.
+    """
+    for name, low in least.items():
+        if getattr(settings, name) < low:
+            raise UserError(f"{name} is {getattr(settings, name)}; it must be at least {low}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,9 +74,7 @@ class RunSettings:
     def __post_init__(self) -> None:
         if self.seed >= 2**31:
             raise UserError(f"seed is {self.seed}; it must be below 2**31")
-        for name, low in _LEAST.items():
-            if getattr(self, name) < low:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be at least {low}")
+        check_least(self, _LEAST)
         if self.width % PROXY_DIVISOR:
             raise UserError(f"width is {self.width}; it must be even, because growth scores at half of it")
         if not (self.budget > 0 and math.isfinite(self.budget)):

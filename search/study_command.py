@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Callable
 from typing import Any
 
 import click
 
-from search.commands import AS_JSON, only_result_on_stdout, print_json, quiet_tensorflow
+from asvit_tf.console import AS_JSON, only_result_on_stdout, print_json, quiet_tensorflow, setting
 from search.study_settings import StudySettings
 
-
-def _setting(name: str, text: str) -> Callable:
-    """An option whose default is that of `StudySettings`."""
-    default = getattr(StudySettings, name.replace("-", "_"))
-    return click.option(f"--{name}", default=default, show_default=True, help=text)
+_setting = functools.partial(setting, StudySettings)
 
 
 @click.command()

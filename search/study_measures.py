@@ -2,7 +2,7 @@
 
 A measure's name says its variant: `length_distortion:lecun:identity` is the length distortion with LeCun weights and
 the norms off. The weights and circles of a repeat are those that `scoring` draws, so each number is the one that a
-search with those settings would see.
+search with those settings would see; but for the NTK with norms off, which no search takes.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from typing import Any
 from asvit_tf.errors import UserError
 from asvit_tf.folders import EMBEDDED
 from search import space
+from search.settings import check_least
 
 # How far a study goes: these may change between starts, and what is done stays.
 EXTENT = ("topologies", "repeated_topologies", "seed_repeats", "draws")
@@ -67,9 +68,7 @@ class StudySettings:
     draws: int = 2000
 
     def __post_init__(self) -> None:
-        for name, low in _LEAST.items():
-            if getattr(self, name) < low:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be at least {low}")
+        check_least(self, _LEAST)
         if self.topologies > space.SIZE:
             raise UserError(f"topologies is {self.topologies}; the search space has {space.SIZE}")
         if self.seed + self.seed_repeats > 2**31:

@@ -237,21 +237,25 @@ def test_prepare_refuses_splits_it_does_not_know(tmp_path, capsys):
     assert "name the splits train and one of validation, val, valid" in capsys.readouterr().err
 
 
-def test_prepare_prints_the_flag_that_pngs_need(tmp_path, capsys):
+def write_images(folder, side, encode):
+    """Three images of noise in each of two folders."""
     for name, seed in itertools.product(("cat", "dog"), range(3)):
-        pixels = tf.constant(np.random.default_rng(seed).integers(0, 255, (8, 8, 3), np.uint8))
-        (tmp_path / "images" / name).mkdir(parents=True, exist_ok=True)
-        encoded = tf.io.encode_png(pixels) if (name, seed) == ("dog", 1) else tf.io.encode_jpeg(pixels)
-        (tmp_path / "images" / name / f"{seed}.jpg").write_bytes(encoded.numpy())
+        pixels = tf.constant(np.random.default_rng(seed).integers(0, 255, (side, side, 3), np.uint8))
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        (folder / name / f"{seed}.jpg").write_bytes(encode(name, seed)(pixels).numpy())
+
+
+def test_prepare_prints_the_flag_that_pngs_need(tmp_path, capsys):
+    def one_png(name, seed):
+        return tf.io.encode_png if (name, seed) == ("dog", 1) else tf.io.encode_jpeg
+
+    write_images(tmp_path / "images", 8, one_png)
     assert cli.main(["prepare", str(tmp_path / "images"), "--output", str(tmp_path / "data")]) == 0
     assert "task.validation_data.decode_jpeg_only=false" in capsys.readouterr().out
 
 
 def test_prepare_on_a_full_disk_leaves_nothing(tmp_path, capsys):
-    for name, seed in itertools.product(("cat", "dog"), range(3)):
-        pixels = tf.constant(np.random.default_rng(seed).integers(0, 255, (99, 99, 3), np.uint8))
-        (tmp_path / "images" / name).mkdir(parents=True, exist_ok=True)
-        (tmp_path / "images" / name / f"{seed}.png").write_bytes(tf.io.encode_png(pixels).numpy())
+    write_images(tmp_path / "images", 99, lambda name, seed: tf.io.encode_png)
     with files_no_larger_than(30_000):
         assert cli.main(["prepare", str(tmp_path / "images"), "--output", str(tmp_path / "data")]) == 1
     assert "no room is left" in capsys.readouterr().err.splitlines()[-1]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
+import yaml
 from official.core import exp_factory, task_factory
 from official.modeling import hyperparams
 
@@ -141,9 +142,10 @@ def test_checkpoints_of_other_networks_are_refused_and_change_nothing(checkpoint
 
 def test_no_checkpoint(tmp_path):
     (tmp_path / "text").write_text("no checkpoint")
+    model = Classifier(AsViT(TINY, tf_keras.layers.InputSpec(shape=[None, 32, 32, 3])))
     for path in ("nowhere", tmp_path, tmp_path / "text"):
         with pytest.raises(UserError, match="no checkpoint at"):
-            checkpoints.initialize(Classifier(AsViT(TINY)), str(path))
+            checkpoints.initialize(model, str(path))
 
 
 YAMLS = sorted((Path(__file__).parents[1] / "official_configs").glob("imagenet_*.yaml"))
@@ -162,7 +164,17 @@ def test_imagenet_yamls_load_strictly_build_and_state_their_size(path):
     assert f"{counted.parameters / 1e6:.2f} M parameters" in path.read_text()
 
 
-@pytest.mark.parametrize("path", YAMLS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("hardware", ["tpu", "gpu"])
+def test_imagenet_yamls_differ_by_size_only(hardware):
+    """So that the training of one shows what the others do."""
+    contents = [yaml.safe_load(path.read_text()) for path in YAMLS if path.stem.endswith(hardware)]
+    sizes = [content["task"]["model"]["backbone"].pop("asvit") for content in contents]
+    assert sorted(size["topology"] for size in sizes) == ["base", "large", "small"]
+    assert all(set(size) == {"topology", "stochastic_depth"} for size in sizes)
+    assert contents[0] == contents[1] == contents[2]
+
+
+@pytest.mark.parametrize("path", [path for path in YAMLS if "_base_" in path.stem], ids=lambda path: path.stem)
 def test_imagenet_yamls_train_and_evaluate_when_shrunk(path, photos, tmp_path):
     tiny = {"task.model.backbone.asvit.topology": f"'{TINY}'", "task.model.input_size": "[32,32,3]"}
     tiny["task.model.num_classes"] = 2

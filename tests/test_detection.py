@@ -329,5 +329,5 @@ def test_coco_yamls_load_strictly_and_agree_with_themselves(path):
         assert model.include_mask
 
 
-def test_there_is_a_yaml_for_every_detector_size_and_hardware():
-    assert len(YAMLS) == 2 * 3 * 2 * 2
+def test_there_is_a_yaml_for_every_network_size_and_hardware():
+    assert len(YAMLS) == 2 * 3 * 2 * 2 + 3 * 2  # Segmentation has one image size.

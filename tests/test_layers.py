@@ -6,7 +6,7 @@ import tensorflow as tf
 import tf_keras
 from conftest import relative_error
 
-from asvit_tf import autodiff, grids, layers
+from asvit_tf import attention, autodiff, blocks, grids, layers
 
 RNG = np.random.default_rng(0)
 STEMS = list(itertools.product((4, 8, 16), (1, 2, 3, 5), (4, 5, 6, 7, 8)))
@@ -111,8 +111,8 @@ def double_layers():
         "stem, dilated": (layers.Stem(5, 3, 8, 3), (17, 16, 3)),
         "position embedding": (layers.PositionEmbedding((4, 4)), (3, 2, 5)),
         "merging": (layers.PatchMerging(5, 3), (4, 3, 6)),
-        "attention": (layers.WindowedAttention(2, 3), (4, 4, 7)),
-        "stage of a block, padded": (layers.Stage([layers.Block(6, 2, 3, 2)], 2), (4, 3, 6)),
+        "attention": (attention.WindowedAttention(2, 3), (4, 4, 7)),
+        "stage of a block, padded": (blocks.Stage([blocks.Block(6, 2, 3, 2)], 2), (4, 3, 6)),
     }
 
 
@@ -150,64 +150,6 @@ def test_derivatives_see_a_stopped_mean(clean_policy):
     assert relative_error(second, finite_differences(Stopped(), x, dx, ddx)[1]) > 0.1
 
 
-def direct_attention(layer, x, edge):
-    """Windowed attention by loops over windows, tokens outside the grid left out."""
-    qkv = layer.qkv(x).numpy().reshape(*x.shape[:3], 3, layer.num_heads, layer.head_dim)
-    output = np.zeros((*x.shape[:3], layer.num_heads, layer.head_dim))
-    for top, left in itertools.product(range(0, x.shape[1], edge[0]), range(0, x.shape[2], edge[1])):
-        window = np.s_[:, top : top + edge[0], left : left + edge[1]]
-        tokens = qkv[window]
-        q, k, v = (tokens[:, :, :, i].reshape(len(x), -1, layer.num_heads, layer.head_dim) for i in range(3))
-        scores = np.einsum("bnhd,bmhd->bhnm", q, k) / np.sqrt(layer.head_dim)
-        weights = np.exp(scores - scores.max(-1, keepdims=True))
-        weights /= weights.sum(-1, keepdims=True)
-        output[window] = np.einsum("bhnm,bmhd->bnhd", weights, v).reshape(output[window].shape)
-    return layer.proj(output.reshape(*x.shape[:3], -1).astype(np.float32))
-
-
-@pytest.mark.parametrize(
-    ("splits", "fixed_edge", "grid", "edge"),
-    [
-        (1, None, (5, 4), (5, 4)),
-        (2, None, (6, 4), (3, 2)),
-        (2, None, (5, 7), (3, 4)),
-        (4, None, (6, 3), (2, 1)),
-        (8, None, (1, 1), (1, 1)),
-        (8, None, (2, 5), (1, 1)),
-        (2, 3, (7, 6), (3, 3)),
-        (2, 9, (4, 5), (4, 5)),
-    ],
-)
-def test_attention_against_a_direct_loop(splits, fixed_edge, grid, edge):
-    layer = layers.WindowedAttention(2, 3)
-    windows = grids.Windows.cut(grid, splits, fixed_edge)
-    assert windows.edges == edge
-    x = tf.constant(RNG.standard_normal((2, *grid, 8)), tf.float32)
-    layer(x, windows)
-    for variable in layer.weights:
-        variable.assign(RNG.standard_normal(variable.shape))
-    expected = direct_attention(layer, x, edge)
-    assert relative_error(layer(x, windows), expected) < 1e-5
-    if not windows.padded:
-        cut = layers.from_windows(layer(layers.to_windows(x, windows)), windows)
-        assert relative_error(cut, expected) < 1e-5
-
-
-@pytest.mark.parametrize("grid", [(4, 6), (5, 7)], ids=["divided", "padded"])
-def test_a_stage_is_its_blocks_one_after_another(grid):
-    """Cut into windows once for all blocks, or by each for itself: as attention by loops, and the rest by the token."""
-    stage = layers.Stage([layers.Block(6, 2, 3, 2), layers.Block(6, 2, 3, 2)], 2)
-    x = tf.constant(RNG.standard_normal((2, *grid, 6)), tf.float32)
-    stage(x)
-    for variable in stage.weights:
-        variable.assign(RNG.standard_normal(variable.shape))
-    expected = x
-    for block in stage.blocks:
-        expected += direct_attention(block.attention, block.norm1(expected), tuple(-(-side // 2) for side in grid))
-        expected += block.fc2(tf.nn.gelu(block.fc1(block.norm2(expected)), approximate=False))
-    assert relative_error(stage(x), expected) < 1e-5
-
-
 @pytest.mark.parametrize(
     ("target", "source"), [((8, 8), (8, 8)), ((2, 2), (8, 8)), ((3, 4), (8, 6)), ((14, 9), (8, 6))]
 )
@@ -219,59 +161,3 @@ def test_position_embedding_resizes_like_tensorflow(target, source):
     assert relative_error(actual, expected) < 1e-5
     if target == source:
         np.testing.assert_array_equal(actual, layer.embedding)
-
-
-def test_stochastic_depth_drops_whole_branches_in_training_only():
-    block = layers.Block(6, 2, 3, 2, drop_rate=0.5, seed=1)
-    x = tf.constant(RNG.standard_normal((64, 2, 2, 6)), tf.float32)
-    unchanged = [bool(np.all(row == 0)) for row in (block(x, training=True) - x).numpy()]
-    assert 5 < sum(unchanged) < 30  # Both branches: a quarter of 64.
-    assert not np.any(np.all((block(x, training=False) - x).numpy() == 0, axis=(1, 2, 3)))
-
-
-@pytest.mark.parametrize("bias", [None, np.where(np.arange(5) == 3, -1e9, 0.0)], ids=["", "masked"])
-def test_gradients_of_attention_are_those_of_its_formula(bias):
-    """First by the layer's own rule, second through it; against TensorFlow's gradients of the plain formula."""
-    inputs = [tf.constant(RNG.standard_normal((2, 5, 3))) for _ in range(3)]
-    cotangent = tf.constant(RNG.standard_normal((2, 5, 3)))
-
-    def plain(query, key, value):
-        scores = query @ tf.transpose(key, (0, 2, 1))
-        return tf.nn.softmax(scores if bias is None else scores + bias) @ value
-
-    def derivatives(function):
-        with tf.GradientTape() as outer:
-            outer.watch(inputs)
-            with tf.GradientTape() as inner:
-                inner.watch(inputs)
-                output = function(*inputs)
-            first = inner.gradient(output, inputs, output_gradients=cotangent)
-            total = tf.add_n([tf.reduce_sum(tf.sin(gradient)) for gradient in first])
-        return [output, *first, *outer.gradient(total, inputs)]
-
-    for run in (lambda function: derivatives(function), lambda function: tf.function(derivatives)(function)):
-        ours = run(lambda *arguments: layers.attend(*arguments, bias))
-        for actual, expected in zip(ours, run(plain), strict=True):
-            np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("bias", [None, np.where(np.arange(5) == 3, -1e9, 0.0)], ids=["", "masked"])
-@pytest.mark.parametrize("offset", [0.0, 200.0])
-def test_attention_in_bfloat16_is_the_formula_up_to_its_rounding(bias, offset):
-    """Weights that are divided by their sum only after the product; also where all scores of a row are large."""
-    query, key = (RNG.integers(-1, 2, (2, 5, 4)).astype(np.float64) for _ in range(2))
-    query[..., 3], key[..., 3] = offset, 1
-    exact = [tf.constant(array) for array in (query, key, *RNG.standard_normal((2, 2, 5, 4)))]
-    narrow = [tf.cast(array, tf.bfloat16) for array in exact]
-    exact = [tf.cast(array, tf.float64) for array in narrow]  # Both start from the same numbers; scores are whole.
-
-    def run(inputs, cotangent):
-        with tf.GradientTape() as tape:
-            tape.watch(inputs)
-            output = layers.attend(*inputs, bias)
-        return [output, *tape.gradient(output, inputs, output_gradients=cotangent)]
-
-    for actual, expected in zip(run(narrow[:3], narrow[3]), run(exact[:3], exact[3]), strict=True):
-        assert actual.dtype == tf.bfloat16
-        assert np.all(np.isfinite(tf.cast(actual, tf.float64)))
-        assert relative_error(tf.cast(actual, tf.float64), expected) < 0.05

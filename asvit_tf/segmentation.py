@@ -1,0 +1,83 @@
+"""Semantic segmentation with an As-ViT backbone: the Model Garden's own model, head and task.
+
+As in detection, only the choice of backbones is wider, and a checkpoint to start from is accounted for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Any, List, Optional, Union
+
+from official.core import config_definitions as cfg
+from official.core import exp_factory, task_factory
+from official.vision.configs import decoders, semantic_segmentation
+from official.vision.tasks import semantic_segmentation as segmentation_task
+
+from asvit_tf import configs, detection
+
+# hyperparams reads the annotations at run time and knows typing's List and Optional, not the built-in forms.
+
+COCO_CLASSES = 81  # The categories counted through, and the background, which is class 0.
+_LEVELS = (2, 5)
+
+
+@dataclasses.dataclass
+class Segmentation(semantic_segmentation.SemanticSegmentationModel):
+    """A feature pyramid whose levels are added up at a quarter of the image's size."""
+
+    backbone: configs.Backbone = dataclasses.field(default_factory=detection.detection_backbone)
+    min_level: int = _LEVELS[0]
+    max_level: int = _LEVELS[1]
+    decoder: decoders.Decoder = dataclasses.field(default_factory=lambda: decoders.Decoder(type="fpn"))
+    head: semantic_segmentation.SegmentationHead = dataclasses.field(
+        default_factory=lambda: semantic_segmentation.SegmentationHead(
+            level=_LEVELS[0], feature_fusion="pyramid_fusion"
+        )
+    )
+
+
+@dataclasses.dataclass
+class SegmentationTask(semantic_segmentation.SemanticSegmentationTask):
+    """The Model Garden's semantic segmentation with an As-ViT backbone.
+
+    Attributes:
+      init_checkpoint_modules: "backbone" or "all".
+      class_names: By class, for the exported model; empty for the numbers themselves.
+      seed: Of initial weights, shuffling and augmentation, set by asvit_tf.train; None draws fresh ones.
+    """
+
+    model: Segmentation = dataclasses.field(default_factory=Segmentation)
+    init_checkpoint_modules: Union[str, List[str]] = "backbone"
+    class_names: List[str] = dataclasses.field(default_factory=list)
+    seed: Optional[int] = None
+
+
+@task_factory.register_task_cls(SegmentationTask)
+class AsViTSegmentationTask(configs.AccountedStart, segmentation_task.SemanticSegmentationTask):
+    """The Model Garden's task, but a checkpoint to start from is accounted for."""
+
+
+def is_segmentation(task: Any) -> bool:
+    """Whether a task's config is that of semantic segmentation."""
+    return isinstance(task, semantic_segmentation.SemanticSegmentationTask)
+
+
+@exp_factory.register_config_factory("segmentation_asvit_coco")
+def segmentation_asvit_coco() -> cfg.ExperimentConfig:
+    """A class for every pixel of COCO's images at 512 x 512: 36 epochs, batch 64, scale jitter 0.5 to 2.
+
+    The recipe is that of detection; the authors state none.
+    """
+    size, batch_size = [512, 512], 64
+    train_data, validation_data = (
+        semantic_segmentation.DataConfig(
+            input_path=os.path.join("coco", f"{split}*"), output_size=size, is_training=split == "train"
+        )
+        for split in ("train", "validation")
+    )
+    train_data.override({"global_batch_size": batch_size, "aug_scale_min": 0.5, "aug_scale_max": 2.0})
+    validation_data.override({"global_batch_size": 8, "drop_remainder": False})
+    task = SegmentationTask(train_data=train_data, validation_data=validation_data)
+    task.model.override({"num_classes": COCO_CLASSES, "input_size": [*size, 3]})
+    return detection.recipe(task, batch_size, epochs=36)

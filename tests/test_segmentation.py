@@ -1,0 +1,159 @@
+"""Semantic segmentation, end to end and tiny: maps of classes from masks, a step, an evaluation, a SavedModel."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import yaml
+from official.vision.dataloaders import segmentation_input
+from PIL import Image
+from pycocotools import mask as mask_tools
+from tensorboard.backend.event_processing import event_accumulator
+
+from asvit_tf import UserError, cli, coco, export, shapes, train
+
+CONFIG = Path(__file__).parents[1] / "official_configs/shapes_segmentation_asvit_i128_cpu.yaml"
+TINY = "4,8,2|2,4,2|2,1,2|2,1,2|8,16"
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    root = tmp_path_factory.mktemp("records")
+    shapes.write(root / "scenes", train=4, validation=4)
+    arguments = ["prepare-coco", str(root / "scenes"), "--output", str(root / "data"), "--semantic"]
+    assert cli.main(arguments) == 0
+    return root / "data"
+
+
+def start(records, model_dir, **overrides):
+    steps = ("train_steps", "steps_per_loop", "summary_interval", "checkpoint_interval", "validation_interval")
+    changes = {
+        "task.seed": 0,
+        "task.model.backbone.asvit.topology": f"'{TINY}'",
+        "task.train_data.global_batch_size": 4,
+        "task.validation_data.global_batch_size": 3,  # The last of the four is a batch of its own.
+        **{f"trainer.{name}": 1 for name in steps},
+        "trainer.optimizer_config.warmup.linear.warmup_steps": 0,
+        **overrides,
+    }
+    return train.start(
+        [
+            "--experiment=segmentation_asvit_coco",
+            "--mode=train_and_eval",
+            f"--model_dir={model_dir}",
+            f"--config_file={CONFIG}",
+            f"--config_file={records}/semantic.yaml",
+            "--params_override=" + ",".join(f"{name}={value}" for name, value in changes.items()),
+        ]
+    )
+
+
+def row(mask, category, iscrowd=0):
+    return dict(segmentation=mask_tools.encode(np.asfortranarray(mask)), category_id=category, iscrowd=iscrowd)
+
+
+def test_a_map_of_classes_by_hand():
+    masks = np.zeros((4, 2, 6), np.uint8)
+    for mask, columns in zip(masks, ((0, 2), (1, 3), (2, 4), (5, 6))):
+        mask[:, slice(*columns)] = 1
+    rows = [row(masks[0], 90), row(masks[1], 90), row(masks[2], 7), row(masks[3], 7, iscrowd=1)]
+    # Category 7 is the first class; two of one class may overlap, two classes may not.
+    expected = [[2, 2, coco.IGNORED, 1, 0, coco.IGNORED]] * 2
+    assert coco.class_map(rows, [7, 90], 2, 6).tolist() == expected
+
+
+def test_records_hold_what_is_visible_of_every_scene(records):
+    scenes = records.parent / "scenes"
+    task = yaml.safe_load((records / "semantic.yaml").read_text())["task"]
+    assert task["class_names"] == ["background", *shapes.CLASSES]
+    assert task["model"] == {"num_classes": 4}
+    decoder = segmentation_input.Decoder()
+    content = json.loads((scenes / "annotations/instances_validation.json").read_text())
+    for record in tf.data.TFRecordDataset(task["validation_data"]["input_path"]):
+        features = decoder.decode(record)
+        image = tf.io.decode_image(features["image/encoded"]).numpy()
+        classes = tf.io.decode_image(features["image/segmentation/class/encoded"]).numpy()[..., 0]
+        (number,) = (
+            entry["id"]
+            for entry in content["images"]
+            if np.array_equal(np.asarray(Image.open(scenes / "validation" / entry["file_name"])), image)
+        )
+        areas = np.zeros(4, int)
+        for annotation in content["annotations"]:
+            if annotation["image_id"] == number:
+                areas[annotation["category_id"]] += annotation["area"]
+        assert np.bincount(classes.ravel(), minlength=4)[1:].tolist() == areas[1:].tolist()
+
+
+@pytest.fixture(scope="module")
+def trained(records, tmp_path_factory):
+    """One step, its evaluation, and the SavedModel of it."""
+    root = tmp_path_factory.mktemp("segmentation")
+    metrics = start(records, root / "train")
+    arguments = ["export", "--model-dir", str(root / "train"), "--export-dir", str(root / "saved_model")]
+    assert cli.main(arguments) == 0
+    return metrics, root
+
+
+def test_a_step_trains_and_iou_is_evaluated(trained):
+    metrics, root = trained
+    assert {"mean_iou", "validation_loss", "iou/0", "iou/3"} <= set(metrics)
+    assert metrics["mean_iou"] == pytest.approx(np.mean([metrics[f"iou/{i}"] for i in range(4)]))
+    assert 0 < metrics["mean_iou"] <= 1
+    (block,) = (json.loads(line) for line in (root / "train/blocks.jsonl").read_text().splitlines() if line)
+    assert np.isfinite(block["training_loss"])
+    events = event_accumulator.EventAccumulator(str(root / "train/validation"))
+    events.Reload()
+    tags = events.Tags()["tensors"]
+    assert "mean_iou" in tags
+    assert any(tag.startswith("image/") for tag in tags)
+
+
+def test_the_saved_model_answers_images_of_different_sizes(trained, tmp_path):
+    _, root = trained
+    encoded = []
+    for seed, (height, width) in enumerate(((100, 160), (150, 150))):
+        scene = shapes.draw(np.random.default_rng(seed), max(height, width), 5, (20, 50))
+        encoded.append(tf.io.encode_png(scene.image[:height, :width]).numpy())
+    module = export.serving_module(export.read_params(str(root / "train")), "image_bytes")
+    newest = tf.train.latest_checkpoint(str(root / "train"))
+    tf.train.Checkpoint(model=module.model).restore(newest).expect_partial().assert_existing_objects_matched()
+    expected = module.serve(tf.constant(encoded))
+    answer = tf.saved_model.load(str(root / "saved_model")).signatures["serving_default"](inputs=tf.constant(encoded))
+    assert [name.decode() for name in answer["class_names"].numpy()] == ["background", *shapes.CLASSES]
+    assert answer["image_info"][:, 0].numpy().tolist() == [[100, 160], [150, 150]]
+    assert answer["logits"].shape == (2, 128, 128, 4)
+    np.testing.assert_allclose(answer["logits"], expected["logits"], atol=1e-4)
+    np.testing.assert_array_equal(answer["classes"], np.argmax(answer["logits"], axis=-1))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"task.train_data.output_size": "[128,160]"}, r"train_data are resized to \[128, 160\]; .* \[128, 128\]"),
+        ({"task.model.input_size": "[100,128,3]"}, "multiples of 32, such as 128 x 128"),
+        ({"task.model.num_classes": 3}, "the task has 3 classes but 4 class_names"),
+        ({"task.model.num_classes": 3, "task.class_names": "[]"}, "classes from 0 to 3; allowed .* are 0 to 2"),
+        ({"task.train_data.input_path": "gone"}, "train_data.input_path"),
+        ({"task.validation_data.drop_remainder": "true"}, "drop_remainder is true"),
+        ({"trainer.best_checkpoint_export_subdir": "best", "trainer.best_checkpoint_eval_metric": "AP"}, "mean_iou"),
+    ],
+)
+def test_bad_settings_have_one_line(records, tmp_path, overrides, message):
+    with pytest.raises(UserError, match=message) as refusal:
+        start(records, tmp_path, **overrides)
+    assert len(str(refusal.value).splitlines()) == 1
+
+
+def test_records_of_boxes_and_masks_alone_are_refused(records, tmp_path, capsys):
+    scenes = str(records.parent / "scenes")
+    assert cli.main(["prepare-coco", scenes, "--output", str(tmp_path / "data")]) == 0
+    path = tmp_path / "data/train.tfrecord"
+    with pytest.raises(UserError, match=r"holds no class for every pixel; .* prepare-coco --semantic"):
+        start(records, tmp_path / "model", **{"task.train_data.input_path": path})
+    arguments = ["prepare-coco", scenes, "--output", str(tmp_path / "other"), "--semantic", "--no-masks"]
+    assert cli.main(arguments) == 2
+    assert "made from the masks" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
