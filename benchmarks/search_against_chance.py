@@ -143,6 +143,7 @@ def main(arch, steps, others, seeds, epochs, workers, save_dir):
         for row in journal.rows
         if row["epochs"] == epochs and row["topology"] in compared and row["seed"] in numbers
     ]
+    rows = study_result.without_guessing(rows, NUM_CLASSES)
     print(json.dumps(dict(found=compared[0], macs=key["macs"], epochs=epochs, seeds=seeds)))
     print("\n".join(report(rows, compared[0], compared[1:], seeds)))
 

@@ -83,6 +83,7 @@ def run(
         rows, repeats = _rows(directory, settings, images, pool.map)
         from search import study_report, study_result
 
+        rows, repeats = (study_result.without_guessing(part, num_classes) for part in (rows, repeats))
         columns = study_result.columns_of(settings, rows, num_classes)
         result = study_result.summarize(settings, rows, repeats, columns)
         return study_report.write(directory, rows, columns, result)

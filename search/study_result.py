@@ -22,6 +22,21 @@ from search.study_statistics import LEAST, correlation, noise, regret, resamples
 Row = dict[str, Any]
 
 
+_GUESSING = 0.99  # Of the loss that guessing has, the logarithm of the number of classes.
+
+
+def without_guessing(rows: Sequence[Row], num_classes: int) -> list[Row]:
+    """The rows; where a training ended with the loss of guessing, it failed, and its accuracy is that of no network."""
+
+    def checked(row: Row) -> Row:
+        if row["loss"] is None or row["loss"] < _GUESSING * math.log(num_classes):
+            return row
+        reason = f"learned nothing: accuracy {row['accuracy']:.3f}, loss {row['loss']:.3f}, that of guessing"
+        return {**row, "accuracy": None, "failed": {**row["failed"], "training": reason}}
+
+    return list(map(checked, rows))
+
+
 def columns_of(settings: StudySettings, rows: Sequence[Row], num_classes: int) -> dict[str, np.ndarray]:
     """Every measure and baseline of all rows, [n] each, in the order of the table; NaN where undefined."""
     counts = [sizes(settings, Topology.parse(row["topology"]), num_classes) for row in rows]

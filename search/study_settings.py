@@ -37,6 +37,7 @@ class StudySettings:
       data_path: Folder with one subfolder of images for each class.
       topologies: How many are sampled.
       epochs, batch_size, learning_rate: Of each training.
+      gradient_clip_norm: Longest gradient of a training step, over all weights; 0 for no limit.
       image_size: Pixels per side, for measures and training.
       width: Of the first stage.
       repeats: Draws of weights and circles that a measure averages.
@@ -57,6 +58,7 @@ class StudySettings:
     epochs: int = 8
     batch_size: int = 32
     learning_rate: float = 0.002
+    gradient_clip_norm: float = 1.0
     image_size: int = 32
     width: int = 16
     repeats: int = 3
@@ -75,6 +77,8 @@ class StudySettings:
             raise UserError(f"seed is {self.seed}; it must be below 2**31")
         if not 0 < self.learning_rate < float("inf"):
             raise UserError(f"learning_rate is {self.learning_rate}; it must be a number above 0")
+        if not 0 <= self.gradient_clip_norm < float("inf"):
+            raise UserError(f"gradient_clip_norm is {self.gradient_clip_norm}; it must be a number from 0")
         if (self.dataset is None) == (self.data_path is None):
             raise UserError("give either a dataset or a data_path")
         if self.dataset is not None and self.dataset not in EMBEDDED:

@@ -130,7 +130,10 @@ def experiment(settings: StudySettings, dataset: data.Dataset, topology: Topolog
     )
     params = pipeline.experiment(run, dataset, topology, RECIPE)
     steps = params.trainer.train_steps
-    rate = {"cosine": {"initial_learning_rate": settings.learning_rate}}
+    optimizer = {
+        "learning_rate": {"cosine": {"initial_learning_rate": settings.learning_rate}},
+        "optimizer": {"adamw": {"gradient_clip_norm": settings.gradient_clip_norm}},
+    }
     intervals = {"checkpoint_interval": steps, "validation_interval": steps}
-    params.override({"trainer": {**intervals, "optimizer_config": {"learning_rate": rate}}}, is_strict=True)
+    params.override({"trainer": {**intervals, "optimizer_config": optimizer}}, is_strict=True)
     return params

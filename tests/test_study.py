@@ -94,7 +94,7 @@ class Killed(BaseException):
 @pytest.fixture
 def work(monkeypatch):
     """Stand-ins for measuring and training: numbers that depend on the topology, some fail; no network is built."""
-    state = dict(calls=0, allowed=10**9, diverging=set(), broken=set())
+    state = dict(calls=0, allowed=10**9, diverging=set(), broken=set(), guessing=set())
 
     def number(topology, seed):
         return np.random.default_rng([seed, *topology.encode()]).random()
@@ -120,7 +120,7 @@ def work(monkeypatch):
         count()
         if topology in state["diverging"]:
             raise DivergedError("the loss is not a number")
-        return dict(accuracy=number(topology, seed), validation_loss=1.0)
+        return dict(accuracy=number(topology, seed), validation_loss=2.4 if topology in state["guessing"] else 1.0)
 
     monkeypatch.setattr(study_report, "_DRAWN", ("curvature",))  # Drawing takes most of the time.
     monkeypatch.setattr(study_work, "_measure", measure)
@@ -214,6 +214,21 @@ def test_what_fails_is_listed_and_what_is_undefined_is_counted(work, tmp_path):
     assert all((tmp_path / name).read_bytes()[:4] == b"\x89PNG" for name in ("published.png", "measures.png"))
 
 
+def test_a_training_that_learned_nothing_failed_and_is_named(work, tmp_path):
+    rows = [
+        dict(topology="a", seed=1, accuracy=a, loss=b, failed={}) for a, b in ((0.1, 2.3027), (0.5, 1.2), (None, None))
+    ]
+    guessing, learned, failed = study_result.without_guessing(rows, num_classes=10)
+    assert guessing["accuracy"] is None
+    assert "learned nothing: accuracy 0.100, loss 2.303" in guessing["failed"]["training"]
+    assert (learned, failed) == (rows[1], rows[2])
+    work["guessing"].add(str(study.sample(12, SMALL.width, SMALL.seed)[0]))
+    result = study.run(str(tmp_path), SMALL)
+    assert result["trained"] == 11
+    assert {row["seed"] for row in result["failed"]} == {8, 9, 10}
+    assert result["noise"]["repeated"] == 1
+
+
 def test_a_full_disk_stops_the_study_and_is_no_failed_topology(work, tmp_path, monkeypatch):
     def full(*arguments):
         raise StoppedError("the disk is full")
@@ -250,6 +265,7 @@ def test_the_baselines_are_those_of_the_classifier():
         (["--epochs", "0"], "epochs is 0; it must be at least 1"),
         (["--width", "7"], "width is 7; it must be at least 8"),
         (["--learning_rate", "nan"], "learning_rate is nan"),
+        (["--gradient_clip_norm", "-1"], "gradient_clip_norm is -1.0"),
         (["--seed", "2147483648"], "it must be below 2**31"),
         (["--workers", "0"], "0 is not in the range"),
     ],
