@@ -29,6 +29,7 @@ from asvit_tf.shapes import run_lengths
 BACKGROUND = "background"  # Class 0 of a map of classes.
 IGNORED = 255  # In a map of classes: pixels that are neither trained on nor evaluated.
 SPLITS = {"train": "train", "validation": "val"}  # Ours, and how the names of COCO's begin.
+_LISTS = ("images", "annotations", "categories")  # Of an annotation file, what matters here.
 _MIN_POLYGON = 6  # Numbers: three corners.
 
 
@@ -62,16 +63,23 @@ class Prepared:
         `semantic.yaml` too.
       class_names: By category identifier; "" where there is no such category.
       counts: Of both splits.
+      semantic: Whether the records hold a class for every pixel too.
     """
 
     directory: str
     class_names: tuple[str, ...]
     counts: Mapping[str, SplitCount]
+    semantic: bool = False
 
     @property
     def config_file(self) -> str:
-        """Paths, classes and names as a YAML for `--config_file`."""
+        """Paths, classes and names as a YAML for `--config_file` of a detector."""
         return os.path.join(self.directory, "data.yaml")
+
+    @property
+    def semantic_config_file(self) -> str | None:
+        """The same for semantic segmentation."""
+        return os.path.join(self.directory, "semantic.yaml") if self.semantic else None
 
 
 def prepare(
@@ -132,9 +140,10 @@ def prepare(
             folder = data_path / found[split]
             _write(Path(partial), split, content, folder, form, progress)
         # What an evaluation compares with; the records hold the same objects.
-        (Path(partial) / "annotations_validation.json").write_text(json.dumps(contents["validation"]))
+        compared = {name: contents["validation"][name] for name in _LISTS}
+        (Path(partial) / "annotations_validation.json").write_text(json.dumps(compared))
         class_names = tuple(categories["train"].get(i, "") for i in range(max(categories["train"]) + 1))
-        prepared = Prepared(directory, class_names, counts)
+        prepared = Prepared(directory, class_names, counts, semantic)
         annotations = os.path.join(directory, "annotations_validation.json")
         data = f"  annotation_file: {json.dumps(annotations)}\n" + _config(directory, class_names, form)
         (Path(partial) / "data.yaml").write_text(_HEADER + data)
@@ -191,7 +200,7 @@ def _read(path: Path) -> dict[str, Any]:
     """The three lists of an annotation file that matter here."""
     try:
         content = json.loads(path.read_text())
-        return {name: list(content[name]) for name in ("images", "annotations", "categories")}
+        return {name: list(content[name]) for name in _LISTS}
     except OSError as error:
         raise UserError(f"cannot read the annotation file {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -269,6 +278,7 @@ def _check_annotations(
     """
     images = {image["id"]: image for image in content["images"]}
     kept: list[dict[str, Any]] = []
+    unboxed: list[dict[str, Any]] = []
     for row in content["annotations"]:
         if row["image_id"] not in images:
             raise UserError(f"an annotation of {name} belongs to image {row['image_id']}, which is not listed")
@@ -284,6 +294,8 @@ def _check_annotations(
         mask = _mask(row, name, image) if include_masks else None
         if empty or (include_masks and mask is None):
             count.degenerate += 1
+            if mask is not None:  # Of no class in a map, but no background either.
+                unboxed.append({**row, "segmentation": mask, "iscrowd": 1})
             continue
         cut = {**row, "bbox": [left, top, right - left, bottom - top], "iscrowd": int(row.get("iscrowd", 0))}
         cut.setdefault("area", width * height)
@@ -291,7 +303,7 @@ def _check_annotations(
         cut.pop("segmentation", None)
         kept.append(cut | ({"segmentation": mask} if mask is not None else {}))
         count.crowds += cut["iscrowd"]
-    content["annotations"] = kept
+    content["annotations"], content["unboxed"] = kept, unboxed
     count.objects = len(kept)
     count.images = len(images)
     count.without_boxes = len(images) - len({row["image_id"] for row in kept})
@@ -358,6 +370,9 @@ def _write(
     objects: dict[int, list[dict[str, Any]]] = collections.defaultdict(list)
     for row in content["annotations"]:
         objects[row["image_id"]].append(row)
+    unboxed: dict[int, list[dict[str, Any]]] = collections.defaultdict(list)
+    for row in content["unboxed"]:
+        unboxed[row["image_id"]].append(row)
     images: Sequence[dict[str, Any]] = content["images"]
     order = np.random.default_rng(0).permutation(len(images))
     identifiers = sorted(form.categories)
@@ -376,7 +391,8 @@ def _write(
             if dropped:
                 raise UserError(f"the Model Garden dropped {dropped} boxes of {images[i]['file_name']}")
             if form.semantic:
-                classes = class_map(rows, identifiers, images[i]["height"], images[i]["width"])
+                drawn = rows + unboxed[images[i]["id"]]
+                classes = class_map(drawn, identifiers, images[i]["height"], images[i]["width"])
                 encoded = tf.io.encode_png(classes[..., None]).numpy()
                 example.features.feature["image/segmentation/class/encoded"].bytes_list.value.append(encoded)
             writers[written % form.shards].write(example.SerializeToString())

@@ -31,6 +31,8 @@ def check_model(task: Any) -> None:
     """
     model = task.model
     multiple = 2**model.max_level
+    if len(model.input_size) != 3:
+        raise UserError(f"task.model.input_size is {model.input_size}; it must be height, width and 3")
     height, width = model.input_size[:2]
     if height < 1 or width < 1 or height % multiple or width % multiple:
         padded = [max(-(-side // multiple), 1) * multiple for side in (height, width)]
@@ -40,7 +42,7 @@ def check_model(task: Any) -> None:
         )
     if model.num_classes < 2:
         raise UserError(
-            f"task.model.num_classes is {model.num_classes}; it is the largest category plus 1, so at least 2"
+            f"task.model.num_classes is {model.num_classes}; the background is a class too, so at least 2 are needed"
         )
     if task.class_names and len(task.class_names) != model.num_classes:
         raise UserError(f"the task has {model.num_classes} classes but {len(task.class_names)} class_names")

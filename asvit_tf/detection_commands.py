@@ -47,7 +47,8 @@ def prepare_coco(
 
         prepared = coco.prepare(output, folder, names, shards, masks, skip_missing, progress=True, semantic=semantic)
     if as_json:
-        print_json({**dataclasses.asdict(prepared), "config_file": prepared.config_file})
+        files = dict(config_file=prepared.config_file, semantic_config_file=prepared.semantic_config_file)
+        print_json({**dataclasses.asdict(prepared), **files})
         return
     for split, count in prepared.counts.items():
         click.echo(
@@ -55,6 +56,8 @@ def prepare_coco(
             f"{count.crowds} of them crowds; left out: {count.degenerate} empty objects, {count.missing} missing images"
         )
     click.echo(f"--config_file={prepared.config_file}")
+    if semantic:
+        click.echo(f"for segmentation_asvit_coco --config_file={prepared.semantic_config_file}")
 
 
 @click.command()

@@ -9,12 +9,13 @@ import dataclasses
 import os
 from typing import Any, List, Optional, Union
 
+import tensorflow as tf
 from official.core import config_definitions as cfg
 from official.core import exp_factory, task_factory
 from official.vision.configs import decoders, semantic_segmentation
 from official.vision.tasks import semantic_segmentation as segmentation_task
 
-from asvit_tf import configs, detection
+from asvit_tf import configs, detection, inputs
 
 # hyperparams reads the annotations at run time and knows typing's List and Optional, not the built-in forms.
 
@@ -55,7 +56,23 @@ class SegmentationTask(semantic_segmentation.SemanticSegmentationTask):
 
 @task_factory.register_task_cls(SegmentationTask)
 class AsViTSegmentationTask(configs.AccountedStart, segmentation_task.SemanticSegmentationTask):
-    """The Model Garden's task, but a checkpoint to start from is accounted for."""
+    """The Model Garden's task, but a checkpoint to start from is accounted for, and every map is checked."""
+
+    def build_inputs(self, params, input_context=None):
+        """The Model Garden's input pipeline; a pixel of a class that there is not ends it with `inputs.LABEL_PROBLEM`.
+
+        Left alone, such pixels take part in no loss and crash an evaluation.
+        """
+        config = self.task_config
+
+        def check_batch(images, labels):
+            masks = labels["masks"]
+            good = tf.reduce_all((masks < config.model.num_classes) | (masks == config.losses.ignore_label))
+            with tf.control_dependencies([tf.debugging.Assert(good, [inputs.LABEL_PROBLEM])]):
+                return images, {**labels, "masks": tf.identity(masks)}
+
+        dataset = super().build_inputs(params, input_context)
+        return dataset.map(check_batch, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
 def is_segmentation(task: Any) -> bool:

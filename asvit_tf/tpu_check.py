@@ -111,7 +111,7 @@ def run(
     )
     if not isinstance(params.task, image_classification.ImageClassificationTask):
         raise UserError(
-            "tpu-check compiles classifiers; a detector's backbone is one with --image_size, --window fixed"
+            "tpu-check compiles classifiers; another network's backbone is one with --image_size, --window fixed"
         )
     params = copy.deepcopy(params)  # Not locked.
     if topology is not None:

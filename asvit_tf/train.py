@@ -202,10 +202,11 @@ def _run_once(
                     "nothing was evaluated: the data have fewer images than task.validation_data.global_batch_size, "
                     "and drop_remainder leaves the rest out"
                 )
-            if mode == "continuous_eval" and int(trainer.global_step) >= params.trainer.train_steps:
+            if mode == "continuous_eval" and int(trainer.global_step.numpy()) >= params.trainer.train_steps:
                 raise _LastCheckpoint
 
         def run_mode(mode: str) -> None:
+            tf.summary.experimental.set_step(trainer.global_step)  # Pictures take whatever step there is.
             with checkpoints.damage_explained(newest):
                 runner = ExperimentRunner(
                     distribution_strategy=strategy,
@@ -305,7 +306,7 @@ def configure(options: flags.FlagValues | train_utils.ParseConfigOptions) -> cfg
     except LookupError as error:  # After KeyError, which is one too.
         raise UserError(
             f"unknown experiment {options.experiment!r}; this package's are asvit_digits, asvit_imagenet, "
-            "retinanet_asvit_coco and cascadercnn_asvit_coco"
+            "retinanet_asvit_coco, cascadercnn_asvit_coco and segmentation_asvit_coco"
         ) from error
 
 

@@ -144,7 +144,7 @@ class ExperimentRunner(train_lib.OrbitExperimentRunner):
                 self.controller.evaluate_continuously(
                     trainer.validation_steps,
                     trainer.continuous_eval_timeout,
-                    lambda: int(self.trainer.global_step) >= trainer.train_steps,
+                    lambda: int(self.trainer.global_step.numpy()) >= trainer.train_steps,
                 )
         return self.trainer.model, {}
 

@@ -315,7 +315,10 @@ def test_coco_yamls_load_strictly_and_agree_with_themselves(path):
     epoch_steps = 118_287 // params.task.train_data.global_batch_size
     assert trainer.validation_interval == trainer.steps_per_loop == epoch_steps
     assert trainer.train_steps % epoch_steps == 0
-    assert trainer.optimizer_config.learning_rate.cosine.decay_steps == trainer.train_steps
+    cosine = trainer.optimizer_config.learning_rate.cosine
+    assert cosine.decay_steps == trainer.train_steps
+    by_batch = 1e-4 * (params.task.train_data.global_batch_size / 64) ** 0.5
+    assert cosine.initial_learning_rate == pytest.approx(by_batch, rel=0.02)
     if (detector, hardware) == ("retinanet", "tpu"):  # The others have the same backbone.
         input_specs = tf_keras.layers.InputSpec(shape=[None, *model.input_size])
         backbone = factory.build_backbone(input_specs, model.backbone, model.norm_activation)

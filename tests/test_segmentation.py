@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import yaml
+from official.core import exp_factory, task_factory
 from official.vision.dataloaders import segmentation_input
 from PIL import Image
 from pycocotools import mask as mask_tools
 from tensorboard.backend.event_processing import event_accumulator
 
-from asvit_tf import UserError, cli, coco, export, shapes, train
+from asvit_tf import UserError, cli, coco, export, inputs, shapes, train
 
 CONFIG = Path(__file__).parents[1] / "official_configs/shapes_segmentation_asvit_i128_cpu.yaml"
 TINY = "4,8,2|2,4,2|2,1,2|2,1,2|8,16"
@@ -89,7 +90,8 @@ def test_records_hold_what_is_visible_of_every_scene(records):
 
 @pytest.fixture(scope="module")
 def trained(records, tmp_path_factory):
-    """One step, its evaluation, and the SavedModel of it."""
+    """One step, its evaluation, and the SavedModel of it; in a process that has trained something else before."""
+    tf.summary.experimental.set_step(99)
     root = tmp_path_factory.mktemp("segmentation")
     metrics = start(records, root / "train")
     arguments = ["export", "--model-dir", str(root / "train"), "--export-dir", str(root / "saved_model")]
@@ -107,8 +109,10 @@ def test_a_step_trains_and_iou_is_evaluated(trained):
     events = event_accumulator.EventAccumulator(str(root / "train/validation"))
     events.Reload()
     tags = events.Tags()["tensors"]
-    assert "mean_iou" in tags
-    assert any(tag.startswith("image/") for tag in tags)
+    pictures = [tag for tag in tags if tag.startswith("image/")]
+    assert pictures
+    for tag in ("mean_iou", *pictures):
+        assert {event.step for event in events.Tensors(tag)} == {1}
 
 
 def test_the_saved_model_answers_images_of_different_sizes(trained, tmp_path):
@@ -129,6 +133,23 @@ def test_the_saved_model_answers_images_of_different_sizes(trained, tmp_path):
     np.testing.assert_array_equal(answer["classes"], np.argmax(answer["logits"], axis=-1))
 
 
+def test_the_saved_model_sees_what_the_evaluation_sees(trained, records):
+    """Images of the network's own size, through the pipeline of the evaluation and the model itself."""
+    _, root = trained
+    params = export.read_params(str(root / "train"))
+    task = task_factory.get_task(params.task)
+    model = task.build_model()
+    newest = tf.train.latest_checkpoint(str(root / "train"))
+    tf.train.Checkpoint(model=model).read(newest).assert_existing_objects_matched().expect_partial()
+    images, _ = next(iter(task.build_inputs(params.task.validation_data)))
+    decoder = segmentation_input.Decoder()
+    records = [decoder.decode(record) for record in tf.data.TFRecordDataset(str(records / "validation.tfrecord"))]
+    encoded = tf.stack([record["image/encoded"] for record in records[: len(images)]])
+    answer = tf.saved_model.load(str(root / "saved_model")).signatures["serving_default"](inputs=encoded)
+    expected = tf.image.resize(model(images, training=False)["logits"], (128, 128))
+    np.testing.assert_allclose(answer["logits"], expected, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -136,7 +157,13 @@ def test_the_saved_model_answers_images_of_different_sizes(trained, tmp_path):
         ({"task.model.input_size": "[100,128,3]"}, "multiples of 32, such as 128 x 128"),
         ({"task.model.num_classes": 3}, "the task has 3 classes but 4 class_names"),
         ({"task.model.num_classes": 3, "task.class_names": "[]"}, "classes from 0 to 3; allowed .* are 0 to 2"),
-        ({"task.train_data.input_path": "gone"}, "train_data.input_path"),
+        ({"task.train_data.input_path": "gone"}, "train_data.input_path: gone does not exist"),
+        ({"task.model.input_size": "[128]"}, "it must be height, width and 3"),
+        ({"task.model.max_level": 1}, "allowed are 2 to 5"),
+        ({"task.model.decoder.type": "identity"}, "decoder.type is 'identity'; .* allowed are fpn"),
+        ({"task.losses.class_weights": "[1.0,2.0]"}, "class_weights are 2, the model has 4 classes"),
+        ({"task.validation_data.resize_eval_groundtruth": "false"}, "then groundtruth_padded_size is needed"),
+        ({"task.export_config.rescale_output": "true"}, "rescale_output is true"),
         ({"task.validation_data.drop_remainder": "true"}, "drop_remainder is true"),
         ({"trainer.best_checkpoint_export_subdir": "best", "trainer.best_checkpoint_eval_metric": "AP"}, "mean_iou"),
     ],
@@ -145,6 +172,73 @@ def test_bad_settings_have_one_line(records, tmp_path, overrides, message):
     with pytest.raises(UserError, match=message) as refusal:
         start(records, tmp_path, **overrides)
     assert len(str(refusal.value).splitlines()) == 1
+
+
+def rewritten(source, target, change):
+    """The same records, each changed."""
+    with tf.io.TFRecordWriter(str(target)) as writer:
+        for number, record in enumerate(tf.data.TFRecordDataset(str(source))):
+            example = tf.train.Example.FromString(record.numpy())
+            change(number, example.features.feature)
+            writer.write(example.SerializeToString())
+
+
+def map_of(pixels):
+    return [tf.io.encode_png(np.asarray(pixels, np.uint8)[..., None]).numpy()]
+
+
+MAP = "image/segmentation/class/encoded"
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (lambda old: [old[: len(old) // 2]], "a map of classes that is damaged"),
+        (lambda old: [b"text"], "a map of classes that is damaged"),
+        (lambda old: map_of(np.zeros((10, 10))), "without a map of classes of its own size"),
+        (lambda old: [], "holds no class for every pixel"),
+        (lambda old: map_of(np.full((128, 128), 9)), "classes from 0 to 9; allowed .* are 0 to 3"),
+    ],
+    ids=["half", "text", "size", "none", "class"],
+)
+def test_maps_that_cannot_be_trained_on_are_refused(records, tmp_path, value, message):
+    def change(number, features):
+        if number == 2:
+            features[MAP].bytes_list.value[:] = value(features[MAP].bytes_list.value[0])
+
+    rewritten(records / "train.tfrecord", tmp_path / "changed", change)
+    with pytest.raises(UserError, match=message):
+        start(records, tmp_path / "model", **{"task.train_data.input_path": tmp_path / "changed"})
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_class_that_comes_late_ends_the_pipeline(records, tmp_path):
+    rewritten(
+        records / "train.tfrecord",
+        tmp_path / "changed",
+        lambda number, features: features[MAP].bytes_list.value.__setitem__(0, map_of(np.full((128, 128), 9))[0]),
+    )
+    params = exp_factory.get_exp_config("segmentation_asvit_coco")
+    params.task.model.num_classes = 4
+    data = params.task.train_data
+    data.override({"input_path": str(tmp_path / "changed"), "global_batch_size": 2, "output_size": [128, 128]})
+    dataset = task_factory.get_task(params.task).build_inputs(data)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=inputs.LABEL_PROBLEM):
+        next(iter(dataset))
+
+
+def test_pixels_of_an_object_without_a_box_are_no_background(tmp_path):
+    shapes.write(tmp_path / "scenes", train=1, validation=1)
+    path = tmp_path / "scenes/annotations/instances_train.json"
+    content = json.loads(path.read_text())
+    content["annotations"][0]["bbox"][2] = 0
+    path.write_text(json.dumps(content))
+    prepared = coco.prepare(tmp_path / "data", tmp_path / "scenes", semantic=True)
+    assert prepared.counts["train"].degenerate == 1
+    (record,) = tf.data.TFRecordDataset(str(tmp_path / "data/train.tfrecord"))
+    classes = tf.io.decode_image(segmentation_input.Decoder().decode(record)[MAP]).numpy()
+    assert (classes == coco.IGNORED).sum() == content["annotations"][0]["area"]
+    assert "unboxed" not in json.loads((tmp_path / "data/annotations_validation.json").read_text())
 
 
 def test_records_of_boxes_and_masks_alone_are_refused(records, tmp_path, capsys):

@@ -375,6 +375,7 @@ def test_continuous_evaluation_ends_with_the_last_checkpoint(digits, unbroken, t
     _, model_dir = unbroken
     copy_checkpoint(model_dir, tmp_path, STEPS)
     params = experiment(digits, trainer={"continuous_eval_timeout": 10_000})
+    params.runtime.distribution_strategy = "mirrored"  # Whose step is a variable of several devices.
     assert "accuracy" in train.run(params, str(tmp_path), "continuous_eval")
 
 
