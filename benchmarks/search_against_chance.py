@@ -32,7 +32,7 @@ NUM_CLASSES = 10
 
 
 def macs(settings, topology):
-    return study_result.sizes(settings, topology, NUM_CLASSES)["macs"]
+    return study_result.sizes((settings.image_size, settings.image_size), topology, NUM_CLASSES)["macs"]
 
 
 def at_width(settings, topology):

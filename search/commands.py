@@ -157,9 +157,11 @@ _SEARCHING = _options(
     ),
     click.option(
         "--reward-types",
-        default="ntk_exp",
-        show_default=True,
-        help="ntk_exp, ntk, exp, or measures by name, with commas.",
+        help="ntk_exp, ntk, exp, or measures by name, with commas.  [default: ntk_exp, or predicted_accuracy with a "
+        "predictor]",
+    ),
+    click.option(
+        "--predictor", type=click.Path(), help="predictor.json of asvit study, for the measure predicted_accuracy."
     ),
     click.option("--max-macs", type=_Positive(), help="Limit, in billions of multiply-accumulates an image."),
     click.option(
@@ -228,7 +230,7 @@ def search(seed: int, as_json: bool, **options: Any) -> None:
         name: options.pop(name)
         for name in ("total_steps", "samples_per_step", "learning_rate", "ema_momentum", "buffer_size")
     }
-    measures = _measures(options.pop("reward_types"))
+    measures = _measures(options.pop("reward_types"), options["predictor"])
     with only_result_on_stdout():
         quiet_tensorflow()
         from search import runs
@@ -274,7 +276,7 @@ def search(seed: int, as_json: bool, **options: Any) -> None:
 @click.option("--targets", help="Sizes in millions, with commas: the nearest members become YAMLs in SAVE_DIR/configs.")
 def grow(arch: str, seed: int, as_json: bool, targets: str | None, **options: Any) -> None:
     """Grows a seed topology, depth and width, into a family of sizes. Start it again, and it continues."""
-    measures = _measures(options.pop("reward_types"))
+    measures = _measures(options.pop("reward_types"), options["predictor"])
     with only_result_on_stdout():
         quiet_tensorflow()
         from search import runs
@@ -291,7 +293,9 @@ def grow(arch: str, seed: int, as_json: bool, targets: str | None, **options: An
     click.echo("\n".join([*result["missed"], f"figure {result['figure']}"]))
 
 
-def _measures(text: str) -> tuple[str, ...]:
+def _measures(text: str | None, predictor: str | None) -> tuple[str, ...]:
     """Measures by name or by the released code's words for them."""
+    if text is None:
+        text = "ntk_exp" if predictor is None else "predicted_accuracy"
     words = [word.strip() for word in text.split(",")]
     return tuple(dict.fromkeys(name for word in words for name in _ALIASES.get(word, (word,))))

@@ -30,7 +30,7 @@ from asvit_tf.topology import MAX_WIDTH, NUM_STAGES, Topology
 from search.limits import Limits
 from search.records import Journal
 from search.scalars import Scalars
-from search.scoring import DIRECTIONS, Scorer
+from search.scoring import REWARDS, Scorer
 
 WIDTH_FACTORS = (1.05, 1.1, 1.15, 1.2)
 
@@ -96,7 +96,7 @@ def choose(measures: Sequence[Mapping[str, float]]) -> int:
     to their mean; then the first.
     """
     columns = {name: [row[name] for row in measures] for name in measures[0]}
-    ranks = {name: dense_ranks(values, DIRECTIONS[name]) for name, values in columns.items()}
+    ranks = {name: dense_ranks(values, REWARDS[name]) for name, values in columns.items()}
     spreads = {name: (max(values) - min(values)) / (abs(sum(values)) or 1.0) for name, values in columns.items()}
     decisive = max(spreads, key=spreads.__getitem__)
     return min(range(len(measures)), key=lambda i: (sum(rank[i] for rank in ranks.values()), ranks[decisive][i]))

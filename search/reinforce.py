@@ -35,7 +35,7 @@ from search import space
 from search.limits import Limits
 from search.records import Journal
 from search.scalars import Scalars
-from search.scoring import DIRECTIONS, SEARCHED, Scorer
+from search.scoring import REWARDS, SEARCHED, Scorer
 
 _RANGE_EPSILON = 1e-6
 _DRAWS = 1000  # Until one is within the limits.
@@ -175,7 +175,7 @@ def search(directory: Path, options: Options, scorer: Scorer, limits: Limits, pr
     journal = Journal(directory / "trace.jsonl")
     scalars = Scalars(directory)
     policy = Policy(options.learning_rate, options.seed)
-    reward_of = Reward({name: DIRECTIONS[name] for name in options.reward_types}, options.buffer_size)
+    reward_of = Reward({name: REWARDS[name] for name in options.reward_types}, options.buffer_size)
     baseline_of = Baseline(options.ema_momentum)
     _sample(policy, options.seed, 0, 0, limits)  # Limits that leave nothing are refused before a progress bar appears.
     failed = 0

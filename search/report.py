@@ -53,6 +53,7 @@ _LABELS = {
     "curvature": "curvature",
     "length_distortion_with_curvature": "length with\ncurvature",
     "ntk_condition_number": "NTK condition\nnumber",
+    "predicted_accuracy": "predicted\naccuracy",
 }
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sys
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +18,7 @@ from asvit_tf.images import Source, sample
 from asvit_tf.topology import Topology
 from search import family
 from search.limits import Limits
+from search.predictor import Predictor
 from search.records import Journal, workspace
 
 # What scores depend on besides measures, seed and data_path; a directory holds results of one configuration.
@@ -99,11 +103,11 @@ def grow(
 
 
 def _check_rewards(measures: tuple[str, ...]) -> None:
-    from search.scoring import DIRECTIONS
+    from search.scoring import REWARDS
 
     for name in measures:
-        if name not in DIRECTIONS:
-            allowed = ("ntk_exp", "exp", "ntk", *DIRECTIONS)
+        if name not in REWARDS:
+            allowed = ("ntk_exp", "exp", "ntk", *REWARDS)
             raise UserError(f"unknown measure {name!r}; allowed are {', '.join(allowed)}")
 
 
@@ -129,6 +133,7 @@ def _scoring(
     """The directory, locked; a scorer that remembers; and how many image files were skipped."""
     from search.scoring import Remembered, Settings
 
+    predictor = None if options["predictor"] is None else Predictor.read(options["predictor"])
     settings = Settings(
         image_size=limits.image_size,
         repeats=options["repeats"],
@@ -139,6 +144,7 @@ def _scoring(
         normalization=options["normalization"],
         engine=options["engine"],
         measures=measures,
+        predictor=predictor,
     )
     settings.check(options["batch_size"])
     if options["workers"] == 1 and options["worker_threads"] is not None:
@@ -156,6 +162,9 @@ def _scoring(
         seed=seed,
         **fixed,
     )
+    if predictor is not None:
+        identity["predictor"] = zlib.crc32(json.dumps(predictor.as_dict()).encode())
+        print(f"predicted accuracy: {predictor.evidence}", file=sys.stderr)
     with workspace(directory, identity) as owned:
         try:
             images, skipped = _images(owned / "images.npz", options, limits.image_size, seed)
@@ -181,9 +190,9 @@ def _images(path: Path, options: dict[str, Any], size: tuple[int, int], seed: in
 
 
 def _scorer(settings: Any, images: np.ndarray, workers: int, threads: int | None, backend: str) -> Callable:
-    from search.scoring import TrainingFreeScorer
+    from search.predicting import scorer_of
     from search.workers import ParallelScorer
 
     if workers == 1 and backend == "loky":
-        return TrainingFreeScorer(settings, images)
+        return scorer_of(settings, images)
     return ParallelScorer(settings, images, workers, threads or max(1, (os.cpu_count() or 1) // workers), backend)

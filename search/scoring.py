@@ -20,6 +20,7 @@ from asvit_tf import autodiff, complexity, initialization, ntk, reference_weight
 from asvit_tf.backbone import NORMALIZATIONS, AsViT
 from asvit_tf.errors import UserError
 from asvit_tf.topology import Topology
+from search.predictor import PREDICTED, Predictor
 from search.records import Journal
 
 # +1: larger is better; -1: smaller is. The signs of the first three are those of their published correlation with
@@ -30,6 +31,7 @@ DIRECTIONS = {
     "length_distortion_with_curvature": 1,
     "ntk_condition_number": -1,
 }
+REWARDS = {**DIRECTIONS, PREDICTED: 1}  # What searches may rank by.
 SEARCHED = ("length_distortion", "ntk_condition_number")
 # Of the shape of the image: reported, not ranked.
 SHAPE = ("nonlinearity", "axis_ratio")
@@ -50,6 +52,7 @@ class Settings:
       normalization: Of the network that the circle goes through, "identity" or "layer"; the NTK keeps its norms.
       measures: Which to compute.
       engine: How to differentiate along the circle, one of `autodiff.ENGINES`.
+      predictor: Of a study, for the measure `predicted_accuracy`.
     """
 
     image_size: tuple[int, int] = (224, 224)
@@ -61,6 +64,7 @@ class Settings:
     normalization: str = "identity"
     measures: tuple[str, ...] = SEARCHED
     engine: str = "jet"
+    predictor: Predictor | None = None
 
     def check(self, images: int) -> None:
         """Refuses what cannot be measured, before any long work.
@@ -76,7 +80,7 @@ class Settings:
             ("initialization", self.initialization, initialization.SCHEMES),
             ("engine", self.engine, autodiff.ENGINES),
             ("radius", self.radius, complexity.RADII),
-            *(("measure", name, (*DIRECTIONS, *SHAPE)) for name in self.measures),
+            *(("measure", name, (*REWARDS, *SHAPE)) for name in self.measures),
         ):
             if value not in allowed:
                 raise UserError(f"unknown {name} {value!r}; allowed are {', '.join(allowed)}")
@@ -84,6 +88,10 @@ class Settings:
             raise UserError(f"repeats is {self.repeats}; it must be at least 1")
         if self.points < 3:
             raise UserError(f"points is {self.points}; a circle needs at least 3")
+        if PREDICTED in self.measures:
+            if self.predictor is None:
+                raise UserError(f"{PREDICTED} needs a predictor: --predictor, the predictor.json of asvit study")
+            self.predictor.check(self.image_size, images)
         if "ntk_condition_number" in self.measures and images < 2:
             raise UserError(f"the NTK needs at least 2 images, not {images}")
 

@@ -86,7 +86,8 @@ def run(
         rows, repeats = (study_result.without_guessing(part, num_classes) for part in (rows, repeats))
         columns = study_result.columns_of(settings, rows, num_classes)
         result = study_result.summarize(settings, rows, repeats, columns)
-        return study_report.write(directory, rows, columns, result)
+        predictor = study_result.predictor_of(settings, rows, columns, num_classes, result["selection"])
+        return study_report.write(directory, rows, columns, result, predictor)
 
 
 def prepare(directory: Path, settings: StudySettings) -> tuple[np.ndarray, int]:

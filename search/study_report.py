@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from asvit_tf.jsonfiles import write_json, write_text
+from search.predictor import Predictor
 from search.report import plt, save, tidy
 from search.study_names import BASELINES, RANK_SUM, direction, in_words, measure_names, name_of
 
@@ -22,9 +23,14 @@ _ROUNDING = 1e-4  # Of a mean over float32 networks; measures that say something
 
 
 def write(
-    directory: Path, rows: Sequence[Mapping], columns: Mapping[str, np.ndarray], result: dict[str, Any]
+    directory: Path,
+    rows: Sequence[Mapping],
+    columns: Mapping[str, np.ndarray],
+    result: dict[str, Any],
+    predictor: Predictor | None,
 ) -> dict[str, Any]:
-    """Writes `result.json`, both CSV files and both figures, each whole; returns the result with their paths."""
+    """Writes `result.json`, both CSV files, both figures and the predictor, each whole; returns the result with their
+    paths."""
     accuracy = np.array([math.nan if row["accuracy"] is None else row["accuracy"] for row in rows])
     released = [name_of(measure, "released", "identity") for measure in _PUBLISHED]
     figures = {
@@ -35,6 +41,10 @@ def write(
     result["csv"] = [str(directory / name) for name in ("topologies.csv", "measures.csv")]
     for path, table in zip(result["csv"], (_topologies_csv(rows, columns), _measures_csv(result["measures"]))):
         write_text(Path(path), _csv(table))
+    result["predictor"] = None
+    if predictor is not None:
+        result["predictor"] = str(directory / "predictor.json")
+        write_json(Path(result["predictor"]), predictor.as_dict())
     write_json(directory / "result.json", result)
     return result
 
@@ -127,7 +137,8 @@ def in_lines(result: Mapping[str, Any]) -> Iterator[str]:
     for failure in result["failed"]:
         yield f"failed: {failure['topology']} seed {failure['seed']}, {failure['part']}: {failure['reason']}"
     yield "seconds a topology: " + ", ".join(f"{part} {value:.1f}" for part, value in result["seconds"].items())
-    yield from (f"written: {path}" for path in (*result["figures"], *result["csv"]))
+    written = [*result["figures"], *result["csv"], *filter(None, [result["predictor"]])]
+    yield from (f"written: {path}" for path in written)
 
 
 def _line(name: str, measure: Mapping[str, Any]) -> str:

@@ -14,8 +14,19 @@ import numpy as np
 from asvit_tf import counting
 from asvit_tf.errors import UserError
 from asvit_tf.topology import Topology
-from search import study_selection
-from search.study_names import BASELINES, NORMALIZATIONS, RANK_SUM, SCHEMES, SEARCHED, direction, measure_names
+from search import predictor, study_selection
+from search.predictor import Predictor
+from search.study_names import (
+    BASELINES,
+    NORMALIZATIONS,
+    RANK_SUM,
+    SCHEMES,
+    SEARCHED,
+    direction,
+    in_words,
+    measure_names,
+)
+from search.study_selection import RIDGES
 from search.study_settings import StudySettings
 from search.study_statistics import LEAST, correlation, noise, regret, resamples
 
@@ -39,7 +50,8 @@ def without_guessing(rows: Sequence[Row], num_classes: int) -> list[Row]:
 
 def columns_of(settings: StudySettings, rows: Sequence[Row], num_classes: int) -> dict[str, np.ndarray]:
     """Every measure and baseline of all rows, [n] each, in the order of the table; NaN where undefined."""
-    counts = [sizes(settings, Topology.parse(row["topology"]), num_classes) for row in rows]
+    image_size = (settings.image_size, settings.image_size)
+    counts = [sizes(image_size, Topology.parse(row["topology"]), num_classes) for row in rows]
     columns = {name: np.array([count[name] for count in counts], np.float64) for name in BASELINES}
     for name in measure_names():
         values = (row["measures"].get(name) for row in rows)
@@ -48,9 +60,9 @@ def columns_of(settings: StudySettings, rows: Sequence[Row], num_classes: int) -
     return columns
 
 
-def sizes(settings: StudySettings, topology: Topology, num_classes: int) -> dict[str, int]:
+def sizes(image_size: tuple[int, int], topology: Topology, num_classes: int) -> dict[str, int]:
     """The baselines of a topology: what needs no measuring."""
-    counted = counting.count(topology, (settings.image_size, settings.image_size), num_classes)
+    counted = counting.count(topology, image_size, num_classes)
     product = math.prod(stage.kernel_size for stage in topology.stages)
     return dict(zip(BASELINES, (counted.parameters, counted.macs, product), strict=True))
 
@@ -109,6 +121,37 @@ def summarize(
         selection=study_selection.held_out(columns, accuracy, settings.seed, settings.draws),
         seconds=_mean_seconds(rows, repeats),
     )
+
+
+def predictor_of(
+    settings: StudySettings,
+    rows: Sequence[Row],
+    columns: Mapping[str, np.ndarray],
+    num_classes: int,
+    selection: Row | None,
+) -> Predictor | None:
+    """The better one of the two regressions, by the half that chooses, fitted on all topologies that were trained.
+
+    None where there were too few topologies to choose and judge.
+    """
+    kinds = {kind: found for kind, found in (selection or {"kinds": {}})["kinds"].items() if kind in RIDGES}
+    if selection is None or not kinds:
+        return None
+    kind = max(kinds, key=lambda kind: kinds[kind]["tau_choosing"])
+    accuracy = np.array([math.nan if row["accuracy"] is None else row["accuracy"] for row in rows])
+    trained = np.isfinite(accuracy)
+    known = {name: column[trained] for name, column in columns.items()}
+    names = predictor.usable(known, [*measure_names(), *RIDGES[kind]], np.arange(int(trained.sum())))
+    line, _ = predictor.fit({name: known[name] for name in names}, names, accuracy[trained])
+    rivals = (
+        f"{in_words(name)} {found['tau']:+.2f}" for name, found in selection["against"].items() if name != RANK_SUM
+    )
+    evidence = (
+        f"{kind}; fitted on {selection['choosing']} topologies, tau {kinds[kind]['tau_judging']:+.2f} on "
+        f"{selection['judging']} others, where {', '.join(rivals)}"
+    )
+    size = (settings.image_size, settings.image_size)
+    return Predictor(line, size, settings.score_batch, num_classes, int(trained.sum()), evidence)
 
 
 def _relative_range(column: np.ndarray) -> float | None:

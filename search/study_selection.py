@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import scipy.stats
 
+from search import predictor
 from search.study_names import BASELINES, NORMALIZATIONS, RANK_SUM, SCHEMES, SEARCHED, measure_names, name_of
 from search.study_statistics import percentiles, resampled_taus, resamples, tau_b
 
@@ -23,7 +24,7 @@ _PAIRED = (
     *("length_distortion", "curvature", "turning_number"),
     *("ntk_condition_number", "ntk_trace", "ntk_effective_rank"),
 )
-_PENALTIES = (1.0, 10.0, 100.0, 1000.0)
+RIDGES: dict[str, tuple[str, ...]] = {"ridge": (), "ridge with sizes": BASELINES}  # And what they have beside measures.
 _OTHER_SPLITS = 100
 
 Columns = Mapping[str, np.ndarray]
@@ -73,8 +74,8 @@ def held_out(columns: Columns, accuracy: np.ndarray, seed: int, draws: int) -> d
     first = _Split(columns, accuracy, halves)
     weights = resamples(len(first.judging), draws, seed)
     against = {}
-    for name, predictor in first.against.items():
-        one, other, true = (part[first.judging] for part in (first.best.scores, predictor, accuracy))
+    for name, rival in first.against.items():
+        one, other, true = (part[first.judging] for part in (first.best.scores, rival, accuracy))
         both = np.isfinite(one) & np.isfinite(other)
         if min(np.ptp(part[both]) if both.any() else 0 for part in (one, other)) == 0:
             continue
@@ -144,11 +145,12 @@ class _Split:
             if all(name in usable for name in names):
                 ranks = rank_sum(usable, names, tuple(signs[name] for name in names))
                 self._add(" + ".join(names), "rank sum", -ranks)
-        for kind, extra in (("ridge", ()), ("ridge with sizes", BASELINES)):
-            features = _features(usable, [*measure_names(), *extra], self.choosing)
-            if features.shape[1]:
-                fitted, left_out = _ridge(features, accuracy, self.choosing)
-                self.candidates.append(_Candidate(kind, kind, fitted, tau_b(left_out, accuracy[self.choosing])))
+        for kind, extra in RIDGES.items():
+            chosen = predictor.usable(usable, [*measure_names(), *extra], self.choosing)
+            if chosen:
+                inside = {name: usable[name][self.choosing] for name in chosen}
+                line, left_out = predictor.fit(inside, chosen, accuracy[self.choosing])
+                self.candidates.append(_Candidate(kind, kind, line(usable), tau_b(left_out, accuracy[self.choosing])))
         self.best = max(self.candidates, key=lambda candidate: candidate.tau)
         self.against = {name: signs[name] * usable[name] for name in AGAINST if name in usable}
 
@@ -186,36 +188,6 @@ def _pairs() -> list[tuple[str, str]]:
         for norms in NORMALIZATIONS
         for one, other in itertools.combinations(_PAIRED, 2)
     ] + [SEARCHED]
-
-
-def _features(columns: Columns, names: list[str], half: np.ndarray) -> np.ndarray:
-    """Logarithms of the columns that have one for every topology, scaled by the mean and deviation of a half."""
-    logarithms = [
-        np.log(columns[name])
-        for name in names
-        if name in columns and np.all(np.isfinite(columns[name]) & (columns[name] > 0))
-    ]
-    scaled = [(column - column[half].mean()) / column[half].std() for column in logarithms if np.ptp(column[half]) > 0]
-    return np.stack(scaled, axis=1) if scaled else np.zeros((len(half), 0))
-
-
-def _ridge(features: np.ndarray, accuracy: np.ndarray, half: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ridge regression on one half, its penalty chosen by leaving one out.
-
-    Returns:
-      Predictions for all topologies, and for those of the half each from the others of it: from the residual e_i of
-      the whole fit and the leverage h_i, accuracy_i - e_i / (1 - h_i). Both less the mean accuracy of the half: were
-      the mean left out with a topology too, predictions would fall where accuracies rise, for no other reason.
-    """
-    inside, y = features[half], accuracy[half] - accuracy[half].mean()
-    fits = []
-    for penalty in _PENALTIES:
-        covariance = inside.T @ inside + penalty * np.eye(features.shape[1])
-        solution = np.linalg.solve(covariance, inside.T)  # [features, half]
-        residual = (y - inside @ (solution @ y)) / (1 - np.einsum("if,fi->i", inside, solution))
-        fits.append((float(np.sum(residual**2)), features @ (solution @ y), y - residual))
-    _, fitted, left_out = min(fits, key=lambda fit: fit[0])
-    return fitted, left_out
 
 
 def _other_splits(columns: Columns, accuracy: np.ndarray, seed: int) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from asvit_tf.errors import UserError
 from asvit_tf.topology import Topology
 
 if TYPE_CHECKING:
+    from search.predicting import PredictingScorer
     from search.scoring import Score, Settings, TrainingFreeScorer
 
 BACKENDS = ("loky", "dask", "ray")
@@ -31,7 +32,7 @@ _LEAK_BYTES = 8e9
 
 _prepared = False  # Whether this process is set up for work.
 # The scorer of this worker process: made at its first task, used for all that have the same settings and images.
-_kept: tuple[tuple[Settings, str], TrainingFreeScorer] | None = None
+_kept: tuple[tuple[Settings, str], TrainingFreeScorer | PredictingScorer] | None = None
 
 
 class Pool:
@@ -119,10 +120,10 @@ def _work(process: tuple[int, int | None, float], function: Callable, arguments:
 
 def _score(key: tuple[Settings, str], images: np.ndarray, topology: str) -> Score:
     global _kept
-    from search.scoring import TrainingFreeScorer
+    from search.predicting import scorer_of
 
     if _kept is None or _kept[0] != key:
-        _kept = key, TrainingFreeScorer(key[0], images)
+        _kept = key, scorer_of(key[0], images)
     return _kept[1].score(Topology.parse(topology))
 
 

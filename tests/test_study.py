@@ -1,6 +1,7 @@
 """The study: rows that survive kills, and statistics that are right."""
 
 import csv
+import dataclasses
 import json
 import math
 
@@ -25,6 +26,7 @@ from search import (
     study_selection,
     study_work,
 )
+from search.predictor import Predictor
 from search.study_settings import StudySettings
 
 
@@ -158,6 +160,15 @@ def test_a_killed_study_ends_with_the_rows_of_an_unbroken_one(work, tmp_path):
         assert one["tau"] == other["tau"]
         assert one["interval"] == other["interval"]
     assert expected["noise"] == result["noise"]
+
+
+def test_a_study_leaves_a_predictor_behind_if_one_half_can_judge(work, tmp_path):
+    assert study.run(str(tmp_path), SMALL)["predictor"] is None  # Twelve are too few.
+    result = study.run(str(tmp_path), dataclasses.replace(SMALL, topologies=20))
+    found = Predictor.read(result["predictor"])
+    assert (found.image_size, found.images, found.num_classes, found.topologies) == ((32, 32), 16, 10, 20)
+    assert "fitted on 10 topologies" in found.evidence
+    assert set(found.line.names) <= {*study_names.measure_names(), *study_names.BASELINES}
 
 
 def test_more_topologies_continue_and_another_study_is_refused(work, tmp_path):

@@ -1,0 +1,146 @@
+"""Accuracy predicted from training-free measures, as a study has learned it. No TensorFlow.
+
+A study trains its topologies once; what it learned is then a measure like the others, and nothing more is trained.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from asvit_tf.errors import UserError
+
+PREDICTED = "predicted_accuracy"
+_ROUNDING = 1e-4  # Of a logarithm; measures that say something differ by percents.
+_PENALTIES = (1.0, 10.0, 100.0, 1000.0)
+
+Columns = Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """Accuracy as a linear function of logarithms of measures.
+
+    Attributes:
+      names: Of the measures.
+      slopes: Accuracy for a unit of each logarithm.
+      constant: Accuracy where all logarithms are 0.
+    """
+
+    names: tuple[str, ...]
+    slopes: tuple[float, ...]
+    constant: float
+
+    def __call__(self, columns: Columns) -> np.ndarray:
+        """Predictions, [n]; NaN where a measure is undefined or not above 0.
+
+        Args:
+          columns: [n] each.
+        """
+        with np.errstate(divide="ignore", invalid="ignore"):
+            logarithms = np.log(np.stack([np.asarray(columns[name], np.float64) for name in self.names], axis=1))
+        predicted = logarithms @ np.array(self.slopes) + self.constant
+        return np.where(np.isfinite(predicted), predicted, np.nan)
+
+
+def usable(columns: Columns, names: Sequence[str], among: np.ndarray) -> tuple[str, ...]:
+    """The names whose columns have a logarithm for every topology, and differ among the given ones.
+
+    What differs by the rounding of float32 networks only is as good as constant.
+    """
+
+    def good(column: np.ndarray) -> bool:
+        return bool(np.all(np.isfinite(column) & (column > 0))) and np.ptp(np.log(column[among])) > _ROUNDING
+
+    return tuple(name for name in names if name in columns and good(columns[name]))
+
+
+def fit(columns: Columns, names: tuple[str, ...], accuracy: np.ndarray) -> tuple[Line, np.ndarray]:
+    """Ridge regression of accuracy on logarithms, each scaled to unit deviation; leaving one out chooses the penalty.
+
+    Args:
+      columns: [n] each, positive, none constant.
+      names: Of those to use; one at least.
+      accuracy: [n].
+
+    Returns:
+      The line; and a prediction of each from the others, less the mean accuracy: from the residual e_i of the whole fit
+      and the leverage h_i, accuracy_i - e_i / (1 - h_i). Were the mean left out with a topology too, predictions would
+      fall where accuracies rise, for no other reason.
+    """
+    logarithms = np.log(np.stack([columns[name] for name in names], axis=1))
+    centres, scales = logarithms.mean(axis=0), logarithms.std(axis=0)
+    features, mean = (logarithms - centres) / scales, accuracy.mean()
+    y = accuracy - mean
+    fits = []
+    for penalty in _PENALTIES:
+        covariance = features.T @ features + penalty * np.eye(len(names))
+        solution = np.linalg.solve(covariance, features.T)  # [names, n]
+        residual = (y - features @ (solution @ y)) / (1 - np.einsum("if,fi->i", features, solution))
+        fits.append((float(np.sum(residual**2)), solution @ y / scales, y - residual))
+    _, slopes, left_out = min(fits, key=lambda found: found[0])
+    return Line(names, tuple(map(float, slopes)), float(mean - centres @ slopes)), left_out
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictor:
+    """What a study leaves behind for searches.
+
+    Attributes:
+      line: Fitted on all of its topologies.
+      image_size: H and W in pixels, that its measures are of.
+      images: In its NTK.
+      num_classes: Of the networks whose sizes it knows.
+      topologies: It was fitted on.
+      evidence: One line: how such a line, fitted on one half of the topologies, ordered the other half.
+    """
+
+    line: Line
+    image_size: tuple[int, int]
+    images: int
+    num_classes: int
+    topologies: int
+    evidence: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `predictor.json`."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def read(cls, path: str) -> Predictor:
+        """The predictor that a study wrote.
+
+        Raises:
+          UserError: There is none in this file.
+        """
+        try:
+            content = json.loads(Path(path).read_text())
+            line = content.pop("line")
+            names, slopes = tuple(map(str, line["names"])), tuple(map(float, line["slopes"]))
+            if not names or len(names) != len(slopes):
+                raise ValueError("names and slopes")
+            content["image_size"] = tuple(map(int, content["image_size"]))
+            return cls(Line(names, slopes, float(line["constant"])), **content)
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} is no predictor.json that asvit study wrote") from error
+
+    def check(self, image_size: tuple[int, int], images: int) -> None:
+        """Refuses a search whose measures are of other images than the study's.
+
+        Raises:
+          UserError: Naming what differs.
+        """
+        if tuple(image_size) != self.image_size:
+            raise UserError(
+                f"the predictor is of images of {self.image_size[0]} x {self.image_size[1]} pixels, not "
+                f"{image_size[0]} x {image_size[1]}; set --image_size to that"
+            )
+        if images != self.images:
+            raise UserError(f"the predictor's NTK is of {self.images} images, not {images}; set --batch_size to that")
