@@ -6,9 +6,16 @@ from types import ModuleType
 from typing import Any
 
 from official.core import config_definitions as cfg
+from official.vision.configs import maskrcnn, retinanet, semantic_segmentation
 
-from asvit_tf import detection, detection_checks, inputs, segmentation, segmentation_checks
+from asvit_tf import classification_checks, detection_checks, segmentation_checks
 from asvit_tf.errors import UserError
+
+_KINDS = {
+    retinanet.RetinaNetTask: detection_checks,
+    maskrcnn.MaskRCNNTask: detection_checks,
+    semantic_segmentation.SemanticSegmentationTask: segmentation_checks,
+}
 
 
 def check(params: cfg.ExperimentConfig) -> None:
@@ -49,9 +56,7 @@ def check_data(task: cfg.TaskConfig, section: str) -> None:
 
 def _kind(task: cfg.TaskConfig) -> ModuleType:
     """The module with the `metrics`, `check_model` and `check` of a kind of task."""
-    if segmentation.is_segmentation(task):
-        return segmentation_checks
-    return detection_checks if detection.is_detection(task) else inputs
+    return next((module for kind, module in _KINDS.items() if isinstance(task, kind)), classification_checks)
 
 
 def _whole(name: str, value: Any, least: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from typing import Any, List, Optional, Union
+from typing import List, Optional, Union
 
 from official.core import config_definitions as cfg
 from official.core import exp_factory, task_factory
@@ -50,29 +50,32 @@ class CascadeRCNN(maskrcnn.MaskRCNN):
 
 
 @dataclasses.dataclass
-class RetinaNetTask(retinanet.RetinaNetTask):
-    """The Model Garden's RetinaNet with an As-ViT backbone.
+class DenseTask:
+    """What the tasks of more than one answer an image add to the Model Garden's.
 
     Attributes:
       init_checkpoint_modules: "backbone" or "all".
-      class_names: By category identifier, for the exported model; empty for the identifiers themselves.
+      class_names: By category identifier or class, for the exported model; empty for the numbers themselves.
       seed: Of initial weights, shuffling and augmentation, set by asvit_tf.train; None draws fresh ones.
     """
 
-    model: RetinaNet = dataclasses.field(default_factory=RetinaNet)
     init_checkpoint_modules: Union[str, List[str]] = "backbone"
     class_names: List[str] = dataclasses.field(default_factory=list)
     seed: Optional[int] = None
 
 
 @dataclasses.dataclass
-class CascadeRCNNTask(maskrcnn.MaskRCNNTask):
-    """The Model Garden's Mask R-CNN as a cascade, with an As-ViT backbone; attributes as `RetinaNetTask`."""
+class RetinaNetTask(DenseTask, retinanet.RetinaNetTask):
+    """The Model Garden's RetinaNet with an As-ViT backbone; attributes as `DenseTask`."""
+
+    model: RetinaNet = dataclasses.field(default_factory=RetinaNet)
+
+
+@dataclasses.dataclass
+class CascadeRCNNTask(DenseTask, maskrcnn.MaskRCNNTask):
+    """The Model Garden's Mask R-CNN as a cascade, with an As-ViT backbone; attributes as `DenseTask`."""
 
     model: CascadeRCNN = dataclasses.field(default_factory=CascadeRCNN)
-    init_checkpoint_modules: Union[str, List[str]] = "backbone"
-    class_names: List[str] = dataclasses.field(default_factory=list)
-    seed: Optional[int] = None
 
 
 @task_factory.register_task_cls(RetinaNetTask)
@@ -83,11 +86,6 @@ class AsViTRetinaNetTask(configs.AccountedStart, retinanet_task.RetinaNetTask):
 @task_factory.register_task_cls(CascadeRCNNTask)
 class AsViTCascadeRCNNTask(configs.AccountedStart, maskrcnn_task.MaskRCNNTask):
     """The Model Garden's task, but a checkpoint to start from is accounted for."""
-
-
-def is_detection(task: Any) -> bool:
-    """Whether a task's config is one of the detection tasks."""
-    return isinstance(task, (retinanet.RetinaNetTask, maskrcnn.MaskRCNNTask))
 
 
 def _coco(task: cfg.TaskConfig, parser: hyperparams.Config, batch_size: int, epochs: int) -> cfg.ExperimentConfig:

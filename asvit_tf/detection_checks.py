@@ -59,41 +59,35 @@ def check(task: Any, section: str) -> None:
       UserError: There are no detection data at that place, they have more classes than the model, or the annotation
         file that an evaluation needs is missing or does not suit.
     """
-    name, params = f"task.{section}", getattr(task, section)
-    check_given(name, params, "asvit prepare-coco")
-    _check_records(name, inputs.record_files(name, params.input_path)[0], task)
+    _check_records(section, first_file(task, section, "asvit prepare-coco"), task)
     if section == "validation_data":
-        check_whole(name, params)
         _check_annotations(task)
 
 
-def check_given(name: str, params: Any, prepared_by: str) -> None:
-    """Checks that a data section names TFRecords, and a batch size.
+def first_file(task: Any, section: str, prepared_by: str) -> str:
+    """The first file of TFRecords that a data section names.
+
+    Args:
+      task, section: As `check`.
+      prepared_by: The command that writes such files.
 
     Raises:
-      UserError: It does not; the message says what writes them.
+      UserError: There are none, or batches are empty; or the evaluation would not see all images.
     """
-    if params.global_batch_size < 1:
-        raise UserError(f"{name}.global_batch_size is {params.global_batch_size}; it must be at least 1")
+    name, params = f"task.{section}", getattr(task, section)
+    inputs.check_batch_size(name, params)
     if params.tfds_name or not params.input_path:
         raise UserError(f"{name} has no TFRecords; set {name}.input_path to what {prepared_by} wrote")
-
-
-def check_whole(name: str, params: Any) -> None:
-    """Checks that an evaluation sees all images.
-
-    Raises:
-      UserError: It does not.
-    """
-    if params.drop_remainder:
+    if section == "validation_data" and params.drop_remainder:
         raise UserError(f"{name}.drop_remainder is true, which leaves images out of the evaluation; set it to false")
+    return inputs.record_files(name, params.input_path)[0]
 
 
 def _has_masks(task: Any) -> bool:
     return getattr(task.model, "include_mask", False)
 
 
-def _check_records(name: str, file: str, task: Any) -> None:
+def _check_records(section: str, file: str, task: Any) -> None:
     labels: list[int] = []
     images = 0
     try:
@@ -106,13 +100,8 @@ def _check_records(name: str, file: str, task: Any) -> None:
     except (tf.errors.OpError, message.DecodeError):
         images = 0
     if not images:
-        raise UserError(f"{name}.input_path: {file} holds no TFRecords of detection data")
-    largest = task.model.num_classes - 1
-    if labels and not 1 <= min(labels) <= max(labels) <= largest:
-        raise UserError(
-            f"{file} has categories from {min(labels)} to {max(labels)}; allowed by task.model.num_classes are "
-            f"1 to {largest}"
-        )
+        raise UserError(f"task.{section}.input_path: {file} holds no TFRecords of detection data")
+    inputs.check_classes(file, "categories", labels, 1, task.model.num_classes)
 
 
 def _check_annotations(task: Any) -> None:

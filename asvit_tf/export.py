@@ -19,9 +19,9 @@ from official.vision.serving import semantic_segmentation as segmentation_servin
 
 from asvit_tf import (
     checkpoints,
+    classification_checks,
     configs,
     detection,
-    inputs,
     registry_imports,  # noqa: F401
     segmentation,
 )
@@ -149,11 +149,12 @@ class NamedSegmentationModule(_EachResized, segmentation_serving.SegmentationMod
         return {**answer, "classes": likeliest, "class_names": tf.constant(class_names(self.params))}
 
 
-# By a part of the model that only this kind of task has.
-_TASKS: dict[str, Any] = {
-    "roi_generator": detection.CascadeRCNNTask,
-    "anchor": detection.RetinaNetTask,
-    "mask_scoring_head": segmentation.SegmentationTask,
+# By a part of the model that only this kind of task has: its config, and its module.
+_KINDS: dict[str, tuple[Any, Any]] = {
+    "roi_generator": (detection.CascadeRCNNTask, NamedDetectionModule),
+    "anchor": (detection.RetinaNetTask, NamedDetectionModule),
+    "mask_scoring_head": (segmentation.SegmentationTask, NamedSegmentationModule),
+    "kernel_initializer": (configs.ClassificationTask, NamedClassificationModule),
 }
 
 
@@ -170,12 +171,11 @@ def read_params(model_dir: str) -> cfg.ExperimentConfig:
         with tf.io.gfile.GFile(path) as file:
             # The Model Garden's reader takes a class name such as 1e3 for a number; this one leaves words as they are.
             task = yaml.load(file, Loader=yaml.BaseLoader)["task"]
-        kinds = [kind for part, kind in _TASKS.items() if part in task["model"]]
-        kind = kinds[0] if kinds else configs.ClassificationTask
+        kind = next(kind for part, (kind, _) in _KINDS.items() if part in task["model"])
         params = cfg.ExperimentConfig(task=kind())
         params = hyperparams.override_params_dict(params, path, is_strict=False)
         params.task.class_names = task["class_names"]
-    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+    except (yaml.YAMLError, KeyError, TypeError, ValueError, StopIteration) as error:
         raise UserError(f"{path} is not what training writes: {error}") from error
     return params
 
@@ -191,13 +191,9 @@ def class_names(params: cfg.ExperimentConfig) -> list[str]:
 
 def serving_module(params: cfg.ExperimentConfig, input_type: str) -> Any:
     """The module that `export` saves, in float32; call `serve` on it for the same answers in Python."""
-    kind: Any = NamedClassificationModule
-    if detection.is_detection(params.task):
-        kind = NamedDetectionModule
-    elif segmentation.is_segmentation(params.task):
-        kind = NamedSegmentationModule
+    module = next(module for task, module in _KINDS.values() if isinstance(params.task, task))
     with mixed_precision(None):
-        return kind(
+        return module(
             params=params,
             batch_size=None,  # Any; a fixed 1 would silently answer the first image only.
             input_image_size=list(params.task.model.input_size[:2]),
@@ -272,7 +268,7 @@ def export(
         raise UserError("TFLite is for classifiers here; other networks are exported as a SavedModel")
     checkpoint = _checkpoint(params, model_dir, checkpoint)
     if tflite_type == "int8":
-        inputs.check(params.task, "train_data")  # It calibrates with it.
+        classification_checks.check(params.task, "train_data")  # It calibrates with it.
     module = serving_module(params, input_type)
     with whole_directory(export_dir) as partial, checkpoints.damage_explained(checkpoint):
         export_saved_model_lib.export_inference_graph(

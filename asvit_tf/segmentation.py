@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from typing import Any, List, Optional, Union
 
 import tensorflow as tf
 from official.core import config_definitions as cfg
@@ -16,8 +15,6 @@ from official.vision.configs import decoders, semantic_segmentation
 from official.vision.tasks import semantic_segmentation as segmentation_task
 
 from asvit_tf import configs, detection, inputs
-
-# hyperparams reads the annotations at run time and knows typing's List and Optional, not the built-in forms.
 
 COCO_CLASSES = 81  # The categories counted through, and the background, which is class 0.
 _LEVELS = (2, 5)
@@ -39,24 +36,16 @@ class Segmentation(semantic_segmentation.SemanticSegmentationModel):
 
 
 @dataclasses.dataclass
-class SegmentationTask(semantic_segmentation.SemanticSegmentationTask):
-    """The Model Garden's semantic segmentation with an As-ViT backbone.
-
-    Attributes:
-      init_checkpoint_modules: "backbone" or "all".
-      class_names: By class, for the exported model; empty for the numbers themselves.
-      seed: Of initial weights, shuffling and augmentation, set by asvit_tf.train; None draws fresh ones.
-    """
+class SegmentationTask(detection.DenseTask, semantic_segmentation.SemanticSegmentationTask):
+    """The Model Garden's semantic segmentation with an As-ViT backbone; attributes as `detection.DenseTask`."""
 
     model: Segmentation = dataclasses.field(default_factory=Segmentation)
-    init_checkpoint_modules: Union[str, List[str]] = "backbone"
-    class_names: List[str] = dataclasses.field(default_factory=list)
-    seed: Optional[int] = None
 
 
 @task_factory.register_task_cls(SegmentationTask)
 class AsViTSegmentationTask(configs.AccountedStart, segmentation_task.SemanticSegmentationTask):
-    """The Model Garden's task, but a checkpoint to start from is accounted for, and every map is checked."""
+    """The Model Garden's task, but a checkpoint to start from is accounted for, every map is checked, and every batch
+    evaluated."""
 
     def build_inputs(self, params, input_context=None):
         """The Model Garden's input pipeline; a pixel of a class that there is not ends it with `inputs.LABEL_PROBLEM`.
@@ -65,19 +54,21 @@ class AsViTSegmentationTask(configs.AccountedStart, segmentation_task.SemanticSe
         """
         config = self.task_config
 
-        def check_batch(images, labels):
+        def is_good(labels):
             masks = labels["masks"]
-            good = tf.reduce_all((masks < config.model.num_classes) | (masks == config.losses.ignore_label))
-            with tf.control_dependencies([tf.debugging.Assert(good, [inputs.LABEL_PROBLEM])]):
-                return images, {**labels, "masks": tf.identity(masks)}
+            return tf.reduce_all((masks < config.model.num_classes) | (masks == config.losses.ignore_label))
 
-        dataset = super().build_inputs(params, input_context)
-        return dataset.map(check_batch, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+        return inputs.checked(super().build_inputs(params, input_context), is_good)
 
+    def aggregate_logs(self, state=None, step_outputs=None):
+        """As the Model Garden's, but the first batch stays in the IoU, which that forgets when it sees no state yet."""
+        return super().aggregate_logs({"begun": True} if state is None else state, step_outputs)
 
-def is_segmentation(task: Any) -> bool:
-    """Whether a task's config is that of semantic segmentation."""
-    return isinstance(task, semantic_segmentation.SemanticSegmentationTask)
+    def reduce_aggregated_logs(self, aggregated_logs, global_step=None):
+        """As the Model Garden's; the next evaluation begins with nothing."""
+        logs = super().reduce_aggregated_logs(aggregated_logs, global_step)
+        self.iou_metric.reset_states()
+        return logs
 
 
 @exp_factory.register_config_factory("segmentation_asvit_coco")

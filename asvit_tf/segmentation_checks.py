@@ -69,25 +69,16 @@ def check(task: Any, section: str) -> None:
       UserError: There are no TFRecords with a class for every pixel at that place, or they have more classes than the
         model.
     """
-    name, params = f"task.{section}", getattr(task, section)
-    if section == "validation_data":
-        detection_checks.check_whole(name, params)
-    detection_checks.check_given(name, params, "asvit prepare-coco --semantic")
-    file = inputs.record_files(name, params.input_path)[0]
+    file = detection_checks.first_file(task, section, "asvit prepare-coco --semantic")
     seen: set[int] = set()
     try:
         for features in inputs.peek(file):
             seen.update(np.unique(_map_of(features, file)).tolist())
-    except (tf.errors.OpError, message.DecodeError) as error:
-        raise UserError(f"{name}.input_path: {file} holds no TFRecords of segmentation data") from error
+    except (tf.errors.OpError, message.DecodeError):
+        seen.clear()
     if not seen:
-        raise UserError(f"{name}.input_path: {file} holds no TFRecords of segmentation data")
-    classes, largest = seen - {task.losses.ignore_label}, task.model.num_classes - 1
-    if classes and max(classes) > largest:
-        raise UserError(
-            f"{file} has classes from {min(classes)} to {max(classes)}; allowed by task.model.num_classes are "
-            f"0 to {largest}"
-        )
+        raise UserError(f"task.{section}.input_path: {file} holds no TFRecords of segmentation data")
+    inputs.check_classes(file, "classes", seen - {task.losses.ignore_label}, 0, task.model.num_classes)
 
 
 def _map_of(features: Mapping[str, tf.train.Feature], file: str) -> np.ndarray:

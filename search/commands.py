@@ -10,6 +10,7 @@ import click
 
 from asvit_tf.console import AS_JSON, only_result_on_stdout, print_json, quiet_tensorflow
 from asvit_tf.topology import Topology
+from search.predictor import PREDICTED
 
 
 class _Positive(click.ParamType):
@@ -296,6 +297,6 @@ def grow(arch: str, seed: int, as_json: bool, targets: str | None, **options: An
 def _measures(text: str | None, predictor: str | None) -> tuple[str, ...]:
     """Measures by name or by the released code's words for them."""
     if text is None:
-        text = "ntk_exp" if predictor is None else "predicted_accuracy"
+        text = "ntk_exp" if predictor is None else PREDICTED
     words = [word.strip() for word in text.split(",")]
     return tuple(dict.fromkeys(name for word in words for name in _ALIASES.get(word, (word,))))

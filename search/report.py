@@ -20,6 +20,7 @@ from asvit_tf import savings
 from asvit_tf.jsonfiles import write_text
 from asvit_tf.retokenization import Schedule
 from asvit_tf.topology import Topology
+from search.predictor import PREDICTED
 
 _COLOURS = dict(first="#1f6f8b", second="#d1603d", third="#3b7d4f", quiet="#9a9a9a")
 
@@ -53,7 +54,7 @@ _LABELS = {
     "curvature": "curvature",
     "length_distortion_with_curvature": "length with\ncurvature",
     "ntk_condition_number": "NTK condition\nnumber",
-    "predicted_accuracy": "predicted\naccuracy",
+    PREDICTED: "predicted\naccuracy",
 }
 
 

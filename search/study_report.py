@@ -15,6 +15,7 @@ from asvit_tf.jsonfiles import write_json, write_text
 from search.predictor import Predictor
 from search.report import plt, save, tidy
 from search.study_names import BASELINES, RANK_SUM, direction, in_words, measure_names, name_of
+from search.study_result import accuracies
 
 _PUBLISHED = ("curvature", "length_distortion", "length_distortion_with_curvature")
 _DRAWN = (*_PUBLISHED, "ntk_condition_number")
@@ -31,7 +32,7 @@ def write(
 ) -> dict[str, Any]:
     """Writes `result.json`, both CSV files, both figures and the predictor, each whole; returns the result with their
     paths."""
-    accuracy = np.array([math.nan if row["accuracy"] is None else row["accuracy"] for row in rows])
+    accuracy = accuracies(rows)
     released = [name_of(measure, "released", "identity") for measure in _PUBLISHED]
     figures = {
         "published.png": _figure([*released, "parameters"], 4, columns, accuracy, result["measures"]),

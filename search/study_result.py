@@ -48,6 +48,11 @@ def without_guessing(rows: Sequence[Row], num_classes: int) -> list[Row]:
     return list(map(checked, rows))
 
 
+def accuracies(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """Of all rows, [n], from 0 to 1; NaN where training failed."""
+    return np.array([math.nan if row["accuracy"] is None else row["accuracy"] for row in rows])
+
+
 def columns_of(settings: StudySettings, rows: Sequence[Row], num_classes: int) -> dict[str, np.ndarray]:
     """Every measure and baseline of all rows, [n] each, in the order of the table; NaN where undefined."""
     image_size = (settings.image_size, settings.image_size)
@@ -86,7 +91,7 @@ def summarize(
     Raises:
       UserError: Fewer than three trainings ended well.
     """
-    accuracy = np.array([math.nan if row["accuracy"] is None else row["accuracy"] for row in rows])
+    accuracy = accuracies(rows)
     trained = int(np.isfinite(accuracy).sum())
     failed = _failed(settings, rows, repeats)
     if trained < min(LEAST, len(rows)):
@@ -138,7 +143,7 @@ def predictor_of(
     if selection is None or not kinds:
         return None
     kind = max(kinds, key=lambda kind: kinds[kind]["tau_choosing"])
-    accuracy = np.array([math.nan if row["accuracy"] is None else row["accuracy"] for row in rows])
+    accuracy = accuracies(rows)
     trained = np.isfinite(accuracy)
     known = {name: column[trained] for name, column in columns.items()}
     names = predictor.usable(known, [*measure_names(), *RIDGES[kind]], np.arange(int(trained.sum())))

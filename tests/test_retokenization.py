@@ -64,6 +64,17 @@ def test_measured_savings_by_hand():
     assert savings.summary(phases, [])["trace_seconds"] == 0
 
 
+def test_a_schedule_may_come_back_to_a_tokenization():
+    rows = [
+        dict(step=step, steps=2, stride=stride, dilation=1, traced=traced, seconds=seconds)
+        for step, stride, traced, seconds in [(2, 4, True, 5.0), (4, 4, False, 2.0), (6, 8, True, 3.0)]
+        + [(8, 8, False, 1.0), (10, 4, True, 6.0), (12, 4, False, 2.2)]
+    ]
+    times = savings.phase_times(rows)
+    assert [(time.stride, time.steps, time.step_seconds) for time in times] == [(4, 4, 1.0), (8, 4, 0.5), (4, 4, 1.1)]
+    assert savings.measured_saving(times) == pytest.approx(1 - (4.0 + 2.0 + 4.4) / (1.1 * 12))
+
+
 @pytest.mark.parametrize(
     "phases",
     [

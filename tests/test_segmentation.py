@@ -1,12 +1,14 @@
 """Semantic segmentation, end to end and tiny: maps of classes from masks, a step, an evaluation, a SavedModel."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 import yaml
+from official.common import distribute_utils
 from official.core import exp_factory, task_factory
 from official.vision.dataloaders import segmentation_input
 from PIL import Image
@@ -16,6 +18,9 @@ from tensorboard.backend.event_processing import event_accumulator
 from asvit_tf import UserError, cli, coco, export, inputs, shapes, train
 
 CONFIG = Path(__file__).parents[1] / "official_configs/shapes_segmentation_asvit_i128_cpu.yaml"
+NOTHING_DRAWN = {
+    f"task.train_data.aug_{name}": value for name, value in dict(rand_hflip="false", scale_min=1, scale_max=1).items()
+}
 TINY = "4,8,2|2,4,2|2,1,2|2,1,2|8,16"
 
 
@@ -28,12 +33,13 @@ def records(tmp_path_factory):
     return root / "data"
 
 
-def start(records, model_dir, **overrides):
+def start(records, model_dir, mode="train_and_eval", **overrides):
     steps = ("train_steps", "steps_per_loop", "summary_interval", "checkpoint_interval", "validation_interval")
     changes = {
         "task.seed": 0,
         "task.model.backbone.asvit.topology": f"'{TINY}'",
         "task.train_data.global_batch_size": 4,
+        **NOTHING_DRAWN,  # Threads draw in any order, so that losses would differ between two runs.
         "task.validation_data.global_batch_size": 3,  # The last of the four is a batch of its own.
         **{f"trainer.{name}": 1 for name in steps},
         "trainer.optimizer_config.warmup.linear.warmup_steps": 0,
@@ -42,7 +48,7 @@ def start(records, model_dir, **overrides):
     return train.start(
         [
             "--experiment=segmentation_asvit_coco",
-            "--mode=train_and_eval",
+            f"--mode={mode}",
             f"--model_dir={model_dir}",
             f"--config_file={CONFIG}",
             f"--config_file={records}/semantic.yaml",
@@ -113,6 +119,32 @@ def test_a_step_trains_and_iou_is_evaluated(trained):
     assert pictures
     for tag in ("mean_iou", *pictures):
         assert {event.step for event in events.Tensors(tag)} == {1}
+
+
+@pytest.mark.usefixtures("clean_policy")
+@pytest.mark.parametrize(
+    ("strategy", "dtype", "tolerance"),
+    [
+        (lambda: tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), "float32", 1e-3),
+        (lambda: tf.distribute.OneDeviceStrategy("CPU:0"), "bfloat16", 5e-2),
+    ],
+    ids=["two devices", "bfloat16"],
+)
+def test_a_step_elsewhere_is_that_of_one_device_in_float32(
+    trained, records, tmp_path, monkeypatch, strategy, dtype, tolerance
+):
+    metrics, root = trained
+    monkeypatch.setattr(distribute_utils, "get_distribution_strategy", lambda **options: strategy())
+    elsewhere = {"runtime.mixed_precision_dtype": dtype, "task.validation_data.global_batch_size": 2}
+    start(records, tmp_path / "train", **elsewhere)
+    paths = [path / "train/blocks.jsonl" for path in (root, tmp_path)]
+    losses = [json.loads(path.read_text())["training_loss"] for path in paths]
+    assert losses[1] == pytest.approx(losses[0], abs=tolerance)
+    # Evaluated is the same checkpoint: a step of Adam from the start is one of signs, which rounding turns. That other
+    # batches have the same IoU shows that each of them is counted.
+    shutil.copytree(root / "train", tmp_path / "copy")
+    actual = start(records, tmp_path / "copy", mode="eval", **elsewhere)
+    assert actual["mean_iou"] == pytest.approx(metrics["mean_iou"], abs=tolerance)
 
 
 def test_the_saved_model_answers_images_of_different_sizes(trained, tmp_path):

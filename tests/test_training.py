@@ -1,4 +1,4 @@
-"""Training across changes of tokenization: by the Model Garden's trainer, and by Keras."""
+"""Training across changes of tokenization: by the Model Garden's trainer."""
 
 import functools
 import itertools
@@ -12,13 +12,9 @@ from official.core import exp_factory, task_factory, train_lib, train_utils
 from tensorboard.backend.event_processing import event_accumulator
 
 from asvit_tf import (
-    AsViT,
-    Tokenization,
-    Topology,
     UserError,
     block_log,
     configs,
-    counting,
     data,
     export,
     registry_imports,  # noqa: F401
@@ -289,39 +285,6 @@ def test_dilation_left_out_is_auto(digits):
     assert [phase.tokenization.dilation for phase in schedule.phases] == [5, 2, 1]
 
 
-def graph_macs(function):
-    """Multiply-accumulates of every convolution and matrix product in a traced program, from its shapes."""
-    total = 0
-    for op in function.graph.get_operations():
-        output = op.outputs[0].shape.as_list() if op.outputs else []
-        if op.type == "Conv2D":
-            total += np.prod(output) * np.prod(op.inputs[1].shape.as_list()[:3])
-        elif op.type in ("MatMul", "BatchMatMulV2"):
-            transposed = op.get_attr("transpose_a" if op.type == "MatMul" else "adj_x")
-            total += np.prod(output) * op.inputs[0].shape.as_list()[-2 if transposed else -1]
-        elif op.type == "Einsum" and op.get_attr("equation") in (b"bwtc,cd->bwtd", b"bwtd,dc->bwtc"):
-            # Linear maps of tokens. Others resize the position embedding, whatever the images.
-            total += np.prod(output) * op.inputs[0].shape.as_list()[-1]
-    return int(total)
-
-
-@pytest.mark.parametrize("image_size", [(32, 32), (40, 27)])
-@pytest.mark.parametrize("window", ["split", "fixed"])
-def test_counted_macs_are_those_of_the_traced_program(image_size, window):
-    topology = Topology.parse("5,4,3,2|3,2,2|2,2,2|3,1,4|16,12")
-    backbone = AsViT(topology, tf_keras.layers.InputSpec(shape=[None, *image_size, 3]), window=window)
-    seen = []
-    for tokenization in (Tokenization(16, 5), Tokenization(8, 2), Tokenization(4, 1)):
-        backbone.set_tokenization(tokenization)
-        function = tf.function(backbone).get_concrete_function(tf.TensorSpec((1, *image_size, 3)))
-        counted = counting.count(
-            topology, image_size, 10, stride=tokenization.stride, representation=False, window=window
-        )
-        assert graph_macs(function) == counted.macs - topology.widths[-1] * 10
-        seen.append(counted.macs)
-    assert seen[0] < seen[1] < seen[2]
-
-
 def test_the_best_checkpoint_is_that_of_all_tokens(digits, tmp_path):
     """Also where evaluations at the phase's own tokens come out better."""
     best = {"best_checkpoint_export_subdir": "best", "best_checkpoint_eval_metric": "accuracy"}
@@ -389,14 +352,3 @@ def test_metrics_of_a_cut_block_are_those_of_all_its_steps(digits, tmp_path):
     for step, (first, second) in {6: (4, 6), 12: (8, 12)}.items():
         parts = [(blocks[part]["training_loss"], blocks[part]["steps"]) for part in (first, second)]
         assert losses[step] == pytest.approx(sum(loss * steps for loss, steps in parts) / 6, rel=1e-5)
-
-
-def test_a_schedule_may_come_back_to_a_tokenization():
-    rows = [
-        dict(step=step, steps=2, stride=stride, dilation=1, traced=traced, seconds=seconds)
-        for step, stride, traced, seconds in [(2, 4, True, 5.0), (4, 4, False, 2.0), (6, 8, True, 3.0)]
-        + [(8, 8, False, 1.0), (10, 4, True, 6.0), (12, 4, False, 2.2)]
-    ]
-    times = savings.phase_times(rows)
-    assert [(time.stride, time.steps, time.step_seconds) for time in times] == [(4, 4, 1.0), (8, 4, 0.5), (4, 4, 1.1)]
-    assert savings.measured_saving(times) == pytest.approx(1 - (4.0 + 2.0 + 4.4) / (1.1 * 12))
