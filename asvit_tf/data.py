@@ -63,6 +63,14 @@ class Dataset:
         """Of the validation records, likewise."""
         return self._path("validation")
 
+    def validation_shares(self) -> list[float]:
+        """Of each class, in the validation records."""
+        labels = [
+            tf.train.Example.FromString(record).features.feature["image/class/label"].int64_list.value[0]
+            for record in tf.data.TFRecordDataset(tf.io.gfile.glob(self.validation_path)).as_numpy_iterator()
+        ]
+        return (np.bincount(labels, minlength=len(self.class_names)) / len(labels)).tolist()
+
     def _path(self, split: str) -> str:
         name = f"{split}.tfrecord" if self.shards == 1 else f"{split}-*-of-{self.shards:05d}.tfrecord"
         return os.path.join(self.directory, name)

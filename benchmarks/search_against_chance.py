@@ -1,11 +1,12 @@
 """Does the search find a topology better than chance? The found one against random ones of similar cost.
 
-    python benchmarks/search_against_chance.py --save_dir DIR [--arch TOPOLOGY] [--steps 200] [--workers 2]
+    python benchmarks/search_against_chance.py --save_dir DIR [--predictor FILE | --arch TOPOLOGY] [--steps 200]
 
-REINFORCE with its released settings searches at the study's image size and width on the study's images (or a topology
-is given); ten random topologies of the same space with multiply-accumulates within 10 % of the found one's are drawn;
-all are trained by the study's recipe with three seeds. The data and the search lie in DIR, rows go to
-benchmarks/results/search_against_chance.jsonl as they are finished; started again, it continues.
+REINFORCE with its released settings searches at the study's image size and width on the study's images, by its released
+measures or by the accuracy that a study's predictor expects (or a topology is given); ten random topologies of the same
+space with multiply-accumulates within 10 % of the found one's are drawn; all are trained by the study's recipe with
+three seeds. The data and the search lie in DIR, rows go to benchmarks/results/search_against_chance.jsonl (or the file
+that --results names) as they are finished; started again, it continues.
 """
 
 import contextlib
@@ -22,13 +23,21 @@ import tqdm
 
 from asvit_tf.topology import NUM_STAGES, Topology
 from search import space, study_result
+from search.predictor import PREDICTED, Predictor
 from search.records import Journal, workspace
 from search.study_settings import StudySettings
 from search.study_statistics import percentiles
 
 RESULTS = Path(__file__).parent / "results" / "search_against_chance.jsonl"
 SIMILAR = 0.1
+TRIES = 100_000
 NUM_CLASSES = 10
+
+
+def recipe(settings):
+    """All that an accuracy depends on besides the topology and the seed."""
+    names = ("dataset", "epochs", "batch_size", "learning_rate", "gradient_clip_norm", "image_size")
+    return {name: getattr(settings, name) for name in names}
 
 
 def macs(settings, topology):
@@ -43,25 +52,34 @@ def random_ones(settings, found, count):
     """Different topologies whose multiply-accumulates are within a tenth of the found one's."""
     generator = np.random.default_rng([settings.seed, 1])
     drawn = {}
-    while len(drawn) < count:
+    for _ in range(TRIES):
+        if len(drawn) == count:
+            return list(drawn.values())
         indices = [int(generator.integers(len(options))) for options in space.CHOICES.values()]
         topology = at_width(settings, space.topology_at(indices))
         if topology != found and abs(macs(settings, topology) / macs(settings, found) - 1) <= SIMILAR:
             drawn.setdefault(str(topology), topology)
-    return list(drawn.values())
+    raise click.ClickException(f"{len(drawn)} of {TRIES} random topologies are of similar size, {count} are needed")
 
 
-def searched(directory, settings, images, steps):
+def searched(directory, settings, images, steps, predictor):
     """The topology that REINFORCE finds on these images; scored, as it is trained, at the study's width."""
     from search import reinforce
     from search.limits import Limits
-    from search.scoring import Remembered, Settings, TrainingFreeScorer
+    from search.predicting import scorer_of
+    from search.scoring import SEARCHED, Remembered, Settings
 
     size = (settings.image_size, settings.image_size)
-    base = TrainingFreeScorer(Settings(image_size=size, seed=settings.seed), images)
+    measures = SEARCHED if predictor is None else (PREDICTED,)
+    chosen = Settings(image_size=size, seed=settings.seed, measures=measures, predictor=predictor)
+    chosen.check(len(images))
+    base = scorer_of(chosen, images)
     limits = Limits(image_size=size, num_classes=NUM_CLASSES)
-    options = reinforce.Options(total_steps=steps, seed=settings.seed)
-    with workspace(directory / "search", dict(image_size=size, seed=settings.seed, steps=steps)) as owned:
+    options = reinforce.Options(total_steps=steps, seed=settings.seed, reward_types=measures)
+    identity = dict(image_size=size, seed=settings.seed, steps=steps, measures=measures)
+    if predictor is not None:
+        identity["predictor"] = predictor.as_dict()
+    with workspace(directory / "search", identity) as owned:
         remembered = Remembered(base, owned / "scores.jsonl")
 
         def scorer(topologies):
@@ -100,35 +118,39 @@ def report(rows, found, others, seeds):
     yield f"found {means[found]:.4f}, deviation over seeds {statistics.stdev(accuracies[found]):.4f}"
     yield f"random: mean {statistics.fmean(chance):.4f}, deviation over topologies {statistics.stdev(chance):.4f}"
     low, high = percentiles(np.array(drawn))
-    yield f"rank {rank} of {len(means)}; found less mean of random {difference:+.4f} [{low:+.4f}, {high:+.4f}]"
+    yield f"found less the mean of random {difference:+.4f}, interval of that mean difference [{low:+.4f}, {high:+.4f}]"
+    # Were the found one a random one too, every rank would be as likely.
+    yield f"rank {rank} of {len(means)}: by chance with a probability of {rank / len(means):.3f}"
 
 
 @click.command()
 @click.option("--arch", help="Topology to compare, instead of searching one.")
+@click.option("--predictor", type=click.Path(), help="Of a study, to search by.")
+@click.option("--results", default=str(RESULTS), show_default=True, type=click.Path(), help="Receives the rows.")
 @click.option("--steps", default=200, show_default=True, help="Of the search.")
 @click.option("--others", default=10, show_default=True, type=click.IntRange(min=2), help="Random topologies.")
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(min=2), help="Trainings of each.")
 @click.option("--epochs", default=StudySettings.epochs, show_default=True)
 @click.option("--workers", default=2, show_default=True, type=click.IntRange(min=1))
 @click.option("--save_dir", required=True, type=click.Path(), help="Holds the data and the search.")
-def main(arch, steps, others, seeds, epochs, workers, save_dir):
+def main(arch, predictor, results, steps, others, seeds, epochs, workers, save_dir):
     from search import study, study_work
     from search.workers import Pool
 
     settings = StudySettings(epochs=epochs)
-    directory = Path(save_dir)
+    directory = Path(save_dir).resolve()  # A worker may have another working directory.
+    by = None if predictor is None else Predictor.read(predictor)
     with contextlib.ExitStack() as stack:
         stack.enter_context(workspace(directory, settings.identity()))
-        images, _ = study.prepare(directory, settings)
+        images, shares = study.prepare(directory, settings)
         if arch is None:
-            found = searched(directory, settings, images, steps)
+            found = searched(directory, settings, images, steps, by)
         else:
             found = at_width(settings, Topology.parse(arch))
         compared = list(map(str, (found, *random_ones(settings, found, others))))
-        key = dict(epochs=epochs, macs=macs(settings, found))
-        RESULTS.parent.mkdir(exist_ok=True)
-        journal = Journal(RESULTS)
-        done = {(row["topology"], row["seed"]) for row in journal.rows if row["epochs"] == epochs}
+        key = dict(macs=macs(settings, found), recipe=recipe(settings))
+        journal = Journal(Path(results))
+        done = {(row["topology"], row["seed"]) for row in journal.rows if row["recipe"] == key["recipe"]}
         numbers = range(settings.seed, settings.seed + seeds)
         calls = [
             (settings, str(directory), topology, seed)
@@ -141,9 +163,9 @@ def main(arch, steps, others, seeds, epochs, workers, save_dir):
     rows = [
         row
         for row in journal.rows
-        if row["epochs"] == epochs and row["topology"] in compared and row["seed"] in numbers
+        if row["recipe"] == key["recipe"] and row["topology"] in compared and row["seed"] in numbers
     ]
-    rows = study_result.without_guessing(rows, NUM_CLASSES)
+    rows = study_result.without_guessing(rows, shares)
     print(json.dumps(dict(found=compared[0], macs=key["macs"], epochs=epochs, seeds=seeds)))
     print("\n".join(report(rows, compared[0], compared[1:], seeds)))
 

@@ -4,8 +4,8 @@
 
 Each arm is a study of its own in a process of its own. A finished study that is started again only imports, draws and
 writes; its seconds are taken off each arm's, so that those left are of measuring and training. The killed arm has two
-workers; it gets SIGKILL twice, at moments drawn from a seed, and is started again at once. Rows go to
-benchmarks/results/study_workers.jsonl.
+workers; it gets SIGKILL up to twice, at moments drawn from a seed, and is started again at once; `killed_at` has the
+seconds and the rows of each. Rows go to benchmarks/results/study_workers.jsonl.
 """
 
 import json

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,14 @@ from typing import Any
 import numpy as np
 
 from asvit_tf.errors import UserError
+from search.study_names import BASELINES, measure_names
+from search.study_statistics import ROUNDING
 
 PREDICTED = "predicted_accuracy"
-_ROUNDING = 1e-4  # Of a logarithm; measures that say something differ by percents.
+RADIUS = "sqrt_n"  # Of a study's circles.
 _PENALTIES = (1.0, 10.0, 100.0, 1000.0)
+
+_WHOLE = ("images", "points", "width", "num_classes", "topologies")
 
 Columns = Mapping[str, np.ndarray]
 
@@ -55,7 +60,7 @@ def usable(columns: Columns, names: Sequence[str], among: np.ndarray) -> tuple[s
     """
 
     def good(column: np.ndarray) -> bool:
-        return bool(np.all(np.isfinite(column) & (column > 0))) and np.ptp(np.log(column[among])) > _ROUNDING
+        return bool(np.all(np.isfinite(column) & (column > 0))) and np.ptp(np.log(column[among])) > ROUNDING
 
     return tuple(name for name in names if name in columns and good(columns[name]))
 
@@ -95,6 +100,8 @@ class Predictor:
       line: Fitted on all of its topologies.
       image_size: H and W in pixels, that its measures are of.
       images: In its NTK.
+      points: Angles on its circles.
+      width: Of the first stage of the networks it was fitted on; they have one block a stage.
       num_classes: Of the networks whose sizes it knows.
       topologies: It was fitted on.
       evidence: One line: how such a line, fitted on one half of the topologies, ordered the other half.
@@ -103,6 +110,8 @@ class Predictor:
     line: Line
     image_size: tuple[int, int]
     images: int
+    points: int
+    width: int
     num_classes: int
     topologies: int
     evidence: str
@@ -121,18 +130,23 @@ class Predictor:
         try:
             content = json.loads(Path(path).read_text())
             line = content.pop("line")
-            names, slopes = tuple(map(str, line["names"])), tuple(map(float, line["slopes"]))
-            if not names or len(names) != len(slopes):
-                raise ValueError("names and slopes")
-            content["image_size"] = tuple(map(int, content["image_size"]))
-            return cls(Line(names, slopes, float(line["constant"])), **content)
+            names, slopes, constant = tuple(line["names"]), tuple(map(float, line["slopes"])), float(line["constant"])
+            if not names or not set(names) <= {*measure_names(), *BASELINES}:
+                raise ValueError("names")
+            if len(names) != len(slopes) or not all(map(math.isfinite, (constant, *slopes))):
+                raise ValueError("numbers")
+            height, width = content["image_size"] = tuple(content["image_size"])
+            whole = (height, width, *(content[name] for name in _WHOLE))
+            if any(type(number) is not int or number < 1 for number in whole) or "\n" in content["evidence"]:
+                raise ValueError("whole numbers")
+            return cls(Line(names, slopes, constant), **content)
         except OSError as error:
             raise UserError(f"cannot read {path}: {error.strerror}") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is no predictor.json that asvit study wrote") from error
 
-    def check(self, image_size: tuple[int, int], images: int) -> None:
-        """Refuses a search whose measures are of other images than the study's.
+    def check(self, image_size: tuple[int, int], images: int, points: int, radius: str) -> None:
+        """Refuses a search whose measures are of other images or circles than the study's.
 
         Raises:
           UserError: Naming what differs.
@@ -144,3 +158,7 @@ class Predictor:
             )
         if images != self.images:
             raise UserError(f"the predictor's NTK is of {self.images} images, not {images}; set --batch_size to that")
+        if points != self.points:
+            raise UserError(f"the predictor's circles have {self.points} points, not {points}; set --points to that")
+        if radius != RADIUS:
+            raise UserError(f"the predictor's circles have radius {RADIUS}, not {radius}; set --radius to that")

@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,15 @@ class Journal:
 
     Opening cuts off a last line that a killed process left unfinished.
 
+    Args:
+      path: Of the file.
+      keys: What every row has.
+
     Attributes:
       rows: All of them, in order.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, keys: Sequence[str] = ()):
         self._path = path
         self.rows: list[dict[str, Any]] = []
         complete = 0
@@ -31,7 +35,10 @@ class Journal:
             if not line.endswith(b"\n"):
                 break
             try:
-                self.rows.append(dict(json.loads(line)))
+                row = dict(json.loads(line))
+                if not row.keys() >= set(keys):
+                    raise ValueError("a key is missing")
+                self.rows.append(row)
             except (ValueError, TypeError):
                 raise UserError(f"line {len(self.rows) + 1} of {path} is not what a run wrote") from None
             complete += len(line)

@@ -15,7 +15,7 @@ import numpy as np
 
 from asvit_tf.errors import UserError
 from asvit_tf.images import Source, sample
-from asvit_tf.topology import Topology
+from asvit_tf.topology import NUM_STAGES, Topology
 from search import family
 from search.limits import Limits
 from search.predictor import Predictor
@@ -44,7 +44,12 @@ def search(
     samples = chosen.total_steps * chosen.samples_per_step
     # A longer search starts like a shorter one: the number of steps may be raised later.
     fixed = {name: value for name, value in policy.items() if name != "total_steps"}
-    with _scoring(save_dir, timestamp, seed, measures, limits, options, fixed) as (directory, scorer, skipped):
+    predictor = _predictor(options)
+    arguments = (save_dir, timestamp, seed, measures, predictor, limits, options, fixed)
+    with _scoring(*arguments) as (directory, scorer, skipped):
+        if predictor is not None:
+            print(f"measured at width {predictor.width}, the study's, where it interpolates", file=sys.stderr)
+            scorer = _at_width(predictor.width, scorer)
         result = reinforce.search(directory, chosen, scorer, limits, progress=True)
         (score,) = scorer([Topology.parse(result["topology"])])
         figure = report.save(
@@ -86,7 +91,15 @@ def grow(
         )
     sizes = family.parse_targets(targets, least, min(chosen.stop_parameters, limits.max_parameters or least))
     fixed = dict(arch=str(arch), width=width, proxy_divisor=proxy_divisor)
-    with _scoring(save_dir, timestamp, seed, measures, limits, options, fixed) as (directory, scorer, skipped):
+    predictor = _predictor(options)
+    arguments = (save_dir, timestamp, seed, measures, predictor, limits, options, fixed)
+    with _scoring(*arguments) as (directory, scorer, skipped):
+        if predictor is not None:
+            print(
+                f"it is of networks of width {predictor.width} with a block a stage; for the wider and deeper ones of "
+                "a growth it extrapolates, untested",
+                file=sys.stderr,
+            )
         result = grow.grow(directory, arch, chosen, scorer, limits, progress=True)
         members = result["family"]
         configs, missed = family.write_configs(directory / "configs", members, sizes, limits)
@@ -100,6 +113,15 @@ def grow(
         skipped_images=skipped,
         figure=figure,
     )
+
+
+def _predictor(options: dict[str, Any]) -> Predictor | None:
+    return None if options["predictor"] is None else Predictor.read(options["predictor"])
+
+
+def _at_width(width: int, scorer: Callable) -> Callable:
+    """The scorer, but of topologies with one block a stage, beginning at that width."""
+    return lambda topologies: scorer([topology.scaled(width, (1,) * NUM_STAGES) for topology in topologies])
 
 
 def _check_rewards(measures: tuple[str, ...]) -> None:
@@ -126,6 +148,7 @@ def _scoring(
     timestamp: str,
     seed: int,
     measures: tuple[str, ...],
+    predictor: Predictor | None,
     limits: Limits,
     options: dict[str, Any],
     fixed: dict[str, Any],
@@ -133,7 +156,6 @@ def _scoring(
     """The directory, locked; a scorer that remembers; and how many image files were skipped."""
     from search.scoring import Remembered, Settings
 
-    predictor = None if options["predictor"] is None else Predictor.read(options["predictor"])
     settings = Settings(
         image_size=limits.image_size,
         repeats=options["repeats"],

@@ -91,7 +91,9 @@ class Settings:
         if PREDICTED in self.measures:
             if self.predictor is None:
                 raise UserError(f"{PREDICTED} needs a predictor: --predictor, the predictor.json of asvit study")
-            self.predictor.check(self.image_size, images)
+            self.predictor.check(self.image_size, images, self.points, self.radius)
+        elif self.predictor is not None:
+            raise UserError(f"a predictor is given, but {PREDICTED} is not among the reward types")
         if "ntk_condition_number" in self.measures and images < 2:
             raise UserError(f"the NTK needs at least 2 images, not {images}")
 

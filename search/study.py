@@ -74,7 +74,7 @@ def run(
             pool = Pool(workers, threads, backend, _GROWTH)
             if workers == 1:
                 set_threads(threads)  # Before anything starts TensorFlow.
-            images, num_classes = prepare(directory, settings)
+            images, shares = prepare(directory, settings)
         except UserError:
             if not (directory / "topologies.jsonl").exists():  # Nothing is lost: other settings may be tried here.
                 (directory / "settings.json").unlink(missing_ok=True)
@@ -83,18 +83,18 @@ def run(
         rows, repeats = _rows(directory, settings, images, pool.map)
         from search import study_report, study_result
 
-        rows, repeats = (study_result.without_guessing(part, num_classes) for part in (rows, repeats))
-        columns = study_result.columns_of(settings, rows, num_classes)
+        rows, repeats = (study_result.without_guessing(part, shares) for part in (rows, repeats))
+        columns = study_result.columns_of(settings, rows, len(shares))
         result = study_result.summarize(settings, rows, repeats, columns)
-        predictor = study_result.predictor_of(settings, rows, columns, num_classes, result["selection"])
+        predictor = study_result.predictor_of(settings, rows, columns, len(shares), result["selection"])
         return study_report.write(directory, rows, columns, result, predictor)
 
 
-def prepare(directory: Path, settings: StudySettings) -> tuple[np.ndarray, int]:
+def prepare(directory: Path, settings: StudySettings) -> tuple[np.ndarray, list[float]]:
     """Writes the TFRecords into the directory's `data`, where they are not yet.
 
     Returns:
-      The images of the NTK, normalized, and how many classes there are.
+      The images of the NTK, normalized, and the share of each class in the held-out images.
 
     Raises:
       UserError: There are too few images, or none.
@@ -110,7 +110,7 @@ def prepare(directory: Path, settings: StudySettings) -> tuple[np.ndarray, int]:
         )
     size = (settings.image_size, settings.image_size)
     drawn, _ = images.sample(images.Source(data_path=dataset.train_path), settings.score_batch, size, settings.seed)
-    return drawn, len(dataset.class_names)
+    return drawn, dataset.validation_shares()
 
 
 def _rows(
@@ -127,7 +127,8 @@ def _rows(
         for topology in drawn[: settings.repeated_topologies]
         for number in range(1, settings.seed_repeats)
     ]
-    first, more = Journal(directory / "topologies.jsonl"), Journal(directory / "repeats.jsonl")
+    first = Journal(directory / "topologies.jsonl", keys=("topology", "measures", "accuracy", "loss", "failed"))
+    more = Journal(directory / "repeats.jsonl", keys=("topology", "seed", "accuracy", "loss", "failed"))
     measured = {row["topology"] for row in first.rows}
     repeated = {(row["topology"], row["seed"]) for row in more.rows}
     with tqdm.tqdm(total=len(drawn) + len(again), desc="study", unit="training") as bar:

@@ -25,6 +25,7 @@ _BETTER = {
 }
 BASELINES = ("parameters", "macs", "product_of_kernel_sizes")
 RANK_SUM = "rank_sum"
+SIZES = "regression_on_the_sizes"  # What a combination of measures is judged against, besides.
 # What the rank sum of search and growth adds up: length distortion with norms off, NTK with norms on.
 SEARCHED = ("length_distortion:released:identity", "ntk_condition_number:released:layer")
 

@@ -16,11 +16,11 @@ from search.predictor import Predictor
 from search.report import plt, save, tidy
 from search.study_names import BASELINES, RANK_SUM, direction, in_words, measure_names, name_of
 from search.study_result import accuracies
+from search.study_statistics import ROUNDING
 
 _PUBLISHED = ("curvature", "length_distortion", "length_distortion_with_curvature")
 _DRAWN = (*_PUBLISHED, "ntk_condition_number")
 _OTHERS = (*BASELINES, RANK_SUM)
-_ROUNDING = 1e-4  # Of a mean over float32 networks; measures that say something differ by percents.
 
 
 def write(
@@ -129,7 +129,7 @@ def in_lines(result: Mapping[str, Any]) -> Iterator[str]:
     for name, measure in result["measures"].items():
         yield _line(name, measure)
     for name, measure in result["measures"].items():
-        if measure["tau"] is not None and measure["relative_range"] < _ROUNDING:
+        if measure["tau"] is not None and measure["relative_range"] < ROUNDING:
             yield (
                 f"{in_words(name)}: all topologies have the same to {measure['relative_range']:.0e} of it, which is "
                 "rounding; its tau says nothing"
@@ -168,8 +168,20 @@ def _selection_lines(selection: Mapping[str, Any] | None) -> Iterator[str]:
     for name, against in selection["against"].items():
         yield (
             f"  against {in_words(name)}: {against['tau_chosen']:+.2f} and {against['tau']:+.2f}, difference "
-            f"{against['difference']:+.2f}" + _between(against["interval"])
+            f"{against['difference']:+.2f}"
+            + _between(against["interval"])
+            + _elsewhere(name, selection["other_splits"]["differences"])
         )
+    splits = selection["other_splits"]
+    if splits["splits"]:
+        yield f"  the mean tau of what is chosen in {splits['splits']} other halvings is {splits['tau']:+.2f}"
+
+
+def _elsewhere(name: str, differences: Mapping[str, Mapping[str, float]]) -> str:
+    if name not in differences:
+        return ""
+    found = differences[name]
+    return f"; in other halvings {found['mean']:+.2f}, above 0 in {found['above_zero']:.0%}"
 
 
 def _between(interval: Sequence[float] | None) -> str:

@@ -28,19 +28,30 @@ from search.study_names import (
 )
 from search.study_selection import RIDGES
 from search.study_settings import StudySettings
-from search.study_statistics import LEAST, correlation, noise, regret, resamples
+from search.study_statistics import LEAST, correlation, noise, regret, relative_range, resamples
 
 Row = dict[str, Any]
 
 
-_GUESSING = 0.99  # Of the loss that guessing has, the logarithm of the number of classes.
+_LOSS = 0.99  # Of the loss that guessing has: at least so much of it, ...
+_ACCURACY = (
+    0.1  # ... and at most so much of the way from its accuracy to 1. A network that overfits has the loss alone.
+)
 
 
-def without_guessing(rows: Sequence[Row], num_classes: int) -> list[Row]:
-    """The rows; where a training ended with the loss of guessing, it failed, and its accuracy is that of no network."""
+def without_guessing(rows: Sequence[Row], shares: Sequence[float]) -> list[Row]:
+    """The rows; where a training ended no better than guessing, it failed, and its accuracy is that of no network.
+
+    Args:
+      rows: With `accuracy` and `loss` on held-out images.
+      shares: Of the classes in these. Who knows nothing else has their entropy as loss and the largest as accuracy.
+    """
+    known = [share for share in shares if share > 0]
+    loss, accuracy = -sum(share * math.log(share) for share in known), max(known)
+    highest = accuracy + _ACCURACY * (1 - accuracy)
 
     def checked(row: Row) -> Row:
-        if row["loss"] is None or row["loss"] < _GUESSING * math.log(num_classes):
+        if row["loss"] is None or row["loss"] < _LOSS * loss or row["accuracy"] > highest:
             return row
         reason = f"learned nothing: accuracy {row['accuracy']:.3f}, loss {row['loss']:.3f}, that of guessing"
         return {**row, "accuracy": None, "failed": {**row["failed"], "training": reason}}
@@ -117,7 +128,7 @@ def summarize(
                 regret=regret(column, accuracy, direction(name)),
                 direction=direction(name),
                 undefined=int(np.sum(~np.isfinite(column))),
-                relative_range=_relative_range(column),
+                relative_range=relative_range(column),
                 reasons=dict(collections.Counter(row["reasons"][name] for row in rows if name in row["reasons"])),
                 seconds=_seconds(name, rows),
             )
@@ -155,15 +166,16 @@ def predictor_of(
         f"{kind}; fitted on {selection['choosing']} topologies, tau {kinds[kind]['tau_judging']:+.2f} on "
         f"{selection['judging']} others, where {', '.join(rivals)}"
     )
-    size = (settings.image_size, settings.image_size)
-    return Predictor(line, size, settings.score_batch, num_classes, int(trained.sum()), evidence)
-
-
-def _relative_range(column: np.ndarray) -> float | None:
-    """Largest less smallest, over the mean size."""
-    known = column[np.isfinite(column)]
-    size = np.abs(known).mean() if len(known) else 0.0
-    return float(np.ptp(known) / size) if size > 0 else None
+    return Predictor(
+        line,
+        image_size=(settings.image_size, settings.image_size),
+        images=settings.score_batch,
+        points=settings.points,
+        width=settings.width,
+        num_classes=num_classes,
+        topologies=int(trained.sum()),
+        evidence=evidence,
+    )
 
 
 def _failed(settings: StudySettings, rows: Sequence[Row], repeats: Sequence[Row]) -> list[Row]:

@@ -8,17 +8,17 @@ is better is learned on the choosing half, for the baselines too. No TensorFlow.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import scipy.stats
 
 from search import predictor
-from search.study_names import BASELINES, NORMALIZATIONS, RANK_SUM, SCHEMES, SEARCHED, measure_names, name_of
-from search.study_statistics import percentiles, resampled_taus, resamples, tau_b
+from search.study_names import BASELINES, NORMALIZATIONS, RANK_SUM, SCHEMES, SEARCHED, SIZES, measure_names, name_of
+from search.study_statistics import ROUNDING, percentiles, relative_range, resampled_taus, resamples, tau_b
 
-AGAINST = (SEARCHED[0], "parameters", "macs", "product_of_kernel_sizes", RANK_SUM)
+AGAINST = (SEARCHED[0], "parameters", "macs", "product_of_kernel_sizes", RANK_SUM, SIZES)
 LEAST = 8  # Topologies in each half.
 _PAIRED = (
     *("length_distortion", "curvature", "turning_number"),
@@ -59,9 +59,9 @@ def held_out(columns: Columns, accuracy: np.ndarray, seed: int, draws: int) -> d
       `chosen`, `candidates` (how many), `choosing` and `judging` (topologies in each half), `tau_choosing` and
       `tau_judging` of the chosen; `kinds`: the best of each kind of candidate with its tau in both halves; `against`:
       for each baseline its tau on the judging half, the difference of the chosen to it, and the difference's 95 %
-      interval from a paired bootstrap over the judging half; `other_splits`: the same differences over other random
-      splits, their mean and the share above 0. None where there are too few topologies, or the accuracies of a half
-      are all the same.
+      interval from a paired bootstrap over the judging half; `other_splits`: over other random splits, the mean `tau`
+      of the chosen on the judging half, and the same differences, their mean and the share above 0. None where there
+      are too few topologies, or the accuracies of a half are all the same.
     """
     trained = np.flatnonzero(np.isfinite(accuracy))
     if len(trained) < 2 * LEAST:
@@ -146,13 +146,15 @@ class _Split:
                 ranks = rank_sum(usable, names, tuple(signs[name] for name in names))
                 self._add(" + ".join(names), "rank sum", -ranks)
         for kind, extra in RIDGES.items():
-            chosen = predictor.usable(usable, [*measure_names(), *extra], self.choosing)
-            if chosen:
-                inside = {name: usable[name][self.choosing] for name in chosen}
-                line, left_out = predictor.fit(inside, chosen, accuracy[self.choosing])
-                self.candidates.append(_Candidate(kind, kind, line(usable), tau_b(left_out, accuracy[self.choosing])))
+            fitted = self._fitted(usable, [*measure_names(), *extra])
+            if fitted is not None:
+                self.candidates.append(_Candidate(kind, kind, *fitted))
         self.best = max(self.candidates, key=lambda candidate: candidate.tau)
         self.against = {name: signs[name] * usable[name] for name in AGAINST if name in usable}
+        # What measuring adds to counting: the same regression without any measure.
+        counted = self._fitted(usable, BASELINES)
+        if counted is not None:
+            self.against[SIZES] = counted[0]
 
     def kinds(self) -> dict[str, _Candidate]:
         """The best candidate of each kind."""
@@ -165,11 +167,20 @@ class _Split:
         known = half[np.isfinite(scores[half])]
         return tau_b(scores[known], self._accuracy[known])
 
+    def _fitted(self, columns: Columns, names: Sequence[str]) -> tuple[np.ndarray, float] | None:
+        """Predictions of a regression on what is usable of these, and tau of those of topologies left out."""
+        chosen = predictor.usable(columns, names, self.choosing)
+        if not chosen:
+            return None
+        inside, accuracy = {name: columns[name][self.choosing] for name in chosen}, self._accuracy[self.choosing]
+        line, left_out = predictor.fit(inside, chosen, accuracy)
+        return line(columns), tau_b(left_out, accuracy)
+
     def _usable(self, column: np.ndarray) -> bool:
         """Whether a column says something about most topologies of both halves; accuracies are not looked at."""
         for half in (self.choosing, self.judging):
             known = column[half][np.isfinite(column[half])]
-            if len(known) < max(3, 0.8 * len(half)) or np.ptp(known) == 0:
+            if len(known) < max(3, 0.8 * len(half)) or (relative_range(known) or 0) <= ROUNDING:
                 return False
         return True
 
@@ -193,6 +204,7 @@ def _pairs() -> list[tuple[str, str]]:
 def _other_splits(columns: Columns, accuracy: np.ndarray, seed: int) -> dict[str, Any]:
     """Differences of the chosen to each baseline over many splits; these overlap, so there is no interval."""
     differences: dict[str, list[float]] = {}
+    taus: list[float] = []
     chosen: dict[str, int] = {}
     for number in range(1, _OTHER_SPLITS + 1):
         halves = _halves(len(accuracy), seed, number)
@@ -200,10 +212,12 @@ def _other_splits(columns: Columns, accuracy: np.ndarray, seed: int) -> dict[str
             continue
         split = _Split(columns, accuracy, halves)
         chosen[split.best.name] = chosen.get(split.best.name, 0) + 1
+        taus.append(split.tau_of(split.best.scores))
         for name, scores in split.against.items():
-            differences.setdefault(name, []).append(split.tau_of(split.best.scores) - split.tau_of(scores))
+            differences.setdefault(name, []).append(taus[-1] - split.tau_of(scores))
     return dict(
-        splits=sum(chosen.values()),
+        splits=len(taus),
+        tau=float(np.mean(taus)) if taus else None,
         chosen=dict(sorted(chosen.items(), key=lambda item: -item[1])[:5]),
         differences={
             name: dict(mean=float(np.mean(values)), above_zero=float(np.mean(np.array(values) > 0)))

@@ -12,10 +12,11 @@ from search.settings import check_least
 
 # How far a study goes: these may change between starts, and what is done stays.
 EXTENT = ("topologies", "repeated_topologies", "seed_repeats", "draws")
+LARGEST_SIDE = 1024
 _LEAST = {
     "topologies": 2,
     "epochs": 1,
-    "image_size": 1,
+    "image_size": 8,
     "width": 8,  # Stage 1 has up to 8 heads, each of a channel at least.
     "batch_size": 1,
     "repeats": 1,
@@ -71,6 +72,8 @@ class StudySettings:
 
     def __post_init__(self) -> None:
         check_least(self, _LEAST)
+        if self.image_size > LARGEST_SIDE:
+            raise UserError(f"image_size is {self.image_size}; allowed are up to {LARGEST_SIDE} pixels")
         if self.topologies > space.SIZE:
             raise UserError(f"topologies is {self.topologies}; the search space has {space.SIZE}")
         if self.seed + self.seed_repeats > 2**31:

@@ -13,8 +13,16 @@ import numpy as np
 import scipy.stats
 
 LEAST = 3  # Topologies that a correlation needs.
+ROUNDING = 1e-4  # Of the size of a mean over float32 networks; measures that say something differ by percents.
 _PERCENTILES = (2.5, 97.5)
 Interval = tuple[float, float]
+
+
+def relative_range(column: np.ndarray) -> float | None:
+    """Largest less smallest of the finite numbers, over their mean size; None without a size."""
+    known = column[np.isfinite(column)]
+    size = np.abs(known).mean() if len(known) else 0.0
+    return float(np.ptp(known) / size) if size > 0 else None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -113,10 +113,11 @@ def train_briefly(settings: StudySettings, directory: str, topology: str, seed: 
         contextlib.redirect_stdout(log),
         contextlib.redirect_stderr(log),
     ):
-        metrics = train.run(params, scratch, "train_and_eval")
-    tf_keras.backend.clear_session()
-    gc.collect()  # Traced programs refer to each other in circles; a study makes hundreds.
-    return metrics
+        try:
+            return train.run(params, scratch, "train_and_eval")
+        finally:
+            tf_keras.backend.clear_session()
+            gc.collect()  # Traced programs refer to each other in circles; a study makes hundreds.
 
 
 def experiment(settings: StudySettings, dataset: data.Dataset, topology: Topology, seed: int) -> Any:

@@ -66,7 +66,9 @@ def test_columns_without_logarithms_or_information_are_not_used():
 
 
 def predictor_of(names=(MEASURE, "macs"), slopes=(0.1, 0.02), **changes):
-    fields = dict(image_size=(16, 16), images=2, num_classes=10, topologies=100, evidence="tau +0.50")
+    fields = dict(
+        image_size=(16, 16), images=2, points=3, width=8, num_classes=10, topologies=100, evidence="tau +0.50"
+    )
     return Predictor(Line(names, slopes, 0.3), **{**fields, **changes})
 
 
@@ -74,7 +76,12 @@ def test_a_predictor_survives_its_file(tmp_path):
     path = tmp_path / "predictor.json"
     path.write_text(json.dumps(predictor_of().as_dict()))
     assert Predictor.read(str(path)) == predictor_of()
-    for text in ("", "[]", "{}", json.dumps({**predictor_of().as_dict(), "line": {"names": ["a"], "slopes": []}})):
+    good = predictor_of().as_dict()
+    lines = [dict(names=["macs"], slopes=[]), dict(names=["speed"], slopes=[1]), dict(names=["macs"], slopes=["nan"])]
+    lines.append(dict(names=["rank_sum"], slopes=[1]))
+    changes = [dict(line={**line, "constant": 0}) for line in lines]
+    changes += [dict(num_classes="ten"), dict(width=0), dict(image_size=[16]), dict(topologies=None), dict(evidence=1)]
+    for text in ("", "[]", "{}", *(json.dumps({**good, **change}) for change in changes)):
         path.write_text(text)
         with pytest.raises(UserError, match=r"is no predictor.json that asvit study wrote"):
             Predictor.read(str(path))
@@ -118,6 +125,11 @@ def test_a_search_by_predicted_accuracy(tmp_path, capsys):
     assert list(result["scores"]) == [PREDICTED]
     assert math.isfinite(result["scores"][PREDICTED])
     assert "predicted accuracy: tau +0.50" in printed.err
+    # Scored at the width of the study, 8, found at that of every search, 32.
+    assert Topology.parse(result["topology"]).width == 32
+    scored = [json.loads(line)["topology"] for line in (tmp_path / "out/scores.jsonl").read_text().splitlines()]
+    assert scored
+    assert all(Topology.parse(topology).widths[0] == 8 for topology in scored)
 
     path.write_text(json.dumps(predictor_of(slopes=(0.2, 0.02)).as_dict()))
     assert cli.main([*command, "--predictor", str(path)]) == 2  # The directory is of another one.
@@ -131,6 +143,9 @@ def test_a_search_by_predicted_accuracy(tmp_path, capsys):
         (["--reward_types", "predicted_accuracy"], "predicted_accuracy needs a predictor"),
         (["--predictor", "GOOD", "--image_size", "32"], "images of 16 x 16 pixels, not 32 x 32"),
         (["--predictor", "GOOD", "--batch_size", "4"], "NTK is of 2 images, not 4"),
+        (["--predictor", "GOOD", "--points", "4"], "circles have 3 points, not 4"),
+        (["--predictor", "GOOD", "--points", "3", "--radius", "unit"], "circles have radius sqrt_n, not unit"),
+        (["--predictor", "GOOD", "--reward_types", "exp"], "predicted_accuracy is not among the reward types"),
     ],
 )
 def test_bad_input_is_one_line(arguments, message, tmp_path, capsys):

@@ -122,12 +122,14 @@ def work(monkeypatch):
         count()
         if topology in state["diverging"]:
             raise DivergedError("the loss is not a number")
-        return dict(accuracy=number(topology, seed), validation_loss=2.4 if topology in state["guessing"] else 1.0)
+        if topology in state["guessing"]:
+            return dict(accuracy=0.1, validation_loss=2.4)
+        return dict(accuracy=number(topology, seed), validation_loss=1.0)
 
     monkeypatch.setattr(study_report, "_DRAWN", ("curvature",))  # Drawing takes most of the time.
     monkeypatch.setattr(study_work, "_measure", measure)
     monkeypatch.setattr(study_work, "train_briefly", train)
-    monkeypatch.setattr(study, "prepare", lambda directory, settings: (np.zeros((2, 8, 8, 3)), 10))
+    monkeypatch.setattr(study, "prepare", lambda directory, settings: (np.zeros((2, 8, 8, 3)), [0.1] * 10))
     return state
 
 
@@ -226,18 +228,30 @@ def test_what_fails_is_listed_and_what_is_undefined_is_counted(work, tmp_path):
 
 
 def test_a_training_that_learned_nothing_failed_and_is_named(work, tmp_path):
-    rows = [
-        dict(topology="a", seed=1, accuracy=a, loss=b, failed={}) for a, b in ((0.1, 2.3027), (0.5, 1.2), (None, None))
-    ]
-    guessing, learned, failed = study_result.without_guessing(rows, num_classes=10)
+    ends = ((0.1, 2.3027), (0.5, 1.2), (0.6, 2.5), (None, None))
+    rows = [dict(topology="a", seed=1, accuracy=a, loss=b, failed={}) for a, b in ends]
+    guessing, learned, overfitted, failed = study_result.without_guessing(rows, shares=[0.1] * 10)
     assert guessing["accuracy"] is None
     assert "learned nothing: accuracy 0.100, loss 2.303" in guessing["failed"]["training"]
-    assert (learned, failed) == (rows[1], rows[2])
+    assert (learned, overfitted, failed) == tuple(rows[1:])
+    # Nine of ten images are of one class: that alone is a loss of 0.325, far below log(2) = 0.693.
+    ends = ((0.9, 0.325), (0.9, 0.2), (0.95, 0.4))
+    rows = [dict(topology="a", seed=1, accuracy=a, loss=b, failed={}) for a, b in ends]
+    guessing, *learned = study_result.without_guessing(rows, shares=[0.9, 0.1, 0.0])
+    assert (guessing["accuracy"], learned) == (None, rows[1:])
     work["guessing"].add(str(study.sample(12, SMALL.width, SMALL.seed)[0]))
     result = study.run(str(tmp_path), SMALL)
     assert result["trained"] == 11
     assert {row["seed"] for row in result["failed"]} == {8, 9, 10}
     assert result["noise"]["repeated"] == 1
+
+
+def test_rows_of_something_else_are_refused(work, tmp_path):
+    study.run(str(tmp_path), dataclasses.replace(SMALL, topologies=3, repeated_topologies=0))
+    with open(tmp_path / "topologies.jsonl", "a") as file:
+        file.write('{"topology": "a"}\n')
+    with pytest.raises(UserError, match=r"line 4 of .*topologies\.jsonl is not what a run wrote"):
+        study.run(str(tmp_path), SMALL)
 
 
 def test_a_full_disk_stops_the_study_and_is_no_failed_topology(work, tmp_path, monkeypatch):
@@ -273,6 +287,8 @@ def test_the_baselines_are_those_of_the_classifier():
         (["--data_path", "nowhere"], "nowhere is not a folder"),
         (["--topologies", "1"], "topologies is 1; it must be at least 2"),
         (["--topologies", "5000000"], "the search space has 4556250"),
+        (["--image_size", "100000"], "image_size is 100000; allowed are up to 1024 pixels"),
+        (["--image_size", "7"], "image_size is 7; it must be at least 8"),
         (["--epochs", "0"], "epochs is 0; it must be at least 1"),
         (["--width", "7"], "width is 7; it must be at least 8"),
         (["--learning_rate", "nan"], "learning_rate is nan"),

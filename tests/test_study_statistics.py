@@ -157,6 +157,9 @@ def test_the_judging_half_has_no_say_in_the_choice():
     for one, two in zip(split.candidates, other.candidates):
         assert (one.name, one.tau) == (two.name, two.tau)
         assert np.array_equal(one.scores, two.scores, equal_nan=True)
+    assert split.against.keys() == other.against.keys() == set(study_selection.AGAINST)
+    for name, scores in split.against.items():
+        assert np.array_equal(scores, other.against[name], equal_nan=True)
 
 
 def test_noise_is_not_found_to_predict():
