@@ -10,6 +10,7 @@ that --results names) as they are finished; started again, it continues.
 """
 
 import contextlib
+import dataclasses
 import json
 import os
 import statistics
@@ -72,6 +73,8 @@ def searched(directory, settings, images, steps, predictor):
     size = (settings.image_size, settings.image_size)
     measures = SEARCHED if predictor is None else (PREDICTED,)
     chosen = Settings(image_size=size, seed=settings.seed, measures=measures, predictor=predictor)
+    if predictor is not None:
+        chosen = dataclasses.replace(chosen, repeats=settings.repeats)
     chosen.check(len(images))
     base = scorer_of(chosen, images)
     limits = Limits(image_size=size, num_classes=NUM_CLASSES)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -134,20 +134,20 @@ def _rows(
     with tqdm.tqdm(total=len(drawn) + len(again), desc="study", unit="training") as bar:
         bar.update(sum(topology in measured for topology in drawn) + sum(key in repeated for key in again))
         place = str(directory.resolve())  # A worker may have another working directory.
-        calls = [(settings, place, images, topology) for topology in drawn if topology not in measured]
-        _keep(first, spread(study_work.measure_and_train, calls) if calls else (), bar)
-        repeats = [(settings, place, *key) for key in again if key not in repeated]
-        _keep(more, spread(study_work.train_again, repeats) if repeats else (), bar)
+        # One queue, so that no worker waits for another between the two kinds.
+        calls = [(settings, place, images, topology, None) for topology in drawn if topology not in measured]
+        calls += [(settings, place, images, *key) for key in again if key not in repeated]
+        for row in spread(study_work.work, calls) if calls else ():
+            (more if "seed" in row else first).append(row)
+            _show(row, bar)
     rows = {row["topology"]: row for row in first.rows}
     others = {(row["topology"], row["seed"]): row for row in more.rows}
     return [rows[topology] for topology in drawn], [others[key] for key in again]
 
 
-def _keep(journal: Journal, rows: Iterable[Row], bar: tqdm.tqdm) -> None:
-    for row in rows:
-        journal.append(row)
-        for part, reason in row["failed"].items():
-            bar.write(f"{row['topology']}: {part} failed: {reason}", file=sys.stderr)
-        if row["accuracy"] is not None:
-            bar.set_postfix_str(f"last accuracy {row['accuracy']:.3f}", refresh=False)
-        bar.update()
+def _show(row: Row, bar: tqdm.tqdm) -> None:
+    for part, reason in row["failed"].items():
+        bar.write(f"{row['topology']}: {part} failed: {reason}", file=sys.stderr)
+    if row["accuracy"] is not None:
+        bar.set_postfix_str(f"last accuracy {row['accuracy']:.3f}", refresh=False)
+    bar.update()

@@ -30,6 +30,15 @@ SCRATCH = "training-"  # How directories of trainings begin; what a killed one l
 _REASON_LENGTH = 300
 
 
+def work(
+    settings: StudySettings, directory: str, images: np.ndarray, topology: str, seed: int | None
+) -> dict[str, Any]:
+    """The row of a topology; or, with a seed, of one more training of it."""
+    if seed is None:
+        return measure_and_train(settings, directory, images, topology)
+    return train_again(settings, directory, topology, seed)
+
+
 def measure_and_train(settings: StudySettings, directory: str, images: np.ndarray, topology: str) -> dict[str, Any]:
     """The row of a topology.
 
