@@ -123,7 +123,7 @@ def prepare(
 
     Raises:
       UserError: Unknown embedded data; the folder has no classes, or a class has no image that can be decoded in one of
-        the splits, or nothing can be written there.
+        the splits, something else lies in the directory, or nothing can be written there.
       StoppedError: The disk is full.
     """
     if shards < 1:
@@ -131,6 +131,8 @@ def prepare(
     directory = Path(directory)
     if (directory / "dataset.json").exists():
         return Dataset.load(directory)
+    if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
+        raise UserError(f"{directory} exists, but no data set was prepared there; move it or choose another directory")
     if data_path is None:
         class_names = tuple(map(str, range(10)))
         splits = _embedded(embedded, class_names)

@@ -19,6 +19,7 @@ from search.study_names import BASELINES, measure_names
 from search.study_statistics import ROUNDING
 
 PREDICTED = "predicted_accuracy"
+MOST = 0.8  # The share of topologies that a measure must be defined for.
 RADIUS = "sqrt_n"  # Of a study's circles.
 _PENALTIES = (1.0, 10.0, 100.0, 1000.0)
 
@@ -54,15 +55,25 @@ class Line:
 
 
 def usable(columns: Columns, names: Sequence[str], among: np.ndarray) -> tuple[str, ...]:
-    """The names whose columns have a logarithm for every topology, and differ among the given ones.
+    """The names whose columns have a logarithm for most of the given topologies, and differ among these.
 
     What differs by the rounding of float32 networks only is as good as constant.
     """
 
     def good(column: np.ndarray) -> bool:
-        return bool(np.all(np.isfinite(column) & (column > 0))) and np.ptp(np.log(column[among])) > ROUNDING
+        known = column[among][_positive(column[among])]
+        return len(known) >= max(2, MOST * len(among)) and np.ptp(np.log(known)) > ROUNDING
 
     return tuple(name for name in names if name in columns and good(columns[name]))
+
+
+def complete(columns: Columns, names: Sequence[str]) -> np.ndarray:
+    """Whether each topology has a logarithm in all of these columns, [n]."""
+    return np.all([_positive(columns[name]) for name in names], axis=0)
+
+
+def _positive(column: np.ndarray) -> np.ndarray:
+    return np.isfinite(column) & (column > 0)
 
 
 def fit(columns: Columns, names: tuple[str, ...], accuracy: np.ndarray) -> tuple[Line, np.ndarray]:
@@ -131,18 +142,20 @@ class Predictor:
             content = json.loads(Path(path).read_text())
             line = content.pop("line")
             names, slopes, constant = tuple(line["names"]), tuple(map(float, line["slopes"])), float(line["constant"])
-            if not names or not set(names) <= {*measure_names(), *BASELINES}:
+            if not names or len(set(names)) < len(names) or not set(names) <= {*measure_names(), *BASELINES}:
                 raise ValueError("names")
             if len(names) != len(slopes) or not all(map(math.isfinite, (constant, *slopes))):
                 raise ValueError("numbers")
             height, width = content["image_size"] = tuple(content["image_size"])
             whole = (height, width, *(content[name] for name in _WHOLE))
-            if any(type(number) is not int or number < 1 for number in whole) or "\n" in content["evidence"]:
+            if any(type(number) is not int or number < 1 for number in whole):
                 raise ValueError("whole numbers")
+            if not isinstance(content["evidence"], str) or "\n" in content["evidence"]:
+                raise ValueError("evidence")
             return cls(Line(names, slopes, constant), **content)
         except OSError as error:
             raise UserError(f"cannot read {path}: {error.strerror}") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise UserError(f"{path} is no predictor.json that asvit study wrote") from error
 
     def check(self, image_size: tuple[int, int], images: int, points: int, radius: str) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,13 @@ class Journal:
 
     Args:
       path: Of the file.
-      keys: What every row has.
+      keys: What every row has, and of which types.
 
     Attributes:
       rows: All of them, in order.
     """
 
-    def __init__(self, path: Path, keys: Sequence[str] = ()):
+    def __init__(self, path: Path, keys: Mapping[str, type | tuple[type, ...]] | None = None):
         self._path = path
         self.rows: list[dict[str, Any]] = []
         complete = 0
@@ -36,8 +36,8 @@ class Journal:
                 break
             try:
                 row = dict(json.loads(line))
-                if not row.keys() >= set(keys):
-                    raise ValueError("a key is missing")
+                if not all(name in row and isinstance(row[name], types) for name, types in (keys or {}).items()):
+                    raise ValueError("not such a row")
                 self.rows.append(row)
             except (ValueError, TypeError):
                 raise UserError(f"line {len(self.rows) + 1} of {path} is not what a run wrote") from None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import gc
 import math
 import statistics
 import time
@@ -16,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from asvit_tf import autodiff, complexity, initialization, ntk, reference_weights
+from asvit_tf import autodiff, complexity, initialization, ntk, reference_weights, traces
 from asvit_tf.backbone import NORMALIZATIONS, AsViT
 from asvit_tf.errors import UserError
 from asvit_tf.topology import Topology
@@ -197,6 +196,7 @@ class TrainingFreeScorer:
     def __call__(self, topologies: Sequence[Topology]) -> Iterator[Score]:
         return map(self.score, topologies)
 
+    @traces.forgotten()
     def score(self, topology: Topology) -> Score:
         """Scores one topology."""
         start = time.perf_counter()
@@ -214,8 +214,6 @@ class TrainingFreeScorer:
                 values[name].append(value)
                 if reason is not None:
                     reasons[name] = reason
-        del probe
-        gc.collect()  # Traced programs refer to each other in circles; a search makes hundreds.
         return summarize(values, time.perf_counter() - start, reasons, clock.split())
 
     def _warm_up(self, probe: Probe, clock: Clock) -> None:

@@ -11,6 +11,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,11 @@ Row = dict[str, Any]
 
 # Of a worker, in bytes: the Model Garden's trainer leaves about 0.1 GB of traced programs behind.
 _GROWTH = 2e9
+
+# What a row has.
+_NUMBER = (int, float, NoneType)
+_TRAINED: dict[str, Any] = {"topology": str, "accuracy": _NUMBER, "loss": _NUMBER, "failed": dict, "seconds": dict}
+_MEASURED: dict[str, Any] = dict.fromkeys(("measures", "errors", "failures", "reasons"), dict)
 
 
 def sample(count: int, width: int, seed: int) -> list[Topology]:
@@ -74,11 +80,13 @@ def run(
             pool = Pool(workers, threads, backend, _GROWTH)
             if workers == 1:
                 set_threads(threads)  # Before anything starts TensorFlow.
+            own = not (directory / "data").exists()
             images, shares = prepare(directory, settings)
         except UserError:
             if not (directory / "topologies.jsonl").exists():  # Nothing is lost: other settings may be tried here.
                 (directory / "settings.json").unlink(missing_ok=True)
-                shutil.rmtree(directory / "data", ignore_errors=True)
+                if own:
+                    shutil.rmtree(directory / "data", ignore_errors=True)
             raise
         rows, repeats = _rows(directory, settings, images, pool.map)
         from search import study_report, study_result
@@ -119,27 +127,28 @@ def _rows(
     """Rows of all topologies, and of all repeats, in their order; what the journals lack is done first."""
     from search import study_work
 
-    for left in directory.glob(study_work.SCRATCH + "*"):
-        shutil.rmtree(left, ignore_errors=True)
+    shutil.rmtree(directory / study_work.SCRATCH, ignore_errors=True)
     drawn = list(map(str, sample(settings.topologies, settings.width, settings.seed)))
     again = [
         (topology, settings.seed + number)
         for topology in drawn[: settings.repeated_topologies]
         for number in range(1, settings.seed_repeats)
     ]
-    first = Journal(directory / "topologies.jsonl", keys=("topology", "measures", "accuracy", "loss", "failed"))
-    more = Journal(directory / "repeats.jsonl", keys=("topology", "seed", "accuracy", "loss", "failed"))
+    first = Journal(directory / "topologies.jsonl", {**_TRAINED, **_MEASURED})
+    more = Journal(directory / "repeats.jsonl", {**_TRAINED, "seed": int})
     measured = {row["topology"] for row in first.rows}
     repeated = {(row["topology"], row["seed"]) for row in more.rows}
     with tqdm.tqdm(total=len(drawn) + len(again), desc="study", unit="training") as bar:
         bar.update(sum(topology in measured for topology in drawn) + sum(key in repeated for key in again))
         place = str(directory.resolve())  # A worker may have another working directory.
         # One queue, so that no worker waits for another between the two kinds.
-        calls = [(settings, place, images, topology, None) for topology in drawn if topology not in measured]
-        calls += [(settings, place, images, *key) for key in again if key not in repeated]
+        calls: list[tuple] = [(topology, None) for topology in drawn if topology not in measured]
+        calls += [key for key in again if key not in repeated]
+        calls = [(settings, place, images, *call) for call in calls]
         for row in spread(study_work.work, calls) if calls else ():
             (more if "seed" in row else first).append(row)
             _show(row, bar)
+    shutil.rmtree(directory / study_work.SCRATCH, ignore_errors=True)
     rows = {row["topology"]: row for row in first.rows}
     others = {(row["topology"], row["seed"]): row for row in more.rows}
     return [rows[topology] for topology in drawn], [others[key] for key in again]

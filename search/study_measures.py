@@ -7,7 +7,6 @@ search with those settings would see; but for the NTK with norms off, which no s
 
 from __future__ import annotations
 
-import gc
 import itertools
 import math
 import time
@@ -16,7 +15,7 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
-from asvit_tf import complexity, initialization, ntk, reference_weights
+from asvit_tf import complexity, initialization, ntk, reference_weights, traces
 from asvit_tf.topology import Topology
 from search import scoring
 from search.study_names import CIRCLE, KERNEL, NORMALIZATIONS, SCHEMES, measure_names, name_of
@@ -39,6 +38,7 @@ class Battery:
         self._circles = scoring.circles(settings)
         self._images = tf.constant(images, tf.float32)
 
+    @traces.forgotten()
     def score(self, topology: Topology) -> scoring.Score:
         """The measures by name; `split` holds the seconds by program, tracing included."""
         start = time.perf_counter()
@@ -61,8 +61,6 @@ class Battery:
                         values[name].append(value)
                         if not math.isfinite(value):
                             reasons[name] = reason or "not finite"
-        del programs
-        gc.collect()  # As after every score: traced programs refer to each other in circles.
         return scoring.summarize(values, time.perf_counter() - start, reasons, clock.totals())
 
 

@@ -42,10 +42,12 @@ def write(
     result["csv"] = [str(directory / name) for name in ("topologies.csv", "measures.csv")]
     for path, table in zip(result["csv"], (_topologies_csv(rows, columns), _measures_csv(result["measures"]))):
         write_text(Path(path), _csv(table))
-    result["predictor"] = None
-    if predictor is not None:
-        result["predictor"] = str(directory / "predictor.json")
-        write_json(Path(result["predictor"]), predictor.as_dict())
+    written = directory / "predictor.json"
+    if predictor is None:
+        written.unlink(missing_ok=True)  # One of more topologies than these.
+    else:
+        write_json(written, predictor.as_dict())
+    result["predictor"] = None if predictor is None else str(written)
     write_json(directory / "result.json", result)
     return result
 

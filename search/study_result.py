@@ -158,7 +158,10 @@ def predictor_of(
     trained = np.isfinite(accuracy)
     known = {name: column[trained] for name, column in columns.items()}
     names = predictor.usable(known, [*measure_names(), *RIDGES[kind]], np.arange(int(trained.sum())))
-    line, _ = predictor.fit({name: known[name] for name in names}, names, accuracy[trained])
+    if not set(names) & set(measure_names()):
+        return None
+    whole = predictor.complete(known, names)
+    line, _ = predictor.fit({name: known[name][whole] for name in names}, names, accuracy[trained][whole])
     rivals = (
         f"{in_words(name)} {found['tau']:+.2f}" for name, found in selection["against"].items() if name != RANK_SUM
     )
@@ -173,7 +176,7 @@ def predictor_of(
         points=settings.points,
         width=settings.width,
         num_classes=num_classes,
-        topologies=int(trained.sum()),
+        topologies=int(whole.sum()),
         evidence=evidence,
     )
 
@@ -196,8 +199,8 @@ def _repeated(rows: Sequence[Row], repeats: Sequence[Row]) -> list[list[float]]:
 
 
 def _seconds(name: str, rows: Sequence[Row]) -> float | None:
-    """Median over topologies of what one measure alone costs: its program's tracing, and its runs, with one kind of
-    weights. Measures of one program share it."""
+    """Median over topologies of half of what both kinds of weights took together, tracing included; less than a measure
+    alone would take, because they share the tracing. Measures of one program share it."""
     if name in BASELINES:
         return 0.0
     names = SEARCHED if name == RANK_SUM else (name,)

@@ -1,8 +1,8 @@
 """Is there a better measure than length distortion, parameters and MACs? One half chooses, the other half judges.
 
 The candidates are fixed here, before any accuracy is known: every measure alone; the rank sum of two measures of the
-same variant; and ridge regressions of accuracy on the logarithms of all measures, without and with the sizes. Which way
-is better is learned on the choosing half, for the baselines too. No TensorFlow.
+same variant, and that of a search; and ridge regressions of accuracy on the logarithms of all measures, without and
+with the sizes. Which way is better is learned on the choosing half, for the baselines too. No TensorFlow.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ class _Split:
                 self._add(" + ".join(names), "rank sum", -ranks)
         for kind, extra in RIDGES.items():
             fitted = self._fitted(usable, [*measure_names(), *extra])
-            if fitted is not None:
+            if fitted is not None and any(name in usable for name in measure_names()):
                 self.candidates.append(_Candidate(kind, kind, *fitted))
         self.best = max(self.candidates, key=lambda candidate: candidate.tau)
         self.against = {name: signs[name] * usable[name] for name in AGAINST if name in usable}
@@ -172,7 +172,10 @@ class _Split:
         chosen = predictor.usable(columns, names, self.choosing)
         if not chosen:
             return None
-        inside, accuracy = {name: columns[name][self.choosing] for name in chosen}, self._accuracy[self.choosing]
+        among = self.choosing[predictor.complete(columns, chosen)[self.choosing]]
+        if len(among) < predictor.MOST * len(self.choosing):
+            return None
+        inside, accuracy = {name: columns[name][among] for name in chosen}, self._accuracy[among]
         line, left_out = predictor.fit(inside, chosen, accuracy)
         return line(columns), tau_b(left_out, accuracy)
 
@@ -180,7 +183,7 @@ class _Split:
         """Whether a column says something about most topologies of both halves; accuracies are not looked at."""
         for half in (self.choosing, self.judging):
             known = column[half][np.isfinite(column[half])]
-            if len(known) < max(3, 0.8 * len(half)) or (relative_range(known) or 0) <= ROUNDING:
+            if len(known) < max(3, predictor.MOST * len(half)) or (relative_range(known) or 0) <= ROUNDING:
                 return False
         return True
 

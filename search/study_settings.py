@@ -7,6 +7,7 @@ from typing import Any
 
 from asvit_tf.errors import UserError
 from asvit_tf.folders import EMBEDDED
+from asvit_tf.topology import MAX_WIDTH
 from search import space
 from search.settings import check_least
 
@@ -27,6 +28,7 @@ _LEAST = {
     "seed_repeats": 1,
     "draws": 100,
 }
+_MOST = {"image_size": LARGEST_SIDE, "width": MAX_WIDTH, "points": 10_000, "seed_repeats": 1000, "draws": 100_000}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,12 +74,13 @@ class StudySettings:
 
     def __post_init__(self) -> None:
         check_least(self, _LEAST)
-        if self.image_size > LARGEST_SIDE:
-            raise UserError(f"image_size is {self.image_size}; allowed are up to {LARGEST_SIDE} pixels")
+        for name, most in _MOST.items():
+            if getattr(self, name) > most:
+                raise UserError(f"{name} is {getattr(self, name)}; allowed are up to {most}")
         if self.topologies > space.SIZE:
             raise UserError(f"topologies is {self.topologies}; the search space has {space.SIZE}")
         if self.seed + self.seed_repeats > 2**31:
-            raise UserError(f"seed is {self.seed}; it must be below 2**31")
+            raise UserError(f"seed is {self.seed}; with {self.seed_repeats} seed_repeats it must be below 2**31")
         if not 0 < self.learning_rate < float("inf"):
             raise UserError(f"learning_rate is {self.learning_rate}; it must be a number above 0")
         if not 0 <= self.gradient_clip_norm < float("inf"):

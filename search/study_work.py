@@ -6,7 +6,6 @@ A row is a function of the topology, the seed and the settings; only its seconds
 from __future__ import annotations
 
 import contextlib
-import gc
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from asvit_tf import data, train
+from asvit_tf import data, traces, train
 from asvit_tf.errors import DivergedError, StoppedError
 from asvit_tf.topology import Topology
 from search import pipeline
@@ -26,7 +25,7 @@ from search.study_measures import Battery
 from search.study_settings import StudySettings
 
 RECIPE = "study_asvit_i32_cpu.yaml"
-SCRATCH = "training-"  # How directories of trainings begin; what a killed one leaves is removed at the next start.
+SCRATCH = ".trainings"  # Directories of trainings; what a killed one leaves is removed at the next start.
 _REASON_LENGTH = 300
 
 
@@ -115,9 +114,12 @@ def _trained(
 def train_briefly(settings: StudySettings, directory: str, topology: str, seed: int) -> dict[str, float]:
     """Trains with the ordinary trainer and returns the metrics of the evaluation at the end."""
     params = experiment(settings, data.Dataset.load(Path(directory) / "data"), Topology.parse(topology), seed)
+    scratches = Path(directory) / SCRATCH
+    scratches.mkdir(exist_ok=True)
     # The Model Garden prints every block; beside a progress bar that belongs in a file.
     with (
-        tempfile.TemporaryDirectory(prefix=SCRATCH, dir=directory) as scratch,
+        traces.forgotten(),
+        tempfile.TemporaryDirectory(dir=scratches) as scratch,
         open(Path(directory) / "log.txt", "a") as log,
         contextlib.redirect_stdout(log),
         contextlib.redirect_stderr(log),
@@ -126,7 +128,6 @@ def train_briefly(settings: StudySettings, directory: str, topology: str, seed: 
             return train.run(params, scratch, "train_and_eval")
         finally:
             tf_keras.backend.clear_session()
-            gc.collect()  # Traced programs refer to each other in circles; a study makes hundreds.
 
 
 def experiment(settings: StudySettings, dataset: data.Dataset, topology: Topology, seed: int) -> Any:

@@ -54,14 +54,17 @@ def test_the_line_is_that_of_least_squares_and_leaving_one_out_is_leaving_one_ou
 def test_columns_without_logarithms_or_information_are_not_used():
     columns, _ = planted()
     columns |= {
-        "undefined": np.where(np.arange(30) == 3, np.nan, 1.0 + np.arange(30)),
-        "zero": np.arange(30.0),
+        "undefined": np.where(np.arange(30) % 4 == 3, np.nan, 1.0 + np.arange(30)),
+        "zero": np.maximum(np.arange(30.0) - 9, 0),
         "constant": np.full(30, 2.0),
         "rounding": 6.28 + 1e-6 * np.arange(30),
     }
     names = [*columns, "missing"]
     assert predictor.usable(columns, names, np.arange(30)) == tuple("abcd")
-    line = Line(("a", "undefined"), (1.0, 1.0), 0.0)
+    columns["mostly"] = np.where(np.arange(30) == 3, np.nan, 1.0 + np.arange(30))
+    assert predictor.usable(columns, ["mostly"], np.arange(30)) == ("mostly",)
+    assert np.flatnonzero(~predictor.complete(columns, ["a", "mostly"])).tolist() == [3]
+    line = Line(("a", "mostly"), (1.0, 1.0), 0.0)
     assert np.flatnonzero(np.isnan(line(columns))).tolist() == [3]
 
 

@@ -1,5 +1,6 @@
 """Scores of topologies, and how they are kept on disk."""
 
+import gc
 import json
 import os
 import subprocess
@@ -8,9 +9,10 @@ import time
 
 import numpy as np
 import pytest
+from tensorflow.python.framework import func_graph
 
 from asvit_tf import Topology, UserError, jsonfiles
-from search import records, scoring, workers
+from search import records, scoring, study_measures, workers
 
 
 def test_a_measure_that_fails_in_one_repeat_has_no_mean_and_is_counted():
@@ -61,6 +63,18 @@ def test_scores_depend_on_seed_and_images_only():
     assert alike.measures["ntk_condition_number"] is None
     assert alike.failures == {"ntk_condition_number": 2}
     assert "alike" in alike.reasons["ntk_condition_number"]
+
+
+@pytest.mark.parametrize("kind", [scoring.TrainingFreeScorer, study_measures.Battery])
+def test_what_a_score_traces_is_forgotten(kind):
+    images = np.random.default_rng(0).standard_normal((2, 16, 16, 3)).astype(np.float32)
+    scorer = kind(scoring.Settings(image_size=(16, 16), repeats=1, points=3), images)
+
+    def graphs_after_a_score():
+        scorer.score(Topology.parse("4,2,2,1|3,1,2,1|3,1,2,1|3,1,2,1|16,8"))
+        return sum(isinstance(it, func_graph.FuncGraph) for it in gc.get_objects())
+
+    assert graphs_after_a_score() == graphs_after_a_score()
 
 
 def test_a_workspace_has_one_owner_and_one_configuration(tmp_path):

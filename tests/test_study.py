@@ -150,14 +150,14 @@ def test_a_killed_study_ends_with_the_rows_of_an_unbroken_one(work, tmp_path):
         with pytest.raises(Killed):
             study.run(str(tmp_path / "killed"), SMALL)
         assert len(without_seconds(tmp_path / "killed")) == rows
-        (tmp_path / "killed/training-left").mkdir()
+        (tmp_path / "killed" / study_work.SCRATCH / "left").mkdir(parents=True, exist_ok=True)
         for path in (tmp_path / "killed").glob("*.jsonl"):
             with open(path, "a") as file:
                 file.write('{"topology": "4,2')  # What a process killed while writing leaves.
     work.update(calls=0, allowed=10**9)
     result = study.run(str(tmp_path / "killed"), SMALL)
     assert without_seconds(tmp_path / "killed") == without_seconds(tmp_path / "unbroken")
-    assert not (tmp_path / "killed/training-left").exists()
+    assert not (tmp_path / "killed" / study_work.SCRATCH).exists()
     for one, other in zip(expected["measures"].values(), result["measures"].values()):
         assert one["tau"] == other["tau"]
         assert one["interval"] == other["interval"]
@@ -171,6 +171,35 @@ def test_a_study_leaves_a_predictor_behind_if_one_half_can_judge(work, tmp_path)
     assert (found.image_size, found.images, found.num_classes, found.topologies) == ((32, 32), 16, 10, 20)
     assert "fitted on 10 topologies" in found.evidence
     assert set(found.line.names) <= {*study_names.measure_names(), *study_names.BASELINES}
+
+
+def test_a_predictor_of_more_topologies_does_not_stay(work, tmp_path):
+    study.run(str(tmp_path), dataclasses.replace(SMALL, topologies=20))
+    assert (tmp_path / "predictor.json").exists()
+    study.run(str(tmp_path), dataclasses.replace(SMALL, topologies=5))
+    assert not (tmp_path / "predictor.json").exists()
+
+
+def test_a_topology_without_measures_takes_them_from_no_other(work, tmp_path):
+    work["broken"].add(str(study.sample(20, SMALL.width, SMALL.seed)[3]))
+    result = study.run(str(tmp_path), dataclasses.replace(SMALL, topologies=20))
+    line = json.loads((tmp_path / "predictor.json").read_text())
+    assert 16 <= line["topologies"] <= 19
+    assert set(line["line"]["names"]) & set(study_names.measure_names())
+    assert [row["part"] for row in result["failed"]] == ["measuring"]
+
+
+def test_what_else_lies_in_the_directory_stays(work, tmp_path, monkeypatch):
+    images = [tmp_path / name for name in ("data/cat/a.png", "training-images/cat/a.png")]
+    for image in images:
+        image.parent.mkdir(parents=True)
+        image.touch()
+    study.run(str(tmp_path), dataclasses.replace(SMALL, topologies=3, repeated_topologies=0))
+    monkeypatch.undo()
+    (tmp_path / "topologies.jsonl").unlink()
+    with pytest.raises(UserError, match="data exists, but no data set was prepared there"):
+        study.run(str(tmp_path), dataclasses.replace(SMALL, topologies=3, repeated_topologies=0))
+    assert all(image.exists() for image in images)
 
 
 def test_more_topologies_continue_and_another_study_is_refused(work, tmp_path):
@@ -246,10 +275,13 @@ def test_a_training_that_learned_nothing_failed_and_is_named(work, tmp_path):
     assert result["noise"]["repeated"] == 1
 
 
-def test_rows_of_something_else_are_refused(work, tmp_path):
+@pytest.mark.parametrize("change", [dict(accuracy="0.5"), dict(measures=[]), dict(failed=None), dict(topology=["a"])])
+def test_rows_of_something_else_are_refused(change, work, tmp_path):
     study.run(str(tmp_path), dataclasses.replace(SMALL, topologies=3, repeated_topologies=0))
-    with open(tmp_path / "topologies.jsonl", "a") as file:
-        file.write('{"topology": "a"}\n')
+    rows = (tmp_path / "topologies.jsonl").read_text()
+    (tmp_path / "topologies.jsonl").write_text(
+        rows + json.dumps({**json.loads(rows.splitlines()[-1]), **change}) + "\n"
+    )
     with pytest.raises(UserError, match=r"line 4 of .*topologies\.jsonl is not what a run wrote"):
         study.run(str(tmp_path), SMALL)
 
@@ -287,10 +319,13 @@ def test_the_baselines_are_those_of_the_classifier():
         (["--data_path", "nowhere"], "nowhere is not a folder"),
         (["--topologies", "1"], "topologies is 1; it must be at least 2"),
         (["--topologies", "5000000"], "the search space has 4556250"),
-        (["--image_size", "100000"], "image_size is 100000; allowed are up to 1024 pixels"),
+        (["--image_size", "100000"], "image_size is 100000; allowed are up to 1024"),
         (["--image_size", "7"], "image_size is 7; it must be at least 8"),
         (["--epochs", "0"], "epochs is 0; it must be at least 1"),
         (["--width", "7"], "width is 7; it must be at least 8"),
+        (["--width", "100000"], "width is 100000; allowed are up to 1024"),
+        (["--draws", "1000000000"], "draws is 1000000000; allowed are up to 100000"),
+        (["--seed_repeats", "3000000000"], "seed_repeats is 3000000000; allowed are up to 1000"),
         (["--learning_rate", "nan"], "learning_rate is nan"),
         (["--gradient_clip_norm", "-1"], "gradient_clip_norm is -1.0"),
         (["--seed", "2147483648"], "it must be below 2**31"),
