@@ -1,6 +1,7 @@
 """Shared by all tests: a quiet TensorFlow with two logical devices, and the golden networks."""
 
 import contextlib
+import itertools
 import json
 import os
 import resource
@@ -14,6 +15,8 @@ import tensorflow as tf
 
 DATA = Path(__file__).parent / "data"
 GOLDEN = ("seed_h8_64", "ape_h12_96", "windows_h8_64")
+
+_KEYS = itertools.count(0, 1000)
 
 
 def pytest_configure(config):
@@ -83,6 +86,15 @@ class Golden:
 @pytest.fixture(params=GOLDEN, scope="module")
 def golden(request):
     return Golden(request.param)
+
+
+def two_devices():
+    """A mirrored strategy over two devices of this machine, whose collectives share no key with those of another.
+
+    TensorFlow counts keys from the same number for every strategy, and remembers a tensor's shape by its key.
+    """
+    tf.distribute.MirroredStrategy._collective_key_base = next(_KEYS)
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 
 
 def relative_error(actual, expected):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
-from conftest import relative_error
+from conftest import relative_error, two_devices
 
 from asvit_tf import AsViT, Tokenization, Topology, UserError
 
@@ -100,7 +100,7 @@ def test_mixed_bfloat16_stays_near_float32(clean_policy):
 
 
 def test_two_replicas_compute_what_one_does():
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    strategy = two_devices()
     with strategy.scope():
         model = backbone()
     x = images(batch=4)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import yaml
+from conftest import two_devices
 from official.common import distribute_utils
 from official.core import exp_factory, task_factory
 from official.vision.dataloaders import segmentation_input
@@ -125,7 +126,7 @@ def test_a_step_trains_and_iou_is_evaluated(trained):
 @pytest.mark.parametrize(
     ("strategy", "dtype", "tolerance"),
     [
-        (lambda: tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), "float32", 1e-3),
+        (two_devices, "float32", 1e-3),
         (lambda: tf.distribute.OneDeviceStrategy("CPU:0"), "bfloat16", 5e-2),
     ],
     ids=["two devices", "bfloat16"],

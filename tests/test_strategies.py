@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
+from conftest import two_devices
 from official.core import exp_factory, task_factory, train_utils
 from official.modeling import performance
 
@@ -112,7 +113,7 @@ def plain(digits, tmp_path_factory):
 @pytest.mark.parametrize(
     ("strategy", "options", "tolerance"),
     [
-        (lambda: tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), {}, 1e-3),
+        (two_devices, {}, 1e-3),
         (lambda: tf.distribute.OneDeviceStrategy("CPU:0"), {"xla": True}, 1e-3),
         (lambda: tf.distribute.OneDeviceStrategy("CPU:0"), {"dtype": "bfloat16"}, 5e-2),
     ],
