@@ -39,6 +39,7 @@ def start(records, model_dir, mode="train_and_eval", **overrides):
     changes = {
         "task.seed": 0,
         "task.model.backbone.asvit.topology": f"'{TINY}'",
+        "task.model.head.num_convs": 1,  # Each norms its batch, of which a replica sees its own part.
         "task.train_data.global_batch_size": 4,
         **NOTHING_DRAWN,  # Threads draw in any order, so that losses would differ between two runs.
         "task.validation_data.global_batch_size": 3,  # The last of the four is a batch of its own.
