@@ -131,7 +131,7 @@ def prepare(
     directory = Path(directory)
     if (directory / "dataset.json").exists():
         return Dataset.load(directory)
-    if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
+    if directory.is_file() or any(directory.glob("*")):
         raise UserError(f"{directory} exists, but no data set was prepared there; move it or choose another directory")
     if data_path is None:
         class_names = tuple(map(str, range(10)))

@@ -18,7 +18,7 @@ def forgotten() -> Iterator[None]:
     `tf.custom_gradient` registers every use inside a graph for the life of the process, and with it the whole graph.
     There is no public way to take that back.
     """
-    registered = getattr(ops.gradient_registry, "_registry")  # noqa: B009
+    registered = ops.gradient_registry._registry
     before = set(registered)
     try:
         yield

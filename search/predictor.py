@@ -42,6 +42,10 @@ class Line:
     slopes: tuple[float, ...]
     constant: float
 
+    def measures(self) -> bool:
+        """Whether it knows more than sizes."""
+        return not set(self.names) <= set(BASELINES)
+
     def __call__(self, columns: Columns) -> np.ndarray:
         """Predictions, [n]; NaN where a measure is undefined or not above 0.
 
@@ -65,11 +69,6 @@ def usable(columns: Columns, names: Sequence[str], among: np.ndarray) -> tuple[s
         return len(known) >= max(2, MOST * len(among)) and np.ptp(np.log(known)) > ROUNDING
 
     return tuple(name for name in names if name in columns and good(columns[name]))
-
-
-def complete(columns: Columns, names: Sequence[str]) -> np.ndarray:
-    """Whether each topology has a logarithm in all of these columns, [n]."""
-    return np.all([_positive(columns[name]) for name in names], axis=0)
 
 
 def _positive(column: np.ndarray) -> np.ndarray:
@@ -101,6 +100,30 @@ def fit(columns: Columns, names: tuple[str, ...], accuracy: np.ndarray) -> tuple
         fits.append((float(np.sum(residual**2)), solution @ y / scales, y - residual))
     _, slopes, left_out = min(fits, key=lambda found: found[0])
     return Line(names, tuple(map(float, slopes)), float(mean - centres @ slopes)), left_out
+
+
+def fit_usable(
+    columns: Columns, names: Sequence[str], accuracy: np.ndarray, among: np.ndarray
+) -> tuple[Line, np.ndarray, np.ndarray] | None:
+    """`fit` of the usable ones of these names, on those of the given topologies that have them all.
+
+    Args:
+      columns: [n] each.
+      names: Candidates.
+      accuracy: [n].
+      among: Indices of topologies.
+
+    Returns:
+      The line, the predictions of each from the others, and the indices of the topologies it was fitted on; None if no
+      name is usable, or too few topologies have all that are.
+    """
+    chosen = usable(columns, names, among)
+    if not chosen:
+        return None
+    inside = among[np.all([_positive(columns[name][among]) for name in chosen], axis=0)]
+    if len(inside) < MOST * len(among):
+        return None
+    return *fit({name: columns[name][inside] for name in chosen}, chosen, accuracy[inside]), inside
 
 
 @dataclasses.dataclass(frozen=True)

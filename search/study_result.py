@@ -146,22 +146,21 @@ def predictor_of(
     num_classes: int,
     selection: Row | None,
 ) -> Predictor | None:
-    """The better one of the two regressions, by the half that chooses, fitted on all topologies that were trained.
+    """The better one of the two regressions, by the half that chooses, fitted on all topologies that were trained
+    and have its measures.
 
-    None where there were too few topologies to choose and judge.
+    None where there were too few topologies to choose and judge, or too few have the measures.
     """
     kinds = {kind: found for kind, found in (selection or {"kinds": {}})["kinds"].items() if kind in RIDGES}
     if selection is None or not kinds:
         return None
     kind = max(kinds, key=lambda kind: kinds[kind]["tau_choosing"])
     accuracy = accuracies(rows)
-    trained = np.isfinite(accuracy)
-    known = {name: column[trained] for name, column in columns.items()}
-    names = predictor.usable(known, [*measure_names(), *RIDGES[kind]], np.arange(int(trained.sum())))
-    if not set(names) & set(measure_names()):
+    names = [*measure_names(), *RIDGES[kind]]
+    fitted = predictor.fit_usable(columns, names, accuracy, np.flatnonzero(np.isfinite(accuracy)))
+    if fitted is None or not fitted[0].measures():
         return None
-    whole = predictor.complete(known, names)
-    line, _ = predictor.fit({name: known[name][whole] for name in names}, names, accuracy[trained][whole])
+    line, _, inside = fitted
     rivals = (
         f"{in_words(name)} {found['tau']:+.2f}" for name, found in selection["against"].items() if name != RANK_SUM
     )
@@ -176,7 +175,7 @@ def predictor_of(
         points=settings.points,
         width=settings.width,
         num_classes=num_classes,
-        topologies=int(whole.sum()),
+        topologies=len(inside),
         evidence=evidence,
     )
 

@@ -147,14 +147,14 @@ class _Split:
                 self._add(" + ".join(names), "rank sum", -ranks)
         for kind, extra in RIDGES.items():
             fitted = self._fitted(usable, [*measure_names(), *extra])
-            if fitted is not None and any(name in usable for name in measure_names()):
-                self.candidates.append(_Candidate(kind, kind, *fitted))
+            if fitted is not None and fitted[0].measures():
+                self.candidates.append(_Candidate(kind, kind, *fitted[1:]))
         self.best = max(self.candidates, key=lambda candidate: candidate.tau)
         self.against = {name: signs[name] * usable[name] for name in AGAINST if name in usable}
         # What measuring adds to counting: the same regression without any measure.
         counted = self._fitted(usable, BASELINES)
         if counted is not None:
-            self.against[SIZES] = counted[0]
+            self.against[SIZES] = counted[1]
 
     def kinds(self) -> dict[str, _Candidate]:
         """The best candidate of each kind."""
@@ -167,17 +167,13 @@ class _Split:
         known = half[np.isfinite(scores[half])]
         return tau_b(scores[known], self._accuracy[known])
 
-    def _fitted(self, columns: Columns, names: Sequence[str]) -> tuple[np.ndarray, float] | None:
-        """Predictions of a regression on what is usable of these, and tau of those of topologies left out."""
-        chosen = predictor.usable(columns, names, self.choosing)
-        if not chosen:
+    def _fitted(self, columns: Columns, names: Sequence[str]) -> tuple[predictor.Line, np.ndarray, float] | None:
+        """The line, predictions of a regression on what is usable of these, and tau of those of topologies left out."""
+        fitted = predictor.fit_usable(columns, names, self._accuracy, self.choosing)
+        if fitted is None:
             return None
-        among = self.choosing[predictor.complete(columns, chosen)[self.choosing]]
-        if len(among) < predictor.MOST * len(self.choosing):
-            return None
-        inside, accuracy = {name: columns[name][among] for name in chosen}, self._accuracy[among]
-        line, left_out = predictor.fit(inside, chosen, accuracy)
-        return line(columns), tau_b(left_out, accuracy)
+        line, left_out, inside = fitted
+        return line, line(columns), tau_b(left_out, self._accuracy[inside])
 
     def _usable(self, column: np.ndarray) -> bool:
         """Whether a column says something about most topologies of both halves; accuracies are not looked at."""

@@ -63,7 +63,13 @@ def test_columns_without_logarithms_or_information_are_not_used():
     assert predictor.usable(columns, names, np.arange(30)) == tuple("abcd")
     columns["mostly"] = np.where(np.arange(30) == 3, np.nan, 1.0 + np.arange(30))
     assert predictor.usable(columns, ["mostly"], np.arange(30)) == ("mostly",)
-    assert np.flatnonzero(~predictor.complete(columns, ["a", "mostly"])).tolist() == [3]
+    accuracy = np.arange(30.0)
+    fitted = predictor.fit_usable(columns, ["a", "zero", "mostly"], accuracy, np.arange(30))
+    assert fitted[0].names == ("a", "mostly")
+    assert np.setdiff1d(np.arange(30), fitted[2]).tolist() == [3]
+    half = {name: np.where(np.arange(30) % 6 == i, np.nan, 1.0 + np.arange(30)) for i, name in enumerate("xyz")}
+    assert predictor.usable(half, "xyz", np.arange(30)) == tuple("xyz")
+    assert predictor.fit_usable(half, "xyz", accuracy, np.arange(30)) is None  # Every second one lacks one of them.
     line = Line(("a", "mostly"), (1.0, 1.0), 0.0)
     assert np.flatnonzero(np.isnan(line(columns))).tolist() == [3]
 
@@ -81,10 +87,11 @@ def test_a_predictor_survives_its_file(tmp_path):
     assert Predictor.read(str(path)) == predictor_of()
     good = predictor_of().as_dict()
     lines = [dict(names=["macs"], slopes=[]), dict(names=["speed"], slopes=[1]), dict(names=["macs"], slopes=["nan"])]
-    lines.append(dict(names=["rank_sum"], slopes=[1]))
+    lines += [dict(names=["rank_sum"], slopes=[1]), dict(names=["macs"] * 2, slopes=[1, 1])]
+    lines.append(dict(names=["macs"], slopes=[10**400]))
     changes = [dict(line={**line, "constant": 0}) for line in lines]
     changes += [dict(num_classes="ten"), dict(width=0), dict(image_size=[16]), dict(topologies=None), dict(evidence=1)]
-    for text in ("", "[]", "{}", *(json.dumps({**good, **change}) for change in changes)):
+    for text in ("", "[]", "{}", "[" * 10**5, *(json.dumps({**good, **change}) for change in changes)):
         path.write_text(text)
         with pytest.raises(UserError, match=r"is no predictor.json that asvit study wrote"):
             Predictor.read(str(path))
