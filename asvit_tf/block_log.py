@@ -11,6 +11,7 @@ import tensorflow as tf
 import tqdm
 
 from asvit_tf import savings
+from asvit_tf.jsonfiles import jsonable
 from asvit_tf.trainer import Block, RetokenizingTrainer
 
 
@@ -48,7 +49,7 @@ class BlockLog:
             for block in blocks:
                 row = dataclasses.asdict(block)
                 # A line break first: what a killed run left unfinished must not swallow this row.
-                file.write("\n" + json.dumps({**row.pop("metrics"), **row}))
+                file.write("\n" + json.dumps(jsonable({**row.pop("metrics"), **row}), allow_nan=False))
         with self._writer.as_default():
             for block in blocks:
                 tf.summary.scalar("retokenization/stride", block.stride, step=block.step)
@@ -64,7 +65,8 @@ class BlockLog:
             self._bar = tqdm.tqdm(total=self._total_steps, initial=start, desc="train", unit="step", mininterval=0)
         last = blocks[-1]
         self._bar.set_postfix_str(f"stride {last.stride}, loss {last.metrics['training_loss']:.3f}", refresh=False)
-        self._bar.update(sum(block.steps for block in blocks))
+        self._bar.n = last.step  # Not a sum of steps: a training that is set back trains some of them again.
+        self._bar.refresh()
 
     def __enter__(self) -> BlockLog:
         return self

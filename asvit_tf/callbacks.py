@@ -1,8 +1,8 @@
-"""The re-tokenization schedule applied to a running training: as a Keras callback, and as an orbit action.
+"""The re-tokenization schedule as a Keras callback.
 
-Both change the stem's stride and dilation and make the training loop trace again, because a traced program does not see
-a changed attribute. Weights and optimizer state are never touched. The phase is always read off the step counter, so a
-fresh run, a run resumed from any checkpoint and an evaluation alone all find theirs.
+It changes the stem's stride and dilation, and gives each tokenization a training program of its own, because a traced
+program does not see a changed attribute. Weights and optimizer state are never touched. The tokenization is always read
+off the step counter, so a fresh run and a run resumed from any checkpoint find theirs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class RetokenizationCallback(tf_keras.callbacks.Callback):
         super().__init__()
         self.schedule = schedule
         self._backbone: Any = backbone
-        self._trained: Tokenization | None = None
+        self._programs: dict[Tokenization, Any] = {}
         self._epoch_start: int | None = None
 
     @property
@@ -45,7 +45,7 @@ class RetokenizationCallback(tf_keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         # The model may hold programs that were traced before with another tokenization. The one that tests has to go
         # here: an evaluation takes hold of it before it calls any callback.
-        self._trained = None
+        self._programs.clear()
         self.model.make_test_function(force=True)
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -58,9 +58,9 @@ class RetokenizationCallback(tf_keras.callbacks.Callback):
             self._epoch_start = int(self.model.optimizer.iterations.numpy()) - batch
         tokenization = self.schedule.tokenization(self._epoch_start + batch)
         self.backbone.set_tokenization(tokenization)
-        if self._trained != tokenization:
-            self.model.make_train_function(force=True)
-            self._trained = tokenization
+        if tokenization not in self._programs:
+            self._programs[tokenization] = self.model.make_train_function(force=True)
+        self.model.train_function = self._programs[tokenization]
 
     def on_train_end(self, logs=None):
         self.backbone.set_tokenization(self.schedule.final)
@@ -72,43 +72,3 @@ class RetokenizationCallback(tf_keras.callbacks.Callback):
 
     def on_predict_begin(self, logs=None):
         self.backbone.set_tokenization(self.schedule.final)
-
-
-class RetokenizationAction:
-    """Changes stride and dilation on schedule under an orbit trainer.
-
-    As a train action, orbit calls it after each block of steps. A block also runs right after a checkpoint is restored,
-    and evaluations run between blocks, so a trainer should call it itself before both, as
-    `asvit_tf.trainer.RetokenizingTrainer` does.
-
-    Args:
-      trainer: An orbit StandardTrainer, and StandardEvaluator if it evaluates, with a `global_step`.
-      backbone: Whose stem to change.
-      schedule: What to apply.
-    """
-
-    def __init__(self, trainer, backbone: AsViT, schedule: Schedule):
-        self.schedule = schedule
-        self._trainer = trainer
-        self._backbone = backbone
-        self._trained: Tokenization | None = None
-        self._evaluated: Tokenization | None = None
-
-    def __call__(self, output=None) -> bool:
-        """Sets the tokenization of the next training step; returns whether its loop will be traced anew."""
-        tokenization = self.schedule.tokenization(int(self._trainer.global_step.numpy()))
-        self._backbone.set_tokenization(tokenization)
-        changed = self._trained != tokenization
-        if changed:
-            # orbit builds the loop again where it finds none; it has no public way to ask for that.
-            self._trainer._train_loop_fn = None
-            self._trained = tokenization
-        return changed
-
-    def before_evaluation(self, tokenization: Tokenization | None = None) -> None:
-        """Sets the tokenization of the next evaluation: the last phase's unless another is given, whatever the step."""
-        tokenization = tokenization or self.schedule.final
-        self._backbone.set_tokenization(tokenization)
-        if self._evaluated != tokenization:
-            self._trainer._eval_loop_fn = None
-            self._evaluated = tokenization

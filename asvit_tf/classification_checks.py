@@ -17,7 +17,7 @@ from asvit_tf.folders import prepared_tfds
 
 def metrics(task: image_classification.ImageClassificationTask) -> tuple[str, ...]:
     """What a classifier's evaluation reports and a best checkpoint may be chosen by."""
-    return ("accuracy", f"top_{task.evaluation.top_k}_accuracy", "validation_loss")
+    return ("accuracy", "balanced_accuracy", f"top_{task.evaluation.top_k}_accuracy", "validation_loss")
 
 
 def check_model(task: image_classification.ImageClassificationTask) -> None:

@@ -1,7 +1,8 @@
 """The front door: `asvit COMMAND`.
 
-Bad input ends with one line on standard error and exit status 2. With `--json` standard output holds one JSON object
-and nothing else. Commands import what they need when they run, so that `asvit describe` starts without TensorFlow.
+Bad input ends with one line on standard error and exit status 2; a classifier that learned nothing, with status 1.
+With `--json` standard output holds one JSON object and nothing else. Commands import what they need when they run, so
+that `asvit describe` starts without TensorFlow.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 import click
 
-from asvit_tf import console, counting, detection_commands, retokenization, savings
+from asvit_tf import baselines, console, counting, detection_commands, retokenization, savings
 from asvit_tf.console import AS_JSON, only_result_on_stdout, print_json, quiet_tensorflow, setting
 from asvit_tf.folders import class_folders
 from asvit_tf.topology import Topology
@@ -128,7 +129,10 @@ _setting = functools.partial(setting, RunSettings)
 @click.option("--flip/--no-flip", default=RunSettings.flip, show_default=True, help="Mirror training images at random.")
 @AS_JSON
 def run(output: str, as_json: bool, **options: Any) -> None:
-    """The whole path: search, grow, train, evaluate, export, report. Run again, it continues where it was."""
+    """The whole path: search, grow, train, evaluate, export, report. Run again, it continues where it was.
+
+    Exit status 1: the network learned nothing; it is not exported.
+    """
     start = time.perf_counter()
     if options["data_path"] is not None:
         options["data_path"] = os.path.abspath(options["data_path"])
@@ -142,15 +146,17 @@ def run(output: str, as_json: bool, **options: Any) -> None:
         result = pipeline.run(directory, settings, lambda line: click.echo(line, err=True))
     if as_json:
         print_json(result)
-        return
-    click.echo(
-        f"topology    {result['topology']}\n"
-        f"grown       {result['grown']}  ({result['parameters']:,} parameters)\n"
-        f"accuracy    {result['accuracy']:.4f}\n"
-        f"saved model {result['saved_model']}\n"
-        f"report      {result['report']}\n"
-        f"seconds     {time.perf_counter() - start:.0f}"
-    )
+    else:
+        click.echo(
+            f"topology    {result['topology']}\n"
+            f"grown       {result['grown']}  ({result['parameters']:,} parameters)\n"
+            f"accuracy    {result['accuracy']:.4f}  (majority class {result['majority_share']:.4f}, "
+            f"balanced accuracy {result['balanced_accuracy']:.4f})\n"
+            f"saved model {result['saved_model'] or 'none'}\n"
+            f"report      {result['report']}\n"
+            f"seconds     {time.perf_counter() - start:.0f}"
+        )
+    baselines.require_learned(result)
 
 
 @cli.command()
@@ -224,6 +230,7 @@ def _train(flags: list[str], as_json: bool) -> None:
         print_json(metrics)
     else:
         click.echo("\n".join(f"{name:<18}{value:.6g}" for name, value in metrics.items()) or "trained")
+    baselines.require_learned(metrics)
 
 
 @cli.command(context_settings=_RAW)
@@ -234,6 +241,8 @@ def train(flags: tuple[str, ...], as_json: bool) -> None:
 
     --experiment NAME, --mode train|train_and_eval|eval|continuous_eval, --model_dir DIR, --config_file YAML (may be
     repeated), --params_override a.b=c,..., --tpu ADDRESS, --gin_file FILE, --gin_params BINDING.
+
+    Exit status 1: a classifier was evaluated, and learned nothing.
     """
     _train(list(flags), as_json)
 
@@ -242,7 +251,10 @@ def train(flags: tuple[str, ...], as_json: bool) -> None:
 @_flags
 @AS_JSON
 def evaluate(flags: tuple[str, ...], as_json: bool) -> None:
-    """Evaluates the newest checkpoint at all tokens. FLAGS are those of train, without --mode."""
+    """Evaluates the newest checkpoint at all tokens. FLAGS are those of train, without --mode.
+
+    Exit status 1: a classifier that learned nothing.
+    """
     _train([*flags, "--mode=eval"], as_json)
 
 

@@ -15,9 +15,9 @@ from official.vision.modeling.backbones import factory
 from official.vision.tasks import image_classification as classification_task
 
 from asvit_tf import backbone as asvit_backbone
-from asvit_tf import checkpoints, inputs
+from asvit_tf import checkpoints, class_metrics, inputs
 from asvit_tf.errors import UserError
-from asvit_tf.retokenization import Phase, Schedule, Tokenization
+from asvit_tf.retokenization import PERIOD, TRANSITION_SHARE, Phase, Schedule, Tokenization, transition_steps
 from asvit_tf.topology import NAMED, Topology
 
 # hyperparams reads the annotations at run time and knows typing's List and Optional, not the built-in forms.
@@ -78,14 +78,31 @@ class Retokenization(hyperparams.Config):
       preset: "none", "published" or "thirds" (see retokenization.PRESETS), its boundaries rounded to whole blocks of
         `steps_per_loop`; ignored where `phases` are given.
       phases: In order.
+      transition: Share of all steps in which, around each change, the tokenization before and the next train in turns
+        (see retokenization.Schedule), as far as there is room between the changes; 0 changes at once, as published.
+      transition_period: Steps in which each of the two has one turn.
       steps_per_epoch: What `until_epoch` counts in.
       evaluate_phase: Evaluate at the phase's own tokens too, beside all tokens; metrics are named `phase_...`.
     """
 
     preset: str = "none"
     phases: List[RetokenizationPhase] = dataclasses.field(default_factory=list)
+    transition: float = TRANSITION_SHARE
+    transition_period: int = PERIOD
     steps_per_epoch: Optional[int] = None
     evaluate_phase: bool = False
+
+
+@dataclasses.dataclass
+class Guard(hyperparams.Config):
+    """What happens when a training loses what it learned (see guard.judge).
+
+    Attributes:
+      max_rollbacks: How often it is set back to its newest sound checkpoint, to go on at a third of the learning rate
+        behind a new warm-up, before it is stopped.
+    """
+
+    max_rollbacks: int = 2
 
 
 @dataclasses.dataclass
@@ -100,12 +117,14 @@ class ClassificationTask(image_classification.ImageClassificationTask):
 
     Attributes:
       retokenization: When the stem's stride and dilation change.
+      guard: What happens when the training loses what it learned.
       class_names: By label, for the exported model; empty for "0", "1" and so on.
       seed: Of initial weights, shuffling and augmentation, set by asvit_tf.train; None draws fresh ones.
     """
 
     model: ClassificationModel = dataclasses.field(default_factory=ClassificationModel)
     retokenization: Retokenization = dataclasses.field(default_factory=Retokenization)
+    guard: Guard = dataclasses.field(default_factory=Guard)
     class_names: List[str] = dataclasses.field(default_factory=list)
     seed: Optional[int] = None
 
@@ -123,7 +142,8 @@ class AccountedStart:
 
 @task_factory.register_task_cls(ClassificationTask)
 class AsViTClassificationTask(AccountedStart, classification_task.ImageClassificationTask):
-    """The Model Garden's task, but a checkpoint to start from is accounted for, and every label is checked.
+    """The Model Garden's task, but a checkpoint to start from is accounted for, every label is checked, and metrics
+    tell what guessing would reach.
 
     The schedule is the trainer's.
     """
@@ -133,6 +153,10 @@ class AsViTClassificationTask(AccountedStart, classification_task.ImageClassific
         dataset = super().build_inputs(params, input_context)
         multilabel = self.task_config.train_data.is_multilabel
         return dataset if multilabel else inputs.checked_labels(dataset, self.task_config.model.num_classes)
+
+    def build_metrics(self, training=True):
+        """The Model Garden's metrics, and those of `class_metrics`."""
+        return [*super().build_metrics(training), *class_metrics.build(self.task_config, training)]
 
 
 @factory.register_backbone_builder("asvit")
@@ -176,7 +200,7 @@ def schedule_of(params: cfg.ExperimentConfig) -> Schedule:
     backbone = params.task.model.backbone.get()
     if not hasattr(params.task, "retokenization"):
         return Schedule((Phase(None, Tokenization(backbone.stride, backbone.dilation)),))
-    config = params.task.retokenization
+    config, total_steps = params.task.retokenization, params.trainer.train_steps
     kernel_size = Topology.parse(backbone.topology).stages[0].kernel_size
     if config.phases:
         phases = []
@@ -189,14 +213,22 @@ def schedule_of(params: cfg.ExperimentConfig) -> Schedule:
         schedule = Schedule(tuple(phases))
     else:
         schedule = Schedule.preset(
-            config.preset, params.trainer.train_steps, kernel_size, block=params.trainer.steps_per_loop
+            config.preset, total_steps, kernel_size, block=params.trainer.steps_per_loop, transition=0
         )
+    transition = transition_steps(schedule.boundaries, total_steps, config.transition)
+    schedule = dataclasses.replace(schedule, transition=transition, period=config.transition_period)
     if schedule.final != Tokenization(backbone.stride, backbone.dilation):
         raise UserError(
             f"the last phase has stride {schedule.final.stride} and dilation {schedule.final.dilation}, but the "
             f"backbone is evaluated and exported with {backbone.stride} and {backbone.dilation}; they must be equal"
         )
     return schedule
+
+
+def warmup_steps(params: cfg.ExperimentConfig) -> int:
+    """Steps of the learning rate's warm-up; of one without, a hundredth of all, at least 1."""
+    steps = getattr(params.trainer.optimizer_config.warmup.get(), "warmup_steps", None)
+    return steps or max(1, params.trainer.train_steps // 100)
 
 
 def _end(phase: RetokenizationPhase, steps_per_epoch: int | None) -> int | None:
@@ -211,7 +243,11 @@ def _end(phase: RetokenizationPhase, steps_per_epoch: int | None) -> int | None:
 
 
 def experiment(task: cfg.TaskConfig) -> cfg.ExperimentConfig:
-    """An experiment with AdamW, a cosine learning rate and a linear warm-up; its YAML gives the numbers."""
+    """An experiment with AdamW, a cosine learning rate and a linear warm-up; its YAML gives the numbers.
+
+    Gradients are clipped at a global norm of 1. Without that, trainings at few tokens were seen to lose all they had
+    learned near the peak of the learning rate (docs/benchmarks.md, "Stability").
+    """
     return cfg.ExperimentConfig(
         task=task,
         trainer=cfg.TrainerConfig(
@@ -222,6 +258,9 @@ def experiment(task: cfg.TaskConfig) -> cfg.ExperimentConfig:
                         # Norms, biases and position embedding are not decayed.
                         "adamw": {
                             "weight_decay_rate": 0.05,
+                            # The sum over all replicas is clipped. `gradient_clip_norm`, AdamW's own, clips what each
+                            # of n replicas adds to it, an n-th of a gradient: on many chips it would hardly ever act.
+                            "global_clipnorm": 1.0,
                             "gradient_clip_norm": 0.0,
                             "exclude_from_weight_decay": ["gamma", "beta", "bias", "embedding"],
                         },
@@ -282,7 +321,10 @@ def asvit_imagenet() -> cfg.ExperimentConfig:
             model=ClassificationModel(num_classes=1000, input_size=[224, 224, 3]),
             # Mixup gives soft labels, smoothed already.
             losses=image_classification.Losses(one_hot=False, soft_labels=True),
-            retokenization=Retokenization(preset="thirds", steps_per_epoch=epoch_steps),
+            # A turn ends with a wait for the device; of 64 steps each of the two has one of 32 on average.
+            retokenization=Retokenization(
+                preset="thirds", transition=0.05, transition_period=64, steps_per_epoch=epoch_steps
+            ),
             train_data=image_classification.DataConfig(
                 input_path="imagenet-2012-tfrecord/train*",
                 is_training=True,

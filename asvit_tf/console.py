@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from asvit_tf.errors import StoppedError, UserError
+from asvit_tf.errors import NotLearnedError, OneClassError, StoppedError, UserError
 from asvit_tf.jsonfiles import jsonable
 
 CONTEXT: dict[str, Any] = dict(
@@ -60,10 +60,10 @@ def main(command: click.Command, arguments: list[str] | None = None, name: str =
         return exit_.exit_code
     except click.ClickException as error:
         message, status = error.format_message(), 2
+    except (NotLearnedError, OneClassError, StoppedError) as error:
+        message, status = str(error), 1
     except UserError as error:
         message, status = str(error), 2
-    except StoppedError as error:
-        message, status = str(error), 1
     except (click.Abort, KeyboardInterrupt):
         message, status = "stopped; run it again to continue", 130
     click.echo(f"{name}: " + " ".join(message.split()), err=True)

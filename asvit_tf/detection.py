@@ -120,12 +120,7 @@ def recipe(task: cfg.TaskConfig, batch_size: int, epochs: int) -> cfg.Experiment
     params = configs.experiment(task)
     params.runtime.mixed_precision_dtype = "bfloat16"
     configs.train_for(params, epochs, epoch_steps, warmup_steps=1000)
-    params.trainer.optimizer_config.override(
-        {
-            "optimizer": {"adamw": {"gradient_clip_norm": 1.0}},
-            "learning_rate": {"cosine": {"initial_learning_rate": 1e-4}},
-        }
-    )
+    params.trainer.optimizer_config.override({"learning_rate": {"cosine": {"initial_learning_rate": 1e-4}}})
     return params
 
 

@@ -5,9 +5,17 @@ class UserError(ValueError):
     """Bad input. Its message is one line: what was wrong, and what is allowed."""
 
 
+class OneClassError(UserError):
+    """Images of a single class: good input perhaps, but nothing can be learned from them (see `NotLearnedError`)."""
+
+
 class StoppedError(RuntimeError):
     """Something outside stopped the work: a full disk, a lost worker. Started again, it continues where it was."""
 
 
 class DivergedError(StoppedError):
     """A training whose loss is no number; started again, it would end the same."""
+
+
+class NotLearnedError(RuntimeError):
+    """A network that was trained, but is no better than one that knows only the shares of the classes."""

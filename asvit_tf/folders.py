@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from asvit_tf.errors import UserError
+from asvit_tf.errors import OneClassError, UserError
 
 EMBEDDED = ("digits", "cluttered_digits")  # Data sets that need no folder.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
@@ -15,13 +15,19 @@ def class_folders(data_path: Path) -> list[Path]:
     """The class subfolders of an image folder, sorted by name; hidden ones (`.git`, `__MACOSX`) are none.
 
     Raises:
-      UserError: It is not a folder, has fewer than two subfolders, or one has a name that is not text.
+      OneClassError: It has one subfolder.
+      UserError: It is not a folder, has no subfolders, or one has a name that is not text.
     """
     if not data_path.is_dir():
         raise UserError(f"{data_path} is not a folder; expected one with a subfolder of images for each class")
     folders = sorted(path for path in data_path.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
-    if len(folders) < 2:
-        raise UserError(f"{data_path} has {len(folders)} subfolders; expected at least two, one for each class")
+    if not folders:
+        raise UserError(f"{data_path} has 0 subfolders; expected at least two, one for each class")
+    if len(folders) == 1:
+        raise OneClassError(
+            f"{data_path} has one subfolder, {folders[0].name!r}; a single class cannot be learned; expected at "
+            "least two, one for each class"
+        )
     for folder in folders:
         if os.fsencode(folder.name).decode("utf-8", "replace") != folder.name:
             raise UserError(f"class folder {os.fsencode(folder.name)!r} of {data_path} is not named in UTF-8")

@@ -1,7 +1,8 @@
 """Progressive re-tokenization as pure functions of the training step. No TensorFlow.
 
 The stem's convolution kernel stays; its stride and dilation change on a schedule, so that early training sees few
-coarse tokens and late training all of them. A phase is a span of steps with one tokenization.
+coarse tokens and late training all of them. A phase is a span of steps with one tokenization. It may begin with a
+transition, in which the tokenization before and its own train in turns.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import itertools
+from collections.abc import Sequence
 from fractions import Fraction
 
 from asvit_tf.errors import UserError
@@ -21,6 +23,10 @@ PRESETS: dict[str, tuple[tuple[Fraction, int], ...]] = {
     "published": ((Fraction(80, 300), 16), (Fraction(132, 300), 8), (Fraction(1), 4)),
     "thirds": ((Fraction(1, 3), 16), (Fraction(2, 3), 8), (Fraction(1), 4)),
 }
+
+# Of all steps; how long the tokenization before and the new one train in turns after each change.
+TRANSITION_SHARE = 0.05
+PERIOD = 16  # Steps in which each of the two has one turn.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,17 +68,31 @@ class Phase:
 class Schedule:
     """Phases in order; the last one never ends, and its tokenization is that of evaluation and export.
 
+    With a transition of T steps and a period of P, the T steps around the end of a phase, half of them before it, are
+    cut into n = T / P periods, rounded down, at least 1. In period i, counted from 1, the first 1 - i / (n + 1) of the
+    steps train with the tokenization of the phase before and the rest with that of the next. So its share rises evenly,
+    each tokenization trains about as many steps as without a transition and has one traced program, and the
+    tokenization of a step is a function of the step alone.
+
     Attributes:
       phases: At least one; `until` rises strictly and is None in the last phase only.
+      transition: T, steps, >= 0; 0 changes at once, as published. It has to fit between its neighbours.
+      period: P, steps, >= 2; the periods of a transition have at least as many.
 
     Raises:
-      UserError: The phases are empty or out of order.
+      UserError: The phases are empty or out of order, or a transition does not fit.
     """
 
     phases: tuple[Phase, ...]
+    transition: int = 0
+    period: int = PERIOD
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "phases", tuple(self.phases))
+        for name, least in (("transition", 0), ("period", 2)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise UserError(f"{name} is {value!r}; allowed are whole numbers of steps from {least}")
         if not self.phases:
             raise UserError("a schedule needs at least one phase")
         ends = [phase.until for phase in self.phases]
@@ -80,6 +100,11 @@ class Schedule:
             raise UserError(f"phases end at steps {ends}; the last phase, and only the last, must have no end")
         if any(later <= earlier for earlier, later in itertools.pairwise((0, *self.boundaries))):
             raise UserError(f"phases end at steps {ends}; they must rise from above 0")
+        room = _room(self.boundaries)
+        if self.transition > room:
+            raise UserError(
+                f"a transition of {self.transition} steps does not fit these phases; allowed are up to {room}"
+            )
 
     @classmethod
     def constant(cls, tokenization: Tokenization = Tokenization()) -> Schedule:
@@ -87,7 +112,9 @@ class Schedule:
         return cls((Phase(None, tokenization),))
 
     @classmethod
-    def preset(cls, name: str, total_steps: int, kernel_size: int, block: int = 1) -> Schedule:
+    def preset(
+        cls, name: str, total_steps: int, kernel_size: int, block: int = 1, transition: int | None = None
+    ) -> Schedule:
         """A preset of `PRESETS` over `total_steps`.
 
         Args:
@@ -95,6 +122,7 @@ class Schedule:
           total_steps: Of the training.
           kernel_size: Of the stem, for its dilations.
           block: Boundaries are rounded to multiples of it, and every phase gets at least one.
+          transition: Steps; None for what `transition_steps` gives.
 
         Raises:
           UserError: Unknown name, or too few steps for every phase to have a block.
@@ -112,7 +140,10 @@ class Schedule:
                 f"{total_steps} steps are too few for schedule {name!r}; "
                 f"it needs more than {len(early) * block}, one block of {block} for each of its {len(early) + 1} phases"
             )
-        return cls((*phases, Phase(None, Tokenization.auto(last_stride, kernel_size))))
+        phases.append(Phase(None, Tokenization.auto(last_stride, kernel_size)))
+        if transition is None:
+            transition = transition_steps([phase.until for phase in phases if phase.until is not None], total_steps)
+        return cls(tuple(phases), transition)
 
     @property
     def boundaries(self) -> tuple[int, ...]:
@@ -125,14 +156,50 @@ class Schedule:
         return self.phases[-1].tokenization
 
     def phase_index(self, step: int) -> int:
-        """Index of the phase that trains step `step` (steps count from 0)."""
-        return bisect.bisect_right(self.boundaries, step)
+        """Index of the phase whose tokenization step `step` trains with (steps count from 0)."""
+        late = step + self.transition // 2
+        index = bisect.bisect_right(self.boundaries, late)
+        into = late - self.boundaries[index - 1] if index else self.transition
+        if into >= self.transition:
+            return index
+        periods = max(1, self.transition // self.period)
+        period = into * periods // self.transition
+        begin, end = (-(-i * self.transition // periods) for i in (period, period + 1))
+        return index - (into < begin + round((end - begin) * (1 - (period + 1) / (periods + 1))))
 
     def tokenization(self, step: int) -> Tokenization:
         """Tokenization of step `step` (steps count from 0)."""
         return self.phases[self.phase_index(step)].tokenization
 
+    def changes(self, start: int, end: int) -> list[int]:
+        """Steps after `start` and before `end` whose tokenization is not that of the step before."""
+        return [step for step in range(start + 1, end) if self.phase_index(step) != self.phase_index(step - 1)]
+
     def steps_per_phase(self, total_steps: int) -> tuple[int, ...]:
-        """Steps that every phase trains when training ends after `total_steps`."""
+        """Steps that train with the tokenization of every phase when training ends after `total_steps`."""
         edges = [0, *(min(boundary, total_steps) for boundary in self.boundaries), total_steps]
-        return tuple(later - earlier for earlier, later in itertools.pairwise(edges))
+        steps = [later - earlier for earlier, later in itertools.pairwise(edges)]
+        for index, boundary in enumerate(self.boundaries):
+            start = boundary - self.transition // 2
+            for step in range(start, min(start + self.transition, total_steps)):
+                steps[index + (step >= boundary)] -= 1
+                steps[self.phase_index(step)] += 1
+        return tuple(steps)
+
+
+def transition_steps(boundaries: Sequence[int], total_steps: int, share: float = TRANSITION_SHARE) -> int:
+    """Steps of each transition: a share of all, or as many as there is room for.
+
+    Raises:
+      UserError: The share is not from 0 to 1.
+    """
+    if not 0 <= share <= 1:
+        raise UserError(f"transition is {share}; allowed are shares of all steps from 0 to 1")
+    room = min(_room(boundaries), 2 * (total_steps - boundaries[-1])) if boundaries else 0
+    return max(0, min(round(share * total_steps), room))
+
+
+def _room(boundaries: Sequence[int]) -> int:
+    """Longest transition with which none overlaps another or begins before step 0."""
+    between = [later - earlier for earlier, later in itertools.pairwise(boundaries)]
+    return min([2 * boundaries[0], *between]) if boundaries else 0

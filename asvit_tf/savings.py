@@ -116,19 +116,23 @@ def parse_blocks(text: str) -> list[dict]:
     return list(rows.values())
 
 
+def _phase(block: Mapping) -> int:
+    return block["phase"]
+
+
 def phase_times(blocks: Sequence[Mapping]) -> list[PhaseTime]:
     """Warm training time and tracing time of every phase, from the rows of `parse_blocks`."""
     times = []
-    # Neighbours only: a schedule may come back to a tokenization.
-    for (stride, dilation), group in itertools.groupby(blocks, lambda block: (block["stride"], block["dilation"])):
+    # By phase, not by tokenization: a schedule may come back to one. In a transition two phases have turns.
+    for _, group in itertools.groupby(sorted(blocks, key=_phase), _phase):
         members = list(group)
         warm = sorted(block["seconds"] / block["steps"] for block in members if not block["traced"])
         step_seconds = warm[len(warm) // 2] if warm else float("nan")
         tracing = [block for block in members if block["traced"]]
         times.append(
             PhaseTime(
-                stride,
-                dilation,
+                members[0]["stride"],
+                members[0]["dilation"],
                 steps=sum(block["steps"] for block in members),
                 step_seconds=step_seconds,
                 warm_seconds=step_seconds * sum(block["steps"] for block in members),

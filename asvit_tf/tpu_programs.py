@@ -6,6 +6,8 @@ import tensorflow as tf
 from official.core import config_definitions as cfg
 from official.core import task_factory, train_utils
 
+from asvit_tf import configs
+from asvit_tf.learning_rate import eased
 from asvit_tf.precision import mixed_precision
 from asvit_tf.retokenization import Tokenization
 from asvit_tf.trainer import create_slots
@@ -34,6 +36,7 @@ def training_step(params: cfg.ExperimentConfig, tokenization: Tokenization | Non
         model = task.build_model()
         optimizer = train_utils.create_optimizer(task, params)
         create_slots(optimizer, model.trainable_variables)
+        eased(optimizer, configs.warmup_steps(params))
         if tokenization is not None:
             model.backbone.set_tokenization(tokenization)
         size = params.task.model.input_size

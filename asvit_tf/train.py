@@ -10,6 +10,7 @@ The flags are the Model Garden's own: `--experiment`, `--mode` (train, eval, tra
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
 import sys
@@ -40,8 +41,9 @@ from asvit_tf import (
     savings,
 )
 from asvit_tf.block_log import BlockLog
-from asvit_tf.errors import DivergedError, StoppedError, UserError
+from asvit_tf.errors import StoppedError, UserError
 from asvit_tf.precision import mixed_precision
+from asvit_tf.rollback import Guard
 from asvit_tf.topology import Topology
 from asvit_tf.trainer import ExperimentRunner, RetokenizingTrainer
 
@@ -78,6 +80,8 @@ def run(params: cfg.ExperimentConfig, model_dir: str, mode: str, progress: bool 
     phases = plan_of(params)
     if "train" in mode and phases:
         print(savings.plan_in_words(phases), file=sys.stderr)
+    params = copy.deepcopy(params)
+    params.trainer.recovery_max_trials = -1  # The Model Garden's answer to a NaN; `rollback.Guard` has its own.
     if params.task.seed is not None:
         tf_keras.utils.set_random_seed(params.task.seed)
     lost_at: str | None = "nowhere"
@@ -155,9 +159,6 @@ def _explained(error: Exception, params: cfg.ExperimentConfig, model_dir: str) -
         )
     if isinstance(error, tf.errors.DataLossError):
         return UserError(f"the data are damaged: {_reason(error)}")
-    if "loss value is NaN" in text:
-        newest = tf.train.latest_checkpoint(model_dir)
-        return DivergedError(f"the loss is not a number; the newest checkpoint is {newest}; try a lower learning rate")
     return None
 
 
@@ -191,6 +192,11 @@ def _run_once(
         if writes and "train" in mode:
             train_utils.serialize_config(params, model_dir)
             log = stack.enter_context(BlockLog(trainer, model_dir, params.trainer.train_steps, progress))
+        guard: Guard | None = None
+        if "train" in mode:
+            # Detection and segmentation have no field for it.
+            most = params.task.guard.max_rollbacks if hasattr(params.task, "guard") else configs.Guard().max_rollbacks
+            guard = Guard(trainer, model_dir, params.trainer, most, writes)
         metrics: dict[str, float] = {}
 
         def keep(output) -> None:
@@ -216,19 +222,23 @@ def _run_once(
                     model_dir=model_dir,
                     trainer=trainer,
                     save_summary=writes,
-                    train_actions=[log] if log else [],
+                    train_actions=[action for action in (log, guard) if action],
                     eval_actions=[keep],
                     # One that takes pictures where `allow_image_summary` asks for them.
                     eval_summary_manager=(
                         summary_manager.maybe_build_eval_summary_manager(params, model_dir) if writes else None
                     ),
                 )
+            if guard is not None and "train" in mode:
+                guard.begin(runner.checkpoint_manager)
             with contextlib.suppress(_LastCheckpoint):
                 runner.run()
 
         run_mode(mode)
         if "eval" in mode and not metrics:
             run_mode("eval")  # All steps had been trained before, and then training evaluates nothing.
+    if guard:
+        guard.end()
     if log and phases:
         summary = savings.summary(phases, block_log.read_blocks(model_dir))
         filesystem.write_json(os.path.join(model_dir, "retokenization.json"), summary)

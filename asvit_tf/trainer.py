@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gin
@@ -15,16 +15,18 @@ import tf_keras
 from official.core import base_trainer, train_lib
 
 from asvit_tf import configs
-from asvit_tf.callbacks import RetokenizationAction
+from asvit_tf.learning_rate import eased
+from asvit_tf.retokenization import Tokenization
 
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """One block of training steps: `steps_per_loop`, or fewer where a phase ends inside.
+    """One block of training steps: `steps_per_loop`, or fewer where the tokenization changes inside.
 
     Attributes:
       step: Steps trained when it ended.
       steps: Steps in it.
+      phase: Index of the phase whose tokenization it has.
       stride, dilation: Its tokenization.
       traced: Whether it began with tracing the training step; its seconds then include that.
       seconds: Wall time.
@@ -33,6 +35,7 @@ class Block:
 
     step: int
     steps: int
+    phase: int
     stride: int
     dilation: int
     traced: bool
@@ -48,11 +51,12 @@ def create_slots(optimizer: Any, variables: Sequence[tf.Variable]) -> None:
 
 @gin.configurable
 class RetokenizingTrainer(base_trainer.Trainer):
-    """Sets the phase before each block of training steps, and the final tokenization before each evaluation.
+    """Sets the tokenization before each block of training steps, and the final one before each evaluation.
 
-    It needs no train action, so it also works where the caller passes none, as the unmodified `official.vision.train`
-    does: import `asvit_tf.registry_imports` and `asvit_tf.trainer` in a gin file and bind
-    `create_trainer.trainer_cls = @RetokenizingTrainer`.
+    A traced program does not see a changed attribute, so each tokenization has a training loop and an evaluation loop
+    of its own, traced at its first use. It needs no train action, so it also works where the caller passes none, as the
+    unmodified `official.vision.train` does: import `asvit_tf.registry_imports` and `asvit_tf.trainer` in a gin file and
+    bind `create_trainer.trainer_cls = @RetokenizingTrainer`.
 
     Args: as `base_trainer.Trainer`; `config.task.retokenization` is the schedule, if the task has one.
     """
@@ -61,16 +65,37 @@ class RetokenizingTrainer(base_trainer.Trainer):
         super().__init__(config, task, model, optimizer, **kwargs)
         create_slots(optimizer, model.trainable_variables)
         self.schedule = configs.schedule_of(config)
+        self.learning_rate = eased(optimizer, configs.warmup_steps(config))
         self.blocks: list[Block] = []
         self._evaluated_at = self.schedule.final
-        self._retokenize = RetokenizationAction(self, model.backbone, self.schedule)
+        self._traced: set[Tokenization] = set()
+
+    def create_train_loop_fn(self):
+        """A loop that runs the program of the present tokenization."""
+        return self._loop_per_tokenization(super().create_train_loop_fn)
+
+    def create_eval_loop_fn(self, has_state):
+        """The same for evaluation."""
+        create = super().create_eval_loop_fn
+        return self._loop_per_tokenization(lambda: create(has_state))
+
+    def _loop_per_tokenization(self, create: Callable[[], Callable]) -> Callable:
+        loops: dict[Tokenization, Callable] = {}
+
+        def loop(*args, **kwargs):
+            tokenization = self.model.backbone.tokenization
+            if tokenization not in loops:
+                loops[tokenization] = create()
+            return loops[tokenization](*args, **kwargs)
+
+        return loop
 
     def train(self, num_steps):
-        """Trains `num_steps` steps, in parts where a phase ends among them: one traced loop cannot change inside."""
-        end = int(self.global_step.numpy()) + int(num_steps)
-        cuts = [boundary for boundary in self.schedule.boundaries if int(self.global_step.numpy()) < boundary < end]
+        """Trains `num_steps` steps, in parts where the tokenization changes: one traced loop cannot change inside."""
+        start = int(self.global_step.numpy())
+        end = start + int(num_steps)
         logs, weights = [], []
-        for cut in (*cuts, end):
+        for cut in (*self.schedule.changes(start, end), end):
             weights.append(cut - int(self.global_step.numpy()))
             logs.append(super().train(tf.constant(weights[-1], tf.int32)))
         # Means over all the steps; the learning rate, which is no mean, is the last.
@@ -82,20 +107,23 @@ class RetokenizingTrainer(base_trainer.Trainer):
     def train_loop_begin(self):
         self._begun_at_step = int(self.global_step.numpy())
         self._begun_at = time.perf_counter()
-        self._traced = self._retokenize()
+        self._phase = self.schedule.phase_index(self._begun_at_step)
+        self.model.backbone.set_tokenization(self.schedule.phases[self._phase].tokenization)
         super().train_loop_begin()
 
     def train_loop_end(self):
         logs = super().train_loop_end()  # Reads the metrics, so the device has finished.
         step = int(self.global_step.numpy())
         tokenization = self.model.backbone.tokenization
+        traced, self._traced = tokenization not in self._traced, self._traced | {tokenization}
         self.blocks.append(
             Block(
                 step=step,
                 steps=step - self._begun_at_step,
+                phase=self._phase,
                 stride=tokenization.stride,
                 dilation=tokenization.dilation,
-                traced=self._traced,
+                traced=traced,
                 seconds=time.perf_counter() - self._begun_at,
                 metrics={name: float(value) for name, value in logs.items()},
             )
@@ -116,8 +144,17 @@ class RetokenizingTrainer(base_trainer.Trainer):
         return metrics
 
     def eval_begin(self):
-        self._retokenize.before_evaluation(self._evaluated_at)
+        self.model.backbone.set_tokenization(self._evaluated_at)
         super().eval_begin()
+
+
+class SoundCheckpoints(tf.train.CheckpointManager):
+    """A checkpoint manager that saves nothing while `sound` is false, so that the newest checkpoint always is."""
+
+    sound = True
+
+    def save(self, *args: Any, **kwargs: Any) -> str | None:
+        return super().save(*args, **kwargs) if self.sound else None
 
 
 class ExperimentRunner(train_lib.OrbitExperimentRunner):
@@ -149,8 +186,16 @@ class ExperimentRunner(train_lib.OrbitExperimentRunner):
         return self.trainer.model, {}
 
     def _maybe_build_checkpoint_manager(self):
+        trainer = self.params.trainer
         if self.strategy.extended.should_checkpoint:
-            return super()._maybe_build_checkpoint_manager()
+            return SoundCheckpoints(
+                self.trainer.checkpoint,
+                directory=self.model_dir,
+                max_to_keep=trainer.max_to_keep,
+                step_counter=self.trainer.global_step,
+                checkpoint_interval=trainer.checkpoint_interval,
+                init_fn=self.trainer.initialize,
+            )
         self._own_checkpoints = tempfile.TemporaryDirectory()  # All must take part in saving; removed at the end.
 
         def resume():
@@ -160,11 +205,11 @@ class ExperimentRunner(train_lib.OrbitExperimentRunner):
             else:
                 self.trainer.checkpoint.restore(newest).assert_existing_objects_matched()
 
-        return tf.train.CheckpointManager(
+        return SoundCheckpoints(
             self.trainer.checkpoint,
             directory=self._own_checkpoints.name,
             max_to_keep=1,
             step_counter=self.trainer.global_step,
-            checkpoint_interval=self.params.trainer.checkpoint_interval,
+            checkpoint_interval=trainer.checkpoint_interval,
             init_fn=resume,
         )

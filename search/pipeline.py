@@ -7,6 +7,7 @@ repeated. The same function serves the embedded digits and a user's own images.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import html
 import importlib.resources
 import json
@@ -20,12 +21,15 @@ from official.core import exp_factory
 from official.modeling import hyperparams
 
 from asvit_tf import (
+    baselines,
     block_log,
     configs,
     data,
     export,
+    guard,
     images,
     registry_imports,  # noqa: F401
+    rollback,
     savings,
     train,
 )
@@ -51,9 +55,10 @@ def run(directory: Path, settings: RunSettings, say: Callable[[str], None]) -> d
       say: Receives a line at the start of each step.
 
     Returns:
-      `topology` (found by search), `grown` (trained), `parameters`, `accuracy` (held-out images, all tokens),
-      `saved_model`, `report`, `seconds` (an object, by step: near 0 for what was done before), `skipped_images`,
-      `failed_scores` (topologies that the search could not score).
+      `topology` (found by search), `grown` (trained), `parameters`; on held-out images, at all tokens, `accuracy`,
+      `majority_share`, `balanced_accuracy` and `learned` (see `baselines.Verdict`); `saved_model`, None where nothing
+      was learned; `report`, `seconds` (an object, by step: near 0 for what was done before), `skipped_images`,
+      `failed_scores` (topologies that the search could not score), `rollbacks` (see `guard.Rollback`, an object each).
 
     Raises:
       UserError: The images are too few or cannot be read, or no network fits the budget.
@@ -127,23 +132,30 @@ class _Run:
         """All steps; of a run that is finished, what it wrote."""
         written = self.directory / "result.json"
         if written.exists():
-            return json.loads(written.read_text(encoding="utf-8"))
+            finished = json.loads(written.read_text(encoding="utf-8"))
+            if "learned" in finished:  # Else it is of an earlier version: its network is evaluated again.
+                return finished
         dataset = self._timed("data", self.prepare_data)
         scorer = self._scorer(dataset)
         found = self._timed("search", self.search_seed, scorer)
         grown = self._timed("grow", self.grow_seed, Topology.parse(found["topology"]), scorer, len(dataset.class_names))
         params = experiment(self.settings, dataset, Topology.parse(grown["topology"]))
         metrics = self._timed("train", self.train_model, params)
-        saved_model = self._timed("export", self.export_model, params)
+        learned = bool(metrics["learned"])
+        saved_model = str(self._timed("export", self.export_model, params)) if learned else None
         result = dict(
             topology=found["topology"],
             grown=grown["topology"],
             parameters=grown["family"][-1]["parameters"],
             accuracy=metrics["accuracy"],
-            saved_model=str(saved_model),
+            majority_share=metrics["majority_share"],
+            balanced_accuracy=metrics["balanced_accuracy"],
+            learned=learned,
+            saved_model=saved_model,
             report=str(self.directory / "report.html"),
             skipped_images=len(dataset.skipped),
             failed_scores=found["failed"],
+            rollbacks=list(map(dataclasses.asdict, rollback.read_rollbacks(self.directory / "train"))),
             seconds=self.seconds,
         )
         self._timed("report", self.write_report, params, grown["family"], result)
@@ -196,12 +208,13 @@ class _Run:
             )
         return self._once("grow", lambda path: grow.grow(path, topology, options, scorer, limits, progress=True))
 
-    def _once(self, name: str, step: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-        """The step's `result.json`, made if it is not there."""
+    def _once(self, name: str, step: Callable[[Path], dict[str, Any]], key: str | None = None) -> dict[str, Any]:
+        """The step's `result.json`, made if it is not there, or lacks a key that earlier versions did not write."""
         directory = self.directory / name
         directory.mkdir(exist_ok=True)
-        result = directory / "result.json"
-        return json.loads(result.read_text()) if result.exists() else step(directory)
+        path = directory / "result.json"
+        result = json.loads(path.read_text()) if path.exists() else None
+        return result if result is not None and (key is None or key in result) else step(directory)
 
     def train_model(self, params: cfg.ExperimentConfig) -> dict[str, Any]:
         self._say(f"training {params.task.model.backbone.asvit.topology}: {self.settings.epochs} epochs")
@@ -214,7 +227,7 @@ class _Run:
             write_json(path / "result.json", metrics)
             return metrics
 
-        return self._once(directory.name, trained)
+        return self._once(directory.name, trained, "learned")
 
     def export_model(self, params: cfg.ExperimentConfig) -> Path:
         saved_model = self.directory / "saved_model"
@@ -229,10 +242,14 @@ class _Run:
         schedule = configs.schedule_of(params)
         blocks = block_log.read_blocks(self.directory / "train")
         source = settings.data_path or "scikit-learn's handwritten digits (embedded)"
+        verdict = html.escape(baselines.in_words(result))
         parts = [
+            *([] if result["learned"] else [f"<p><b>Nothing was learned, and nothing exported: {verdict}.</b></p>"]),
+            *(f"<p><b>Set back: {guard.Rollback(**row)}.</b></p>" for row in result["rollbacks"]),
             f"<p>Images: {html.escape(source)}. Found by search: <code>{result['topology']}</code>. "
             f"Grown and trained: <code>{result['grown']}</code>, {result['parameters']:,} parameters. "
-            f"Accuracy on held-out images: <b>{result['accuracy']:.2%}</b>. "
+            f"Accuracy on held-out images: <b>{result['accuracy']:.2%}</b>; the majority class's share of them is "
+            f"{result['majority_share']:.2%}, the balanced accuracy {result['balanced_accuracy']:.2%}. "
             f"Image files skipped: {result['skipped_images']}; topologies that could not be scored: "
             f"{result['failed_scores']}.</p>",
             "<h2>Search</h2>",
@@ -248,7 +265,8 @@ class _Run:
             "<h2>Training</h2>",
             report.embedded(
                 report.training_figure(blocks, train.read_evaluations(self.directory / "train"), schedule),
-                "Training; dotted lines are changes of stride and dilation.",
+                "Training; dotted lines are changes of stride and dilation. Naming the majority class always would be "
+                f"right for {result['majority_share']:.2%} of the held-out images.",
             ),
             report.phase_table(train.plan_of(params), savings.phase_times(blocks)),
         ]

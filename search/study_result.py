@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from asvit_tf import counting
+from asvit_tf import baselines, counting
 from asvit_tf.errors import UserError
 from asvit_tf.topology import Topology
 from search import predictor, study_selection
@@ -33,25 +33,16 @@ from search.study_statistics import LEAST, correlation, noise, regret, relative_
 Row = dict[str, Any]
 
 
-_LOSS = 0.99  # Of the loss that guessing has: at least so much of it, ...
-_ACCURACY = (
-    0.1  # ... and at most so much of the way from its accuracy to 1. A network that overfits has the loss alone.
-)
-
-
 def without_guessing(rows: Sequence[Row], shares: Sequence[float]) -> list[Row]:
-    """The rows; where a training ended no better than guessing, it failed, and its accuracy is that of no network.
+    """The rows, with trainings that learned nothing marked as failed: `accuracy` becomes None, `failed` says why.
 
     Args:
       rows: With `accuracy` and `loss` on held-out images.
-      shares: Of the classes in these. Who knows nothing else has their entropy as loss and the largest as accuracy.
+      shares: Of the classes in these images.
     """
-    known = [share for share in shares if share > 0]
-    loss, accuracy = -sum(share * math.log(share) for share in known), max(known)
-    highest = accuracy + _ACCURACY * (1 - accuracy)
 
     def checked(row: Row) -> Row:
-        if row["loss"] is None or row["loss"] < _LOSS * loss or row["accuracy"] > highest:
+        if row["loss"] is None or not baselines.guesses(row["accuracy"], row["loss"], shares):
             return row
         reason = f"learned nothing: accuracy {row['accuracy']:.3f}, loss {row['loss']:.3f}, that of guessing"
         return {**row, "accuracy": None, "failed": {**row["failed"], "training": reason}}

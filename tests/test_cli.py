@@ -10,7 +10,7 @@ import tensorflow as tf
 from conftest import DATA, files_no_larger_than
 from test_topology import COUNTS, MALFORMED
 
-from asvit_tf import cli, data, predict
+from asvit_tf import cli, data, predict, train
 from asvit_tf.errors import UserError
 from asvit_tf.images import Source, sample
 
@@ -211,7 +211,8 @@ def test_the_digits_have_a_fixed_stratified_split(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("classes", "message"), [({}, "0 subfolders"), ({"a": 3}, "1 subfolders"), ({"a": 3, "b": 1}, "class 'b' has 1")]
+    ("classes", "message"),
+    [({}, "0 subfolders"), ({"a": 3}, "a single class cannot be learned"), ({"a": 3, "b": 1}, "class 'b' has 1")],
 )
 def test_folders_that_hold_no_classes_are_refused(tmp_path, classes, message):
     (tmp_path / "images").mkdir()
@@ -221,6 +222,52 @@ def test_folders_that_hold_no_classes_are_refused(tmp_path, classes, message):
     with pytest.raises(UserError, match=message):
         data.prepare(tmp_path / "data", tmp_path / "images")
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["run", "--data-path", "{images}"], ["study", "--data-path", "{images}"], ["prepare", "{images}"]],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_single_class_ends_before_any_work(capsys, tmp_path, arguments):
+    write_image(tmp_path / "images/cat/0.png", 1)
+    write_image(tmp_path / "images/cat/1.png", 2)
+    target = "--save-dir" if arguments[0] == "study" else "--output"
+    arguments = [argument.format(images=tmp_path / "images") for argument in arguments]
+    status, out, err = run(capsys, *arguments, target, str(tmp_path / "out"))
+    assert (status, out) == (1, "")
+    assert err.splitlines() == [
+        f"asvit: {tmp_path / 'images'} has one subfolder, 'cat'; a single class cannot be learned; expected at least "
+        "two, one for each class"
+    ]
+    assert not (tmp_path / "out").exists()
+
+
+METRICS = dict(validation_loss=1.0, accuracy=0.559, majority_share=0.559, balanced_accuracy=1 / 3)
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_metrics_of_a_classifier_that_learned_nothing_end_with_status_1(capsys, monkeypatch, command):
+    monkeypatch.setattr(train, "start", lambda flags: {**METRICS, "learned": 0.0})
+    status, out, err = run(capsys, command, "--json")
+    assert (status, json.loads(out)["accuracy"]) == (1, 0.559)
+    assert err.splitlines() == [
+        "asvit: the network does not beat the majority class beyond chance: accuracy 0.559, majority class 0.559, "
+        "balanced accuracy 0.333; check that the labels belong to their images, then train longer, with another "
+        "learning rate, or on more images"
+    ]
+    status, out, err = run(capsys, command)
+    assert (status, err.count("\n")) == (1, 1)
+    assert "balanced_accuracy 0.333333" in out
+
+
+@pytest.mark.parametrize(
+    "metrics", [{**METRICS, "learned": 1.0}, {"AP50": 0.0}, {}], ids=["learned", "detector", "train"]
+)
+def test_other_metrics_end_with_status_0(capsys, monkeypatch, metrics):
+    monkeypatch.setattr(train, "start", lambda flags: metrics)
+    status, out, err = run(capsys, "train", "--json")
+    assert (status, json.loads(out), err) == (0, metrics, "")
 
 
 def test_golden_files_are_complete():

@@ -164,6 +164,38 @@ def test_imagenet_yamls_load_strictly_build_and_state_their_size(path):
     assert f"{counted.parameters / 1e6:.2f} M parameters" in path.read_text()
 
 
+EXPERIMENTS = {
+    "imagenet": "asvit_imagenet",
+    "digits": "asvit_digits",
+    "study": "asvit_digits",
+    "coco_retinanet": "retinanet_asvit_coco",
+    "shapes_retinanet": "retinanet_asvit_coco",
+    "coco_cascadercnn": "cascadercnn_asvit_coco",
+    "shapes_cascadercnn": "cascadercnn_asvit_coco",
+    "coco_segmentation": "segmentation_asvit_coco",
+    "shapes_segmentation": "segmentation_asvit_coco",
+}
+
+
+def test_every_recipe_clips_its_gradients_and_changes_tokens_gradually():
+    for path in sorted((Path(__file__).parents[1] / "official_configs").glob("*.yaml")):
+        name = EXPERIMENTS[path.stem.split("_asvit")[0]]
+        params = exp_factory.get_exp_config(name)
+        params = hyperparams.override_params_dict(params, str(path), is_strict=True)
+        adamw = params.trainer.optimizer_config.optimizer.adamw
+        # The sum over replicas is clipped (tests/test_rollback.py); the study trains on one.
+        expected = (None, 1.0) if path.stem.startswith("study") else (1.0, 0.0)
+        assert (adamw.global_clipnorm, adamw.gradient_clip_norm) == expected, path.stem
+        schedule = configs.schedule_of(params)
+        retokenizes = path.stem.startswith(("imagenet", "digits_asvit_i32"))
+        assert len(schedule.phases) == (3 if retokenizes else 1), path.stem
+        if retokenizes:
+            assert schedule.transition == round(0.05 * params.trainer.train_steps)
+            assert "transition: 0.05" in path.read_text()
+        else:
+            assert schedule.transition == 0
+
+
 @pytest.mark.parametrize("hardware", ["tpu", "gpu"])
 def test_imagenet_yamls_differ_by_size_only(hardware):
     """So that the training of one shows what the others do."""

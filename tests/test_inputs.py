@@ -208,7 +208,7 @@ def test_a_full_disk_loses_nothing_that_was_saved(digits, tmp_path):
         (
             {"best_checkpoint_export_subdir": "best", "best_checkpoint_eval_metric": "acc"},
             {},
-            "allowed are accuracy, top_5_accuracy, validation_loss",
+            "allowed are accuracy, balanced_accuracy, top_5_accuracy, validation_loss",
         ),
         ({}, {"losses": {"one_hot": False, "soft_labels": True}}, "soft_labels=True and one_hot=False without"),
         ({}, {"train_data": {"mixup_and_cutmix": {"mixup_alpha": 0.8}}}, "one_hot=True with train_data.mixup"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,23 +15,24 @@ from official.core import task_factory
 from official.vision.dataloaders import classification_input
 from sklearn import datasets
 
-from asvit_tf import block_log, cli, export
+from asvit_tf import block_log, class_metrics, cli, export
 
 OPTIONS = [
     *("--image-size", "16", "--search-steps", "2", "--repeats", "1", "--score-batch", "2", "--budget", "0.51"),
-    *("--epochs", "3", "--batch-size", "8", "--seed", "3"),
+    *("--epochs", "6", "--batch-size", "8", "--seed", "3"),
 ]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Zeros, ones and twos, twenty of each, as image files of several kinds, and one that is broken."""
+    """Zeros, ones and twos, forty of each and each in a colour, as image files of several kinds; and a broken one."""
     root = tmp_path_factory.mktemp("images")
     digits = datasets.load_digits(n_class=3)
     for label, name in enumerate(("zero", "one", "two")):
         (root / name).mkdir()
-        for i, image in enumerate(digits.images[digits.target == label][:20]):
-            pixels = tf.cast(tf.image.resize(tf.repeat(image[..., None] * 15, 3, -1), (20 + i, 24)), tf.uint8)
+        for i, image in enumerate(digits.images[digits.target == label][:40]):
+            colours = tf.one_hot(label, 3, 15.0, 3.0)  # Or so few images and epochs would teach nothing.
+            pixels = tf.cast(tf.image.resize(image[..., None] * colours, (20 + i, 24)), tf.uint8)
             encode, suffix = (tf.io.encode_jpeg, "jpg") if i % 2 else (tf.io.encode_png, "png")
             (root / name / f"{i}.{suffix}").write_bytes(encode(pixels).numpy())
     (root / "one" / "broken.jpg").write_bytes(b"\xff\xd8\xff broken")
@@ -55,11 +57,16 @@ def test_one_json_line_and_every_result(unbroken):
     output, result, _ = unbroken
     assert {"topology", "grown", "accuracy", "saved_model", "report", "seconds"} <= set(result)
     assert result["skipped_images"] == 1
-    assert 0 <= result["accuracy"] <= 1
+    assert result["learned"] is True
+    assert result["majority_share"] == pytest.approx(1 / 3)
+    assert result["accuracy"] > 0.7
+    assert result["balanced_accuracy"] == pytest.approx(result["accuracy"])  # As many images of every class.
     assert result["parameters"] <= 510_000
     report = (output / "report.html").read_text()
     assert report.count("data:image/png;base64,") == 3
     assert result["grown"] in report
+    assert f"<b>{result['accuracy']:.2%}</b>; the majority class's share of them is 33.33%" in report
+    assert "Nothing was learned" not in report
     growth = [json.loads(line) for line in (output / "grow/trace.jsonl").read_text().splitlines()]
     for row in growth:
         distortions = [c["scores"]["length_distortion"] for c in row["candidates"]]
@@ -132,7 +139,65 @@ def test_run_again_repeats_nothing(folder, unbroken, capsys):
 def test_other_settings_in_the_same_directory_are_refused(folder, unbroken, capsys):
     output, _, _ = unbroken
     assert cli.main([*command(folder, output), "--epochs", "4"]) == 2
-    assert "epochs was 3, now 4" in capsys.readouterr().err
+    assert "epochs was 6, now 4" in capsys.readouterr().err
+
+
+def with_shuffled_labels(source, target):
+    """Records of the same images, every one with another's label."""
+    records = [tf.train.Example.FromString(record.numpy()) for record in tf.data.TFRecordDataset(str(source))]
+    values = [record.features.feature["image/class/label"].int64_list.value for record in records]
+    labels = np.random.default_rng(0).permutation([value[0] for value in values])
+    with tf.io.TFRecordWriter(str(target)) as writer:
+        for record, value, label in zip(records, values, labels):
+            value[:] = [int(label)]
+            writer.write(record.SerializeToString())
+
+
+def test_shuffled_labels_end_with_one_line_and_no_export(folder, unbroken, tmp_path, capfd):
+    """Search and growth are those of the unbroken run; the training is a real one."""
+    source, _, _ = unbroken
+    output = tmp_path / "shuffled"
+    shutil.copytree(source, output, ignore=lambda path, names: {"train", "saved_model", "report.html"} & set(names))
+    (output / "result.json").unlink()
+    for split in ("train", "validation"):
+        with_shuffled_labels(source / f"data/{split}.tfrecord", output / f"data/{split}.tfrecord")
+    assert cli.main(command(folder, output)) == 1
+    out, err = capfd.readouterr()
+    result = json.loads(out)
+    assert (result["learned"], result["saved_model"]) == (False, None)
+    assert json.loads((output / "result.json").read_text()) == result
+    (line,) = (line for line in err.splitlines() if line.startswith("asvit: "))
+    assert line == err.splitlines()[-1]
+    assert f"majority class beyond chance: accuracy {result['accuracy']:.3f}, majority class 0.333" in line
+    assert not (output / "saved_model").exists()
+    body = (output / "report.html").read_text().partition("</h1>")[2]
+    assert body.lstrip().startswith("<p><b>Nothing was learned, and nothing exported: the network does not beat")
+
+    # Run again, for people this time: the same line, and nothing is done again.
+    before = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file() and path.name != ".lock"}
+    assert cli.main(command(folder, output)[:-1]) == 1
+    out, err = capfd.readouterr()
+    assert err.splitlines() == [line]
+    assert f"accuracy    {result['accuracy']:.4f}  (majority class 0.3333, balanced accuracy" in out
+    assert "saved model none\n" in out
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_finished_run_of_an_earlier_version_is_evaluated_and_nothing_else(folder, unbroken, tmp_path, capsys):
+    source, expected, _ = unbroken
+    output = tmp_path / "earlier"
+    shutil.copytree(source, output)
+    for name in ("result.json", "train/result.json"):
+        fields = json.loads((output / name).read_text())
+        fields = {key: value for key, value in fields.items() if key not in class_metrics.REPORTED}
+        (output / name).write_text(json.dumps(fields))
+    blocks = (output / "train/blocks.jsonl").read_text()
+    assert cli.main(command(folder, output)) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert {name: result[name] for name in class_metrics.REPORTED} == {
+        name: expected[name] for name in class_metrics.REPORTED
+    }
+    assert (output / "train/blocks.jsonl").read_text() == blocks
 
 
 SERVE = """

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 
 from asvit_tf import Phase, Schedule, Tokenization, Topology, UserError, savings
@@ -31,6 +33,52 @@ def test_presets_over_300_epochs():
     assert Schedule.preset("none", 300, 4) == Schedule.constant()
 
 
+def test_a_transition_against_a_table():
+    """Two periods of 6: the new tokenization gets a third, then two thirds of each."""
+    phases = (Phase(10, Tokenization(16, 5)), Phase(None, Tokenization(4, 1)))
+    schedule = Schedule(phases, transition=12, period=6)
+    table = [16] * 4 + [16, 16, 16, 16, 4, 4] + [16, 16, 4, 4, 4, 4] + [4] * 4
+    assert [schedule.tokenization(step).stride for step in range(len(table))] == table
+    assert schedule.boundaries == (10,)
+    assert schedule.changes(0, len(table)) == [8, 10, 12]
+    assert schedule.changes(8, 12) == [10]  # A block that starts or ends at a change is not cut there.
+    assert schedule.steps_per_phase(len(table)) == (table.count(16), table.count(4))
+    assert schedule.steps_per_phase(9) == (8, 1)
+
+
+@pytest.mark.parametrize("preset", ["published", "thirds"])
+@pytest.mark.parametrize("total", [200, 3520, 100_000])
+def test_a_transition_raises_the_share_evenly(preset, total):
+    schedule = Schedule.preset(preset, total, 4)
+    assert schedule.transition == round(0.05 * total)
+    strides = [schedule.tokenization(step).stride for step in range(total)]
+    cuts = [0, *schedule.changes(0, total), total]
+    assert [strides[cut] for cut in cuts[:-1]] == [stride for stride, _ in itertools.groupby(strides)]
+    assert schedule.steps_per_phase(total) == tuple(map(strides.count, (16, 8, 4)))
+    half = schedule.transition // 2
+    for boundary, old, new in zip(schedule.boundaries, (16, 8), (8, 4)):
+        before, after = strides[boundary - half : boundary], strides[boundary : boundary + half]
+        assert set(before) | set(after) == {old, new}
+        assert strides[boundary - half - 1] == old
+        assert strides[boundary + schedule.transition - half] == new
+        assert before.count(new) / half < 0.5 < after.count(new) / half
+        assert abs(before.count(new) - after.count(old)) <= 16  # As many steps of each as without.
+
+
+def test_a_transition_that_does_not_fit():
+    phases = (Phase(4, Tokenization(16)), Phase(10, Tokenization(8)), Phase(None, Tokenization(4)))
+    assert Schedule(phases, transition=6).transition == 6
+    with pytest.raises(UserError, match="a transition of 7 steps does not fit these phases; allowed are up to 6"):
+        Schedule(phases, transition=7)
+    with pytest.raises(UserError, match="allowed are up to 0"):
+        Schedule((Phase(None, Tokenization()),), transition=1)
+    for bad in (-1, 1.5, True):
+        with pytest.raises(UserError, match="transition is"):
+            Schedule(phases, transition=bad)
+    with pytest.raises(UserError, match="period is 1; allowed are whole numbers of steps from 2"):
+        Schedule(phases, period=1)
+
+
 def test_thirds_save_what_the_paper_states_when_cost_is_tokens():
     phases = [savings.PlannedPhase(s, 1, (1, 1), 100, macs, 0.0) for s, macs in ((16, 1), (8, 4), (4, 16))]
     assert savings.planned_saving(phases) == pytest.approx(0.5625)
@@ -49,10 +97,10 @@ def test_thirds_save_at_least_56_percent_of_published_sizes(name):
 
 def test_measured_savings_by_hand():
     blocks = [
-        dict(step=2, steps=2, stride=16, dilation=1, traced=True, seconds=9.0),
-        dict(step=4, steps=2, stride=16, dilation=1, traced=False, seconds=2.0),
-        dict(step=6, steps=2, stride=4, dilation=1, traced=True, seconds=13.0),
-        dict(step=8, steps=2, stride=4, dilation=1, traced=False, seconds=8.0),
+        dict(step=2, steps=2, phase=0, stride=16, dilation=1, traced=True, seconds=9.0),
+        dict(step=4, steps=2, phase=0, stride=16, dilation=1, traced=False, seconds=2.0),
+        dict(step=6, steps=2, phase=1, stride=4, dilation=1, traced=True, seconds=13.0),
+        dict(step=8, steps=2, phase=1, stride=4, dilation=1, traced=False, seconds=8.0),
     ]
     times = savings.phase_times(blocks)
     assert [time.step_seconds for time in times] == [1, 4]
@@ -66,9 +114,9 @@ def test_measured_savings_by_hand():
 
 def test_a_schedule_may_come_back_to_a_tokenization():
     rows = [
-        dict(step=step, steps=2, stride=stride, dilation=1, traced=traced, seconds=seconds)
-        for step, stride, traced, seconds in [(2, 4, True, 5.0), (4, 4, False, 2.0), (6, 8, True, 3.0)]
-        + [(8, 8, False, 1.0), (10, 4, True, 6.0), (12, 4, False, 2.2)]
+        dict(step=step, steps=2, phase=phase, stride=(4, 8, 4)[phase], dilation=1, traced=traced, seconds=seconds)
+        for step, phase, traced, seconds in [(2, 0, True, 5.0), (4, 0, False, 2.0), (6, 1, True, 3.0)]
+        + [(8, 1, False, 1.0), (10, 2, True, 6.0), (12, 2, False, 2.2)]
     ]
     times = savings.phase_times(rows)
     assert [(time.stride, time.steps, time.step_seconds) for time in times] == [(4, 4, 1.0), (8, 4, 0.5), (4, 4, 1.1)]

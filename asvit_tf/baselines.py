@@ -1,0 +1,169 @@
+"""What a classifier that knows only the class shares reaches, and whether a network beats it. No TensorFlow.
+
+Confusions are counts [K, K] of K classes: a row for each true class, a column for each predicted one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from asvit_tf.errors import NotLearnedError
+
+# Chance is left behind by more than so many of its standard errors; a normal distribution is once in 740 times.
+_STANDARD_ERRORS = 3.0
+
+# Where only accuracy and loss are known: at least so much of the loss of guessing, and at most so much of the way from
+# its accuracy to 1, is guessing. A network that overfits has such a loss, but not such an accuracy.
+_LOSS, _ACCURACY = 0.99, 0.1
+
+
+def guessing_loss(shares: Sequence[float] | np.ndarray, label_smoothing: float = 0.0) -> float:
+    """Cross-entropy, in nats, of the best prediction that is the same for every image.
+
+    Over labels with mean q, the cross-entropy of a constant prediction p is the entropy of q plus the divergence of p
+    from it (Gibbs' inequality): q is the best one, and its entropy the loss.
+
+    Args:
+      shares: Of the K classes, [K]; they add up to 1.
+      label_smoothing: s of q = (1 - s) * shares + s / K.
+    """
+    smoothed = (1 - label_smoothing) * np.asarray(shares, np.float64) + label_smoothing / len(shares)
+    return -sum(share * math.log(share) for share in smoothed.tolist() if share != 0)
+
+
+def majority_share(confusion: np.ndarray) -> float:
+    """The share of the most frequent true class, the accuracy of always naming it; NaN without images."""
+    return float(_ratio(confusion.sum(axis=1).max(), confusion.sum()))
+
+
+def balanced_accuracy(confusion: np.ndarray) -> float:
+    """The mean over classes of the share of their images that are recognized; classes without images are left out."""
+    present = confusion.sum(axis=1) > 0
+    recalls = np.diag(confusion)[present] / confusion.sum(axis=1)[present]
+    return float(_ratio(recalls.sum(), len(recalls)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """A network on held-out images.
+
+    Attributes:
+      accuracy: Share of images recognized.
+      majority_share: The same of always naming the most frequent class.
+      balanced_accuracy: See `balanced_accuracy`.
+      chance: The balanced accuracy of naming one class always: 1 / number of classes that have images.
+      examples: Images.
+      learned: See `judge`.
+    """
+
+    accuracy: float
+    majority_share: float
+    balanced_accuracy: float
+    chance: float
+    examples: int
+    learned: bool
+
+    @property
+    def reason(self) -> str:
+        """The verdict in one line."""
+        return in_words(dataclasses.asdict(self))
+
+
+def judge(confusion: np.ndarray) -> Verdict:
+    """Whether a network has learned more than the shares of the classes.
+
+    It has if one of two numbers lies beyond what chance gives by more than three standard errors of chance. Of both,
+    one recognized image is taken off first (of the balanced accuracy, one of the rarest class): it may have been luck,
+    and where a class has few images, three standard errors alone would often be passed by it.
+
+    - the accuracy, over n images, beyond the share p of the majority class: a binomial, with variance p (1 - p) / n;
+    - the balanced accuracy over K classes. Where predictions know nothing of the labels, a class is recognized as often
+      as it is named at all: its recall has expectation q_c, the share of predictions that are c, and variance
+      q_c (1 - q_c) / n_c. The mean of the recalls then has the mean of the q_c as expectation (1 / K where every
+      prediction is a class that has images) and sum(q_c (1 - q_c) / n_c) / K^2 as variance.
+
+    Naming one class always is never learned, nor is anything where there is one class only.
+
+    Args:
+      confusion: Counts, [K, K].
+    """
+    confusion = np.asarray(confusion, np.float64)
+    images, named = confusion.sum(axis=1), confusion.sum(axis=0)
+    total, present = images.sum(), images > 0
+    accuracy = float(_ratio(np.trace(confusion), total))
+    majority, balanced = majority_share(confusion), balanced_accuracy(confusion)
+    classes = int(present.sum())
+    learned = False
+    if classes:
+        shares, images = named[present] / total, images[present]
+        error = math.sqrt(majority * (1 - majority) / total)
+        balanced_error = math.sqrt(np.sum(shares * (1 - shares) / images)) / classes
+        learned = bool(
+            accuracy - 1 / total - majority > _STANDARD_ERRORS * error
+            or balanced - 1 / (classes * images.min()) - shares.mean() > _STANDARD_ERRORS * balanced_error
+        )
+    return Verdict(accuracy, majority, balanced, float(_ratio(1, classes)), int(total), learned)
+
+
+def guesses(accuracy: float, loss: float, shares: Sequence[float]) -> bool:
+    """Whether a network does no better than one that knows only the class shares, where its confusion is not known.
+
+    Args:
+      accuracy, loss: On held-out images; the loss is the cross-entropy in nats, without label smoothing.
+      shares: Of the classes in these images.
+    """
+    majority = max(shares)
+    return loss >= _LOSS * guessing_loss(shares) and accuracy <= majority + _ACCURACY * (1 - majority)
+
+
+def accuracies_in_words(metrics: Mapping[str, float]) -> str:
+    """The accuracy beside what it has to be compared with.
+
+    Args:
+      metrics: `accuracy`, `majority_share` and `balanced_accuracy`.
+    """
+    return (
+        f"accuracy {metrics['accuracy']:.3f}, majority class {metrics['majority_share']:.3f}, "
+        f"balanced accuracy {metrics['balanced_accuracy']:.3f}"
+    )
+
+
+def in_words(metrics: Mapping[str, float]) -> str:
+    """One line: whether the network learned, and by which numbers.
+
+    Args:
+      metrics: As `accuracies_in_words`, and `learned`.
+    """
+    if metrics["learned"]:
+        return f"the network beats the majority class beyond chance: {accuracies_in_words(metrics)}"
+    if metrics["majority_share"] == 1:
+        return (
+            "all held-out images are of one class, so that they cannot show whether anything was learned: "
+            f"{accuracies_in_words(metrics)}"
+        )
+    return (
+        f"the network does not beat the majority class beyond chance: {accuracies_in_words(metrics)}; check that the "
+        "labels belong to their images, then train longer, with another learning rate, or on more images"
+    )
+
+
+def require_learned(metrics: Mapping[str, float]) -> None:
+    """Refuses to call a network that learned nothing a success.
+
+    Args:
+      metrics: Of an evaluation; without `learned`, as those of a detector, there is nothing to refuse.
+
+    Raises:
+      NotLearnedError: It learned nothing.
+    """
+    if not metrics.get("learned", True):
+        raise NotLearnedError(in_words(metrics))
+
+
+def _ratio(part: float, whole: float) -> float:
+    """NaN where the whole is nothing."""
+    return part / whole if whole else math.nan

@@ -1,0 +1,128 @@
+"""Is a training still learning? Judged from its blocks' losses alone. No TensorFlow.
+
+A classifier that knows nothing of an image is best off predicting the classes' shares; its loss is their entropy, the
+loss of guessing. A training whose loss was below it, is back there and stays, has lost what it learned.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+# In shares of the loss of guessing. Far enough apart that data which are hard to learn are not taken for a collapse.
+_LEARNED = 0.9
+_GUESSING = 0.97  # A collapsed network varies by a percent or two around 1.
+_UNLEARNED_AFTER = 1 / 3  # Of all steps without a loss below that of guessing: it will not come by itself.
+_UNLEARNED_STEPS = 300  # At the least: networks begin at guessing.
+_LEAST_STEPS = 20
+_STAYS_BLOCKS = 3
+_STAYS_SHARE = 0.01  # Of all steps.
+
+FACTOR = 1 / 3  # Of the learning rate, at each new try.
+
+
+class Verdict(enum.Enum):
+    """SOUND: learning, or too early to say. SUSPECT: at the loss of guessing after having learned, not yet for long;
+    nothing of it should be saved. COLLAPSED: it stayed there. DIVERGED: the loss is not a number. UNLEARNED: it has not
+    left guessing in a third of its steps."""
+
+    SOUND = "sound"
+    SUSPECT = "suspect"
+    COLLAPSED = "the loss is back at that of guessing"
+    DIVERGED = "the loss is not a number"
+    UNLEARNED = "the loss has not left that of guessing"
+
+
+@dataclasses.dataclass(frozen=True)
+class Observation:
+    """One block of steps.
+
+    Attributes:
+      step: Steps trained at its end.
+      loss: Mean training loss over it, nats.
+      guessing: The loss of guessing; None where there is none, as in detection: then only DIVERGED is found.
+    """
+
+    step: int
+    loss: float
+    guessing: float | None = None
+
+    @property
+    def ratio(self) -> float:
+        """Loss in units of that of guessing; NaN where that is not known."""
+        return self.loss / self.guessing if self.guessing else math.nan
+
+
+def judge(history: Sequence[Observation], total_steps: int) -> Verdict:
+    """What the blocks so far say about the last one.
+
+    Args:
+      history: In order of their steps; of steps trained twice, the later ones only.
+      total_steps: Of the training. At the last one SUSPECT is COLLAPSED: there is no time left to recover.
+    """
+    if not history:
+        return Verdict.SOUND
+    if not math.isfinite(history[-1].loss):
+        return Verdict.DIVERGED
+    step = history[-1].step
+    learned = next((i for i, seen in enumerate(history) if seen.ratio < _LEARNED), None)
+    if learned is None:
+        late = step >= max(_UNLEARNED_AFTER * total_steps, _UNLEARNED_STEPS)
+        return Verdict.UNLEARNED if late and all(seen.ratio >= _GUESSING for seen in history) else Verdict.SOUND
+    stayed = len(history)
+    while stayed > learned and history[stayed - 1].ratio >= _GUESSING:
+        stayed -= 1
+    blocks = len(history) - stayed
+    if not blocks:
+        return Verdict.SOUND
+    long = blocks >= _STAYS_BLOCKS and step - history[stayed - 1].step >= _STAYS_SHARE * total_steps
+    return Verdict.COLLAPSED if long or step >= total_steps else Verdict.SUSPECT
+
+
+def observations(rows: Sequence[Mapping[str, Any]], steps_per_loop: int) -> list[Observation]:
+    """What to judge by: neighbouring rows of `savings.parse_blocks` joined, because means over a few steps are noise.
+
+    Args:
+      rows: With `step`, `steps`, `training_loss` and, in classification, `guessing_loss`; in order.
+      steps_per_loop: Of the training; an observation has as many, but at least 20.
+    """
+    least = max(steps_per_loop, _LEAST_STEPS)
+    joined: list[Observation] = []
+    steps, total = 0, 0.0
+    for row in rows:
+        steps += row["steps"]
+        loss = row["training_loss"]  # None in a file where it was not finite.
+        total += math.nan if loss is None else row["steps"] * loss
+        if steps >= least or not math.isfinite(total):
+            joined.append(Observation(row["step"], total / steps, row.get("guessing_loss")))
+            steps, total = 0, 0.0
+    return joined
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollback:
+    """A training that was set back.
+
+    Attributes:
+      step: At which it was noticed.
+      restored: Step of the checkpoint that it went on from.
+      reason: Value of the verdict.
+      loss, guessing_loss: Of the last block; None where not finite or not known.
+      factor: Of the learning rate from then on.
+    """
+
+    step: int
+    restored: int
+    reason: str
+    loss: float | None
+    guessing_loss: float | None
+    factor: float
+
+    def __str__(self) -> str:
+        return (
+            f"at step {self.step} {self.reason}; training went on from step {self.restored} at {self.factor:.2g} times "
+            "the learning rate, with a new warm-up"
+        )

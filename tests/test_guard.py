@@ -1,0 +1,75 @@
+import math
+
+import pytest
+
+from asvit_tf import guard
+from asvit_tf.guard import Observation, Verdict
+
+
+def history(*ratios, guessing=2.0, steps=40):
+    return [Observation((i + 1) * steps, ratio * guessing, guessing) for i, ratio in enumerate(ratios)]
+
+
+SOUND, SUSPECT, COLLAPSED, UNLEARNED = Verdict.SOUND, Verdict.SUSPECT, Verdict.COLLAPSED, Verdict.UNLEARNED
+
+
+@pytest.mark.parametrize(
+    ("ratios", "verdicts"),
+    [
+        # Learns, is lost, stays.
+        ((1.0, 0.8, 0.5, 1.1, 1.0, 1.0, 1.0), (SOUND, SOUND, SOUND, SUSPECT, SUSPECT, COLLAPSED, COLLAPSED)),
+        # A spike is no collapse, and neither are two.
+        ((0.8, 1.3, 1.2, 0.9, 1.0, 0.7, 0.6), (SOUND, SUSPECT, SUSPECT, SOUND, SUSPECT, SOUND, SOUND)),
+        # Data that can hardly be learned hover; they have nothing to lose.
+        ((1.0, 0.96, 0.98, 0.95, 0.99, 0.97, 0.98), (SOUND,) * 7),
+        # A change of tokens raises the loss, but not to guessing.
+        ((0.4, 0.3, 0.9, 0.8, 0.7, 0.5, 0.3), (SOUND,) * 7),
+    ],
+)
+def test_verdicts_against_a_table(ratios, verdicts):
+    blocks = history(*ratios)
+    assert tuple(guard.judge(blocks[: i + 1], 10_000) for i in range(len(blocks))) == verdicts
+
+
+def test_the_last_step_leaves_no_time_to_recover():
+    assert guard.judge(history(0.5, 1.0), 80) is COLLAPSED
+    assert guard.judge(history(0.5, 1.0), 120) is SUSPECT
+    assert guard.judge(history(0.5, 0.9), 80) is SOUND
+
+
+def test_staying_takes_a_hundredth_of_the_training():
+    blocks = history(0.5, *[1.0] * 9)
+    assert [guard.judge(blocks[: i + 1], 20_000) for i in range(10)] == [SOUND, *[SUSPECT] * 4, *[COLLAPSED] * 5]
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+@pytest.mark.parametrize("guessing", [2.0, None])
+def test_a_loss_that_is_no_number(loss, guessing):
+    assert guard.judge([Observation(1, 0.5, guessing), Observation(2, loss, guessing)], 100) is Verdict.DIVERGED
+
+
+def test_without_a_loss_of_guessing_nothing_collapses():
+    assert all(guard.judge([Observation(i, loss) for i in range(1, 9)], 8) is SOUND for loss in (0.1, 1e9))
+
+
+def test_a_third_of_all_steps_at_guessing():
+    blocks = history(*[1.0] * 10, steps=100)
+    assert [guard.judge(blocks[: i + 1], 1500) for i in range(6)] == [*[SOUND] * 4, UNLEARNED, UNLEARNED]
+    assert guard.judge(history(*[1.0] * 7), 600) is SOUND  # Networks begin at guessing: 280 steps are few.
+    assert guard.judge(history(1.0, 1.0, 0.96, 1.0, 1.0, steps=100), 1500) is SOUND
+
+
+def test_short_blocks_are_joined_by_hand():
+    rows = [
+        dict(step=10, steps=10, training_loss=1.0, guessing_loss=2.0),
+        dict(step=16, steps=6, training_loss=3.0, guessing_loss=2.1),
+        dict(step=20, steps=4, training_loss=2.0, guessing_loss=2.2),
+        dict(step=50, steps=30, training_loss=4.0),
+        dict(step=60, steps=10, training_loss=5.0),
+    ]
+    first = Observation(20, (10 * 1 + 6 * 3 + 4 * 2) / 20, 2.2)
+    assert guard.observations(rows, 1) == [first, Observation(50, 4.0)]
+    assert guard.observations(rows, 50) == [Observation(50, (36 + 120) / 50)]
+    for loss in (math.nan, None):
+        broken = [*rows[:1], dict(step=12, steps=2, training_loss=loss)]
+        assert math.isnan(guard.observations(broken, 50)[-1].loss)  # Not hidden until a block is full.

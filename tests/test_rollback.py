@@ -1,0 +1,205 @@
+"""A training that loses what it learned is set back: real trainings, whose learning rate is absurd for a while."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+from conftest import two_devices
+from official.core import exp_factory, task_factory, train_utils
+from official.modeling import optimization
+from official.modeling.optimization import lr_schedule
+
+from asvit_tf import block_log, data, guard, registry_imports, rollback, train  # noqa: F401
+from asvit_tf.errors import DivergedError
+from asvit_tf.learning_rate import EasedLearningRate, eased
+from asvit_tf.trainer import ExperimentRunner, RetokenizingTrainer
+
+TINY = "4,2,2|2,2,2|2,1,2|2,1,2|8,8"
+BLOCK, STEPS = 20, 400
+RATE, PLANTED = 3e-3, (120, 140)
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    return data.prepare(tmp_path_factory.mktemp("digits") / "data")
+
+
+def experiment(digits, times, **overrides):
+    """Digits at 4 tokens; between two steps the learning rate is so many times too high."""
+    params = exp_factory.get_exp_config("asvit_digits")
+    params.override(
+        {
+            "runtime": {"distribution_strategy": "one_device", "num_gpus": 0, "mixed_precision_dtype": "float32"},
+            "task": {
+                "seed": 0,
+                "model": {"backbone": {"asvit": {"topology": TINY, "stride": 16, "dilation": 5}}},
+                "retokenization": {"phases": [dict(stride=16, dilation=5)]},
+                "train_data": {
+                    "input_path": digits.train_path,
+                    "global_batch_size": 32,
+                    "dtype": "float32",
+                    "aug_rand_hflip": False,
+                    "aug_crop": False,
+                },
+                "validation_data": {"input_path": digits.validation_path, "global_batch_size": 180, "dtype": "float32"},
+            },
+            "trainer": {
+                "train_steps": STEPS,
+                "steps_per_loop": BLOCK,
+                "summary_interval": BLOCK,
+                "checkpoint_interval": 3 * BLOCK,
+                "max_to_keep": 1,
+                "optimizer_config": {
+                    "learning_rate": {
+                        "type": "stepwise",
+                        "stepwise": {"boundaries": list(PLANTED), "values": [RATE, RATE * times, RATE]},
+                    },
+                    "warmup": {"linear": {"warmup_steps": BLOCK}},
+                },
+            },
+        },
+        is_strict=True,
+    )
+    params.override(overrides, is_strict=True)
+    return params
+
+
+def test_a_planted_collapse_is_set_back_and_finished_also_when_killed(digits, tmp_path, monkeypatch, capsys):
+    params = experiment(digits, times=30)
+
+    class Killed(Exception):
+        pass
+
+    def kill_after_a_rollback(self, output):
+        wrote(self, output)
+        if rollback.read_rollbacks(tmp_path) and json.loads(last_line(tmp_path))["step"] > PLANTED[1]:
+            raise Killed
+
+    wrote = block_log.BlockLog.__call__
+    monkeypatch.setattr(block_log.BlockLog, "__call__", kill_after_a_rollback)
+    with pytest.raises(Killed):
+        train.run(params, str(tmp_path), "train")
+    monkeypatch.setattr(block_log.BlockLog, "__call__", wrote)
+    before = rollback.read_rollbacks(tmp_path)
+    assert before
+    assert "training went on from step" in capsys.readouterr().err
+    train.run(params, str(tmp_path), "train")
+
+    rollbacks = rollback.read_rollbacks(tmp_path)
+    assert rollbacks[: len(before)] == before
+    assert len(rollbacks) <= 2
+    for i, row in enumerate(rollbacks, 1):
+        assert row.restored <= PLANTED[0] < row.step  # Of a sound network.
+        assert row.factor == pytest.approx(guard.FACTOR**i)
+    blocks = block_log.read_blocks(tmp_path)
+    assert [block["step"] for block in blocks] == list(range(BLOCK, STEPS + 1, BLOCK))
+    assert blocks[-1]["training_loss"] < 0.6 * blocks[-1]["guessing_loss"]
+    # Steps trained again count once, and had the lower rate, behind a warm-up as long as the recipe's.
+    again = [block["learning_rate"] for block in blocks if block["step"] > PLANTED[1] + BLOCK]
+    assert again == pytest.approx([RATE * rollbacks[-1].factor] * len(again))
+    assert not (tmp_path / "start").exists()
+
+
+def last_line(model_dir):
+    return (model_dir / "blocks.jsonl").read_text().splitlines()[-1]
+
+
+def test_a_training_that_cannot_be_saved_ends_with_one_line(digits, tmp_path):
+    params = experiment(digits, times=1e6, task={"guard": {"max_rollbacks": 1}})
+    with pytest.raises(DivergedError, match=r"at step \d+ after being set back 1 times; the newest sound checkpoint"):
+        train.run(params, str(tmp_path), "train")
+    assert len(rollback.read_rollbacks(tmp_path)) == 1
+    newest = tf.train.latest_checkpoint(tmp_path)
+    assert int(newest.rsplit("-", 1)[1]) <= PLANTED[0]  # Nothing unsound was saved.
+
+
+def test_every_replica_is_set_back_and_eased(digits, tmp_path):
+    """Losses are planted; weights, moments and step are those of the checkpoint afterwards, on both devices."""
+    params = experiment(digits, times=1)
+    strategy = two_devices()
+    with strategy.scope():
+        task = task_factory.get_task(params.task)
+        trainer = train_utils.create_trainer(params, task, train=True, evaluate=False, trainer_cls=RetokenizingTrainer)
+    watch = rollback.Guard(trainer, str(tmp_path), params.trainer, most=2, writes=True)
+    runner = ExperimentRunner(strategy, task, "train", params, str(tmp_path), trainer=trainer)
+    watch.begin(runner.checkpoint_manager)
+    variables = [*trainer.model.variables, *trainer.optimizer.variables()]
+
+    def block(loss):
+        """What the controller does, with weights moved and a planted loss instead of a training."""
+        for variable in variables:
+            variable.assign(variable + tf.cast(1, variable.dtype))
+        trainer.global_step.assign_add(BLOCK)
+        watch({"training_loss": tf.constant(loss), "guessing_loss": tf.constant(2.3)})
+        runner.checkpoint_manager.save(checkpoint_number=trainer.global_step, check_interval=False)
+
+    block(2.3)
+    block(1.0)
+    sound = [variable.numpy() for variable in variables]
+    for _ in range(2):
+        block(2.4)
+        assert tf.train.latest_checkpoint(tmp_path).endswith(f"-{2 * BLOCK}")  # Nothing unsound is saved.
+    block(2.4)
+    assert int(trainer.global_step.numpy()) == 2 * BLOCK
+    for variable, value in zip(variables, sound):
+        for replica in strategy.experimental_local_results(variable):
+            np.testing.assert_array_equal(replica.numpy(), value)
+    rates = strategy.run(lambda: trainer.optimizer.learning_rate(tf.constant(3 * BLOCK, tf.int64)))
+    assert [float(rate) for rate in strategy.experimental_local_results(rates)] == pytest.approx([RATE / 3] * 2)
+
+    # Never learned: back to the initial weights, which no checkpoint holds any more.
+    (tmp_path / "other").mkdir()
+    watch = rollback.Guard(trainer, str(tmp_path / "other"), params.trainer, most=1, writes=True)
+    trainer.global_step.assign(0)
+    watch.begin(runner.checkpoint_manager)
+    kernel = trainer.model.backbone.stem.kernel.numpy()
+    for _ in range(STEPS // BLOCK):
+        block(2.3)
+    last = rollback.read_rollbacks(tmp_path / "other")
+    assert [(row.restored, row.reason) for row in last] == [(0, guard.Verdict.UNLEARNED.value)]
+    trained_again = (int(trainer.global_step.numpy())) // BLOCK
+    assert trained_again == STEPS // BLOCK - 300 // BLOCK  # Without tries left it goes on.
+    np.testing.assert_allclose(trainer.model.backbone.stem.kernel.numpy(), kernel + trained_again, rtol=1e-5)
+
+
+def test_the_eased_rate_against_its_formula():
+    base = lr_schedule.LinearWarmup(tf_keras.optimizers.schedules.CosineDecay(0.1, 100), 10, 0.0)
+    rate = EasedLearningRate(base, 4)
+    program = tf.function(rate)
+    steps = np.arange(0, 100, 7)
+
+    def values(function):
+        return [float(function(tf.constant(step, tf.int64))) for step in steps]
+
+    assert values(program) == pytest.approx(values(base))
+    rate.ease(0.25, 42)  # The traced program follows.
+    warmup = np.minimum((steps - 42 + 1) / 4, 1)
+    later = steps >= 42
+    expected = np.array(values(base)) * 0.25 * warmup
+    assert np.array(values(program))[later] == pytest.approx(expected[later])
+
+
+@pytest.mark.parametrize("name", ["asvit_imagenet", "asvit_digits", "retinanet_asvit_coco", "segmentation_asvit_coco"])
+def test_the_sum_over_replicas_is_clipped(name):
+    """Two replicas whose gradients are 0.9 long each and 1.8 together: an optimizer that clips what each adds would not
+    clip. Adam's first moment shows what was applied."""
+    config = exp_factory.get_exp_config(name).trainer.optimizer_config.optimizer
+    optimizers = optimization.OptimizerFactory(
+        optimization.OptimizationConfig(
+            {"optimizer": config.as_dict(), "learning_rate": {"type": "constant", "constant": {"learning_rate": 0.1}}}
+        )
+    )
+    strategy = two_devices()
+    with strategy.scope():
+        optimizer = optimizers.build_optimizer(0.1)
+        eased(optimizer, 1)
+        weights = tf.Variable(tf.zeros(2))
+
+    def replica_step():
+        optimizer.apply_gradients([(tf.constant([0.9, 0.0]), weights)])
+
+    tf.function(lambda: strategy.run(replica_step))()
+    moment = strategy.experimental_local_results(optimizer.get_slot(weights, "m"))[0]
+    assert moment.numpy() / (1 - config.adamw.beta_1) == pytest.approx([1.0, 0.0])
