@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import math
@@ -58,7 +57,7 @@ class Guard:
         self._writes = writes
         self._rollbacks = read_rollbacks(model_dir)
         self._rows = block_log.read_blocks(model_dir)
-        self._start = os.path.join(model_dir, "start")
+        self._start = os.path.join(model_dir, "start", "weights")
         self._step = 0
 
     def begin(self, checkpoints: SoundCheckpoints) -> None:
@@ -75,9 +74,8 @@ class Guard:
         if self._step == 0:
             # For a training that goes wrong before its first checkpoint, or never learns. Every worker has to take part
             # in saving; those that do not write do it where nobody looks.
-            with contextlib.ExitStack() as stack:
-                own = self._start if self._writes else stack.enter_context(tempfile.TemporaryDirectory())
-                self._trainer.checkpoint.write(os.path.join(own, "weights"))
+            with tempfile.TemporaryDirectory() as nowhere:
+                self._trainer.checkpoint.write(self._start if self._writes else os.path.join(nowhere, "weights"))
 
     def __call__(self, output: Any) -> None:
         step = int(self._trainer.global_step.numpy())
@@ -86,7 +84,7 @@ class Guard:
         self._step = step
         seen = guard.observations(self._rows, self._config.steps_per_loop)
         verdict = guard.judge(seen, self._config.train_steps)
-        if verdict is Verdict.UNLEARNED and len(self._rollbacks) >= self._most:
+        if verdict is Verdict.UNLEARNED and (len(self._rollbacks) >= self._most or not self._has_start()):
             verdict = Verdict.SOUND  # It may still learn; whether it did is judged at the end.
         self._checkpoints.sound = verdict is Verdict.SOUND
         if verdict not in (Verdict.SOUND, Verdict.SUSPECT):
@@ -100,10 +98,9 @@ class Guard:
                 f"{verdict.value} at step {self._step}{tries}; the newest sound checkpoint is {newest}; try a lower "
                 "learning rate, a longer warm-up, or gradients clipped at a lower norm (global_clipnorm)"
             )
-        if newest is None or verdict is Verdict.UNLEARNED:
-            newest = os.path.join(self._start, "weights")
+        afresh = newest is None or verdict is Verdict.UNLEARNED
         with self._trainer.strategy.scope():
-            self._trainer.checkpoint.read(newest).assert_existing_objects_matched()
+            self._trainer.checkpoint.read(self._start if afresh else newest).assert_existing_objects_matched()
         restored = int(self._trainer.global_step.numpy())
         rollback = Rollback(
             step=self._step,
@@ -122,11 +119,16 @@ class Guard:
         self._rows = [row for row in self._rows if row["step"] <= restored]
         self._step = restored
         self._checkpoints.sound = True
+        if afresh:  # Else a training that is killed now would go on from weights that it was set back from.
+            self._checkpoints.save(checkpoint_number=restored, check_interval=False)
+
+    def _has_start(self) -> bool:
+        return tf.io.gfile.exists(f"{self._start}.index")
 
     def _ease(self, rollback: Rollback) -> None:
         self._trainer.learning_rate.ease(rollback.factor, rollback.restored)
 
     def end(self) -> None:
         """Removes what only a running training needs."""
-        if self._writes and tf.io.gfile.exists(self._start):
-            tf.io.gfile.rmtree(self._start)
+        if self._writes and self._has_start():
+            tf.io.gfile.rmtree(os.path.dirname(self._start))

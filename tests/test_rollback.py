@@ -155,7 +155,10 @@ def test_every_replica_is_set_back_and_eased(digits, tmp_path):
     trainer.global_step.assign(0)
     watch.begin(runner.checkpoint_manager)
     kernel = trainer.model.backbone.stem.kernel.numpy()
-    for _ in range(STEPS // BLOCK):
+    for _ in range(300 // BLOCK):
+        block(2.3)
+    assert tf.train.latest_checkpoint(tmp_path).endswith("-0")  # A training killed here starts anew, too.
+    for _ in range(STEPS // BLOCK - 300 // BLOCK):
         block(2.3)
     last = rollback.read_rollbacks(tmp_path / "other")
     assert [(row.restored, row.reason) for row in last] == [(0, guard.Verdict.UNLEARNED.value)]
