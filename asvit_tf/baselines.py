@@ -21,18 +21,28 @@ _STANDARD_ERRORS = 3.0
 _LOSS, _ACCURACY = 0.99, 0.1
 
 
-def guessing_loss(shares: Sequence[float] | np.ndarray, label_smoothing: float = 0.0) -> float:
-    """Cross-entropy, in nats, of the best prediction that is the same for every image.
+def guessing_loss(
+    shares: Sequence[float] | np.ndarray,
+    label_smoothing: float = 0.0,
+    prediction: Sequence[float] | np.ndarray | None = None,
+) -> float:
+    """Cross-entropy, in nats, of a prediction that is the same for every image.
 
     Over labels with mean q, the cross-entropy of a constant prediction p is the entropy of q plus the divergence of p
     from it (Gibbs' inequality): q is the best one, and its entropy the loss.
 
     Args:
-      shares: Of the K classes, [K]; they add up to 1.
+      shares: Of the K classes in the labels, [K]; they add up to 1.
       label_smoothing: s of q = (1 - s) * shares + s / K.
+      prediction: Shares that are predicted, smoothed likewise, [K]; None for the best.
     """
-    smoothed = (1 - label_smoothing) * np.asarray(shares, np.float64) + label_smoothing / len(shares)
-    return -sum(share * math.log(share) for share in smoothed.tolist() if share != 0)
+    truth = _smoothed(shares, label_smoothing)
+    guess = truth if prediction is None else _smoothed(prediction, label_smoothing)
+    return -sum(share * math.log(p) for share, p in zip(truth.tolist(), guess.tolist()) if share != 0)
+
+
+def _smoothed(shares: Sequence[float] | np.ndarray, label_smoothing: float) -> np.ndarray:
+    return (1 - label_smoothing) * np.asarray(shares, np.float64) + label_smoothing / len(shares)
 
 
 def majority_share(confusion: np.ndarray) -> float:

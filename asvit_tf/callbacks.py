@@ -64,7 +64,8 @@ class RetokenizationCallback(tf_keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         self.backbone.set_tokenization(self.schedule.final)
-        for remake in (self.model.make_test_function, self.model.make_predict_function):
+        model = self.model
+        for remake in (model.make_train_function, model.make_test_function, model.make_predict_function):
             remake(force=True)
 
     def on_test_begin(self, logs=None):

@@ -38,6 +38,8 @@ def check(params: cfg.ExperimentConfig) -> None:
         raise UserError("the learning rate has no decay_steps; set it to trainer.train_steps")
     if getattr(trainer.optimizer_config.warmup.get(), "warmup_steps", 0) is None:
         raise UserError("trainer.optimizer_config.warmup has no warmup_steps; 0 is none")
+    if hasattr(params.task, "guard"):
+        _whole("task.guard.max_rollbacks", params.task.guard.max_rollbacks, 0)
     kind = _kind(params.task)
     metric, known = trainer.best_checkpoint_eval_metric, kind.metrics(params.task)
     if trainer.best_checkpoint_export_subdir and metric not in known:

@@ -11,6 +11,7 @@ from asvit_tf import baselines
 
 # Fields of `baselines.Verdict` that an evaluation reports beside the accuracy.
 REPORTED = ("balanced_accuracy", "majority_share", "learned")
+_PRIOR = 5.0  # Images of each class.
 
 
 class Judged(tf_keras.metrics.Metric):
@@ -60,7 +61,12 @@ class Judged(tf_keras.metrics.Metric):
 
 
 class GuessingLoss(tf_keras.metrics.Metric):
-    """The training loss, in nats, of the best prediction that is the same for every image (`baselines.guessing_loss`).
+    """The training loss, in nats, that one and the same prediction for every image would have had since the last reset.
+
+    With s the shares of the classes since the reset and q those of all labels since the process began, both smoothed as
+    the loss smooths labels, it is -sum(s log q): a block of steps is compared with guessing on its own images, so that
+    a block with many images of a rare class is no alarm. Of each class a few images are added to q, which without them
+    would know the labels of a few first batches too well.
 
     As `Judged`, it adds up on the devices and is evaluated on the host.
 
@@ -79,23 +85,29 @@ class GuessingLoss(tf_keras.metrics.Metric):
         self._label_smoothing = label_smoothing
         self._loss_weight = loss_weight
         self.labels = self.add_weight("labels", (num_classes,), initializer="zeros")
+        self.all_labels = self.add_weight("all_labels", (num_classes,), initializer="zeros")
 
     def update_state(self, labels: tf.Tensor, outputs: tf.Tensor, sample_weight: tf.Tensor | None = None) -> None:
         """Adds a batch of labels: classes, [B], or their shares, [B, K]. The rest is not used."""
         shares = tf.one_hot(labels, self._num_classes) if labels.shape.rank == 1 else tf.cast(labels, tf.float32)
-        self.labels.assign_add(tf.reduce_sum(shares, 0))
+        for counts in (self.labels, self.all_labels):
+            counts.assign_add(tf.reduce_sum(shares, 0))
 
     def reset_state(self) -> None:
-        """Nothing: the trainer resets after every block of steps, and the labels of one block, a few batches perhaps,
-        say too little about the shares. All labels since the process began count."""
+        """Forgets s; q stays."""
+        self.labels.assign(tf.zeros_like(self.labels))
 
     @tf.autograph.experimental.do_not_convert
     def result(self) -> tf.Tensor:
         """The loss, a scalar; NaN before the first batch."""
-        labels = np.asarray(tf.convert_to_tensor(self.labels), np.float64)
+        labels, known = (
+            np.asarray(tf.convert_to_tensor(counts), np.float64) for counts in (self.labels, self.all_labels)
+        )
         total = labels.sum()
         shares = labels / total if total else np.full_like(labels, np.nan)
-        return tf.constant(self._loss_weight * baselines.guessing_loss(shares, self._label_smoothing), tf.float32)
+        known += _PRIOR
+        loss = baselines.guessing_loss(shares, self._label_smoothing, known / known.sum())
+        return tf.constant(self._loss_weight * loss, tf.float32)
 
 
 def build(task: image_classification.ImageClassificationTask, training: bool) -> list[tf_keras.metrics.Metric]:

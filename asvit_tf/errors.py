@@ -14,7 +14,7 @@ class StoppedError(RuntimeError):
 
 
 class DivergedError(StoppedError):
-    """A training whose loss is no number; started again, it would end the same."""
+    """A training whose loss is not a number, or is back at that of guessing; started again, it would end the same."""
 
 
 class NotLearnedError(RuntimeError):

@@ -17,8 +17,10 @@ _LEARNED = 0.9
 _GUESSING = 0.97  # A collapsed network varies by a percent or two around 1.
 _UNLEARNED_AFTER = 1 / 3  # Of all steps without a loss below that of guessing: it will not come by itself.
 _UNLEARNED_STEPS = 300  # At the least: networks begin at guessing.
-_LEAST_STEPS = 20
-_STAYS_BLOCKS = 3
+_LEAST_STEPS = 20  # Of an observation.
+# A loss over few images is noise, so that one observation proves nothing, and a short training no collapse.
+_OBSERVATIONS = 3
+_STAYS_STEPS = 200
 _STAYS_SHARE = 0.01  # Of all steps.
 
 FACTOR = 1 / 3  # Of the learning rate, at each new try.
@@ -55,6 +57,11 @@ class Observation:
         """Loss in units of that of guessing; NaN where that is not known."""
         return self.loss / self.guessing if self.guessing else math.nan
 
+    @property
+    def sound(self) -> bool:
+        """Finite, and not at the loss of guessing."""
+        return math.isfinite(self.loss) and not self.ratio >= _GUESSING
+
 
 def judge(history: Sequence[Observation], total_steps: int) -> Verdict:
     """What the blocks so far say about the last one.
@@ -68,18 +75,36 @@ def judge(history: Sequence[Observation], total_steps: int) -> Verdict:
     if not math.isfinite(history[-1].loss):
         return Verdict.DIVERGED
     step = history[-1].step
-    learned = next((i for i, seen in enumerate(history) if seen.ratio < _LEARNED), None)
+    learned = _learned_at(history)
     if learned is None:
         late = step >= max(_UNLEARNED_AFTER * total_steps, _UNLEARNED_STEPS)
-        return Verdict.UNLEARNED if late and all(seen.ratio >= _GUESSING for seen in history) else Verdict.SOUND
-    stayed = len(history)
-    while stayed > learned and history[stayed - 1].ratio >= _GUESSING:
-        stayed -= 1
-    blocks = len(history) - stayed
-    if not blocks:
+        return Verdict.UNLEARNED if late and all(not seen.sound for seen in history) else Verdict.SOUND
+    sound = len(history)
+    while sound > learned and not history[sound - 1].sound:
+        sound -= 1
+    stayed = len(history) - sound
+    if not stayed:
         return Verdict.SOUND
-    long = blocks >= _STAYS_BLOCKS and step - history[stayed - 1].step >= _STAYS_SHARE * total_steps
+    least = max(_STAYS_STEPS, _STAYS_SHARE * total_steps)
+    long = stayed >= _OBSERVATIONS and step - history[sound - 1].step >= least
     return Verdict.COLLAPSED if long or step >= total_steps else Verdict.SUSPECT
+
+
+def _learned_at(history: Sequence[Observation]) -> int | None:
+    """How many observations it took until the mean of the last three was below `_LEARNED`; None if it never was."""
+    for i in range(_OBSERVATIONS, len(history) + 1):
+        if sum(seen.ratio for seen in history[i - _OBSERVATIONS : i]) < _LEARNED * _OBSERVATIONS:
+            return i
+    return None
+
+
+def last_confirmed(history: Sequence[Observation]) -> int:
+    """The last step at which the weights are known to have been sound: the observation behind it was.
+
+    What an observation says of its own last steps is nothing: losses are those before each update.
+    """
+    sound = next((i for i in range(len(history) - 1, 0, -1) if history[i].sound), 0)
+    return history[sound - 1].step if sound else 0
 
 
 def observations(rows: Sequence[Mapping[str, Any]], steps_per_loop: int) -> list[Observation]:

@@ -9,9 +9,9 @@ import tf_keras
 
 
 class EasedLearningRate(tf_keras.optimizers.schedules.LearningRateSchedule):
-    """`factor * min(1, (step - since + 1) / warmup_steps) * schedule(step)`.
+    """`factor * min(1, (step - since + 1) / warmup_steps) * schedule(step)` from step `since` on; before it, 0.
 
-    Before the first `ease` it is `schedule(step)`. The two numbers are variables, so programs that were traced before
+    Without `ease` it is `schedule(step)`. The two numbers are variables, so programs that were traced before
     follow; they belong to no checkpoint. Make it inside the strategy's scope, before anything is traced.
 
     Args:
@@ -30,7 +30,7 @@ class EasedLearningRate(tf_keras.optimizers.schedules.LearningRateSchedule):
     def __call__(self, step):
         rate = self.schedule(step) if callable(self.schedule) else self.schedule
         risen = (tf.cast(step, tf.float32) - self._since + 1) / self.warmup_steps
-        return rate * self._factor * tf.minimum(risen, 1.0)
+        return rate * self._factor * tf.clip_by_value(risen, 0.0, 1.0)
 
     def ease(self, factor: float, since: int) -> None:
         """From step `since` on, rates are `factor` times the schedule's, behind a new warm-up."""

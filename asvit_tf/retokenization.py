@@ -69,15 +69,15 @@ class Schedule:
     """Phases in order; the last one never ends, and its tokenization is that of evaluation and export.
 
     With a transition of T steps and a period of P, the T steps around the end of a phase, half of them before it, are
-    cut into n = T / P periods, rounded down, at least 1. In period i, counted from 1, the first 1 - i / (n + 1) of the
-    steps train with the tokenization of the phase before and the rest with that of the next. So its share rises evenly,
-    each tokenization trains about as many steps as without a transition and has one traced program, and the
-    tokenization of a step is a function of the step alone.
+    cut into n = T / P periods, rounded down, or into up to 4 shorter ones where that is more. In period i, counted from
+    1, the first 1 - i / (n + 1) of the steps train with the tokenization of the phase before and the rest with that of
+    the next. So its share rises evenly, each tokenization trains about as many steps as without a transition and has
+    one traced program, and the tokenization of a step is a function of the step alone.
 
     Attributes:
       phases: At least one; `until` rises strictly and is None in the last phase only.
       transition: T, steps, >= 0; 0 changes at once, as published. It has to fit between its neighbours.
-      period: P, steps, >= 2; the periods of a transition have at least as many.
+      period: P, steps, >= 2.
 
     Raises:
       UserError: The phases are empty or out of order, or a transition does not fit.
@@ -162,7 +162,7 @@ class Schedule:
         into = late - self.boundaries[index - 1] if index else self.transition
         if into >= self.transition:
             return index
-        periods = max(1, self.transition // self.period)
+        periods = max(1, min(4, self.transition // 4), self.transition // self.period)
         period = into * periods // self.transition
         begin, end = (-(-i * self.transition // periods) for i in (period, period + 1))
         return index - (into < begin + round((end - begin) * (1 - (period + 1) / (periods + 1))))
@@ -188,15 +188,16 @@ class Schedule:
 
 
 def transition_steps(boundaries: Sequence[int], total_steps: int, share: float = TRANSITION_SHARE) -> int:
-    """Steps of each transition: a share of all, or as many as there is room for.
+    """Steps of each transition: a share of all, or as many as there is room for; none where that is less than 4.
 
     Raises:
       UserError: The share is not from 0 to 1.
     """
-    if not 0 <= share <= 1:
-        raise UserError(f"transition is {share}; allowed are shares of all steps from 0 to 1")
+    if not isinstance(share, (int, float)) or isinstance(share, bool) or not 0 <= share <= 1:
+        raise UserError(f"retokenization.transition is {share!r}; allowed are shares of all steps from 0 to 1")
     room = min(_room(boundaries), 2 * (total_steps - boundaries[-1])) if boundaries else 0
-    return max(0, min(round(share * total_steps), room))
+    steps = min(round(share * total_steps), room)
+    return steps if steps >= 4 else 0
 
 
 def _room(boundaries: Sequence[int]) -> int:

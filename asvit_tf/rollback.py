@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -74,7 +76,8 @@ class Guard:
         if self._step == 0:
             # For a training that goes wrong before its first checkpoint, or never learns. Every worker has to take part
             # in saving; those that do not write do it where nobody looks.
-            with tempfile.TemporaryDirectory() as nowhere:
+            with tempfile.TemporaryDirectory() as nowhere, self._trainer.strategy.scope():
+                _ = self._trainer.checkpoint.save_counter  # Made at its first use; without it none would be written.
                 self._trainer.checkpoint.write(self._start if self._writes else os.path.join(nowhere, "weights"))
 
     def __call__(self, output: Any) -> None:
@@ -88,20 +91,20 @@ class Guard:
             verdict = Verdict.SOUND  # It may still learn; whether it did is judged at the end.
         self._checkpoints.sound = verdict is Verdict.SOUND
         if verdict not in (Verdict.SOUND, Verdict.SUSPECT):
-            self._set_back(verdict, seen[-1])
+            self._set_back(verdict, seen)
 
-    def _set_back(self, verdict: Verdict, last: Observation) -> None:
-        newest = tf.train.latest_checkpoint(self._model_dir)
+    def _set_back(self, verdict: Verdict, seen: Sequence[Observation]) -> None:
         if len(self._rollbacks) >= self._most:
-            tries = f" after being set back {len(self._rollbacks)} times" if self._rollbacks else ""
+            times = len(self._rollbacks)
+            tries = f" after {times} set-back{'s' * (times > 1)}" if times else ""
             raise DivergedError(
-                f"{verdict.value} at step {self._step}{tries}; the newest sound checkpoint is {newest}; try a lower "
-                "learning rate, a longer warm-up, or gradients clipped at a lower norm (global_clipnorm)"
+                f"{verdict.value} at step {self._step}{tries}; start again in another model_dir with a lower learning "
+                "rate, a longer warm-up, or gradients clipped at a lower norm (global_clipnorm)"
             )
-        afresh = newest is None or verdict is Verdict.UNLEARNED
+        path, restored = self._target(verdict, seen)
         with self._trainer.strategy.scope():
-            self._trainer.checkpoint.read(self._start if afresh else newest).assert_existing_objects_matched()
-        restored = int(self._trainer.global_step.numpy())
+            self._trainer.checkpoint.read(path).assert_existing_objects_matched()
+        last = seen[-1]
         rollback = Rollback(
             step=self._step,
             restored=restored,
@@ -111,22 +114,45 @@ class Guard:
             factor=guard.FACTOR ** (len(self._rollbacks) + 1),
         )
         self._rollbacks.append(rollback)
-        print(rollback, file=sys.stderr)
+        self._step = restored
+        self._rows = [row for row in self._rows if row["step"] <= restored]
+        self._ease(rollback)
         if self._writes:
+            print(rollback, file=sys.stderr)
             rows = [dataclasses.asdict(row) for row in self._rollbacks]
             filesystem.write_json(os.path.join(self._model_dir, ROLLBACKS_FILE), rows)
-        self._ease(rollback)
-        self._rows = [row for row in self._rows if row["step"] <= restored]
-        self._step = restored
         self._checkpoints.sound = True
-        if afresh:  # Else a training that is killed now would go on from weights that it was set back from.
-            self._checkpoints.save(checkpoint_number=restored, check_interval=False)
+        # It becomes the newest, and then those behind it go: a training that is killed must not go on from them.
+        self._checkpoints.save(checkpoint_number=restored, check_interval=False)
+        later = [path for step, path in self._saved().items() if step > restored]
+        for file in itertools.chain.from_iterable(tf.io.gfile.glob(f"{path}.*") for path in later if self._writes):
+            tf.io.gfile.remove(file)
+
+    def _target(self, verdict: Verdict, seen: Sequence[Observation]) -> tuple[str, int]:
+        """Path and step of what to go on from: the newest checkpoint that is known to be sound.
+
+        Where none is (one checkpoint is kept, perhaps), the newest that was not tried before; else the initial weights.
+        """
+        saved = self._saved()
+        confirmed = [step for step in saved if step <= guard.last_confirmed(seen)]
+        untried = [step for step in saved if step not in {rollback.restored for rollback in self._rollbacks}]
+        if verdict is Verdict.UNLEARNED or not (confirmed or untried):
+            return self._start, 0
+        step = max(confirmed or untried)
+        return saved[step], step
+
+    def _saved(self) -> dict[int, str]:
+        """Checkpoints of the training by their steps."""
+        state = tf.train.get_checkpoint_state(self._model_dir)
+        paths = state.all_model_checkpoint_paths if state else ()
+        return {int(path.rsplit("-", 1)[1]): path for path in paths if tf.io.gfile.exists(f"{path}.index")}
 
     def _has_start(self) -> bool:
         return tf.io.gfile.exists(f"{self._start}.index")
 
     def _ease(self, rollback: Rollback) -> None:
-        self._trainer.learning_rate.ease(rollback.factor, rollback.restored)
+        # Not the step of the rollback, if the user went on from a checkpoint before it.
+        self._trainer.learning_rate.ease(rollback.factor, min(rollback.restored, self._step))
 
     def end(self) -> None:
         """Removes what only a running training needs."""

@@ -104,16 +104,24 @@ class PhaseTime:
 
 
 def parse_blocks(text: str) -> list[dict]:
-    """The rows of a `blocks.jsonl`, in order; of steps trained twice, as after a kill, the later ones."""
-    rows: dict[int, dict] = {}
+    """The rows of a `blocks.jsonl`, in order; of steps trained twice, as after a kill, the later ones.
+
+    Rows of an earlier version have no `phase`; there each change of tokenization begins one.
+    """
+    rows: list[dict] = []
     for line in text.splitlines():
         try:
             row = json.loads(line)
         except json.JSONDecodeError:
             continue  # Empty, or left unfinished by a killed run.
-        rows = {step: kept for step, kept in rows.items() if step <= row["step"] - row["steps"]}
-        rows[row["step"]] = row
-    return list(rows.values())
+        while rows and rows[-1]["step"] > row["step"] - row["steps"]:
+            rows.pop()
+        if "phase" not in row:
+            before = rows[-1] if rows else row
+            changed = (before["stride"], before["dilation"]) != (row["stride"], row["dilation"])
+            row["phase"] = before.get("phase", 0) + changed
+        rows.append(row)
+    return rows
 
 
 def _phase(block: Mapping) -> int:

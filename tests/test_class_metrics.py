@@ -80,17 +80,31 @@ def test_an_evaluation_reports_the_numbers_of_scikit_learn(answers, strategy, fo
     assert not np.any(metrics[0].confusion)
 
 
+def smoothed(counts, label_smoothing):
+    return (1 - label_smoothing) * counts / counts.sum() + label_smoothing / CLASSES
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES.keys())
-def test_the_loss_of_guessing_is_over_all_labels_since_the_start(answers, strategy):
+def test_the_loss_of_guessing_on_the_labels_since_the_reset(answers, strategy):
+    """The guess is the shares of all labels, and five images of each class."""
     labels, logits = answers
-    smoothed = 0.8 * np.bincount(labels, minlength=CLASSES) / 50 + 0.2 / CLASSES
-    expected = -2 * float(smoothed @ np.log(smoothed))
+    counts = np.bincount(labels, minlength=CLASSES)
     build = lambda: [GuessingLoss(CLASSES, label_smoothing=0.2, loss_weight=2.0)]  # noqa: E731
     metrics, traced = fed(strategy(), build, labels, logits)
-    assert results(metrics) == {"guessing_loss": pytest.approx(expected)}
-    metrics[0].reset_states()
+    expected = -2 * smoothed(counts, 0.2) @ np.log(smoothed(counts + 5, 0.2))
     assert results(metrics) == {"guessing_loss": pytest.approx(expected)}
     assert len(traced) <= 2  # Once for the last batch, which is smaller.
+
+
+def test_after_a_reset_the_guess_still_knows_all_labels(answers):
+    labels, _ = answers
+    counts, own = np.bincount(labels, minlength=CLASSES), np.array([0, 2, 0, 1])
+    metric = GuessingLoss(CLASSES, label_smoothing=0.2)
+    metric.update_state(tf.constant(labels), None)
+    metric.reset_state()
+    metric.update_state(tf.constant([1, 1, 3]), None)
+    expected = -smoothed(own, 0.2) @ np.log(smoothed(counts + own + 5, 0.2))
+    assert float(metric.result()) == pytest.approx(expected)
 
 
 def test_before_the_first_batch_there_is_no_loss_of_guessing():
@@ -105,7 +119,7 @@ LOSSES = {
 
 
 @pytest.mark.parametrize("overrides", LOSSES.values(), ids=LOSSES.keys())
-def test_the_loss_of_guessing_is_that_of_the_best_constant_prediction(answers, overrides):
+def test_the_loss_of_guessing_is_that_of_a_constant_prediction(answers, overrides):
     """By the task's own loss, as a training with that setting hands its labels over."""
     labels, _ = answers
     built = task(**overrides)
@@ -115,8 +129,8 @@ def test_the_loss_of_guessing_is_that_of_the_best_constant_prediction(answers, o
     ]
     metrics = {metric.name: metric for metric in built.build_metrics(training=True)}
     smoothing = 0.1 if built.task_config.losses.one_hot else 0.0
-    mean = np.mean(hard if given is labels else given, axis=0)
-    constant = np.log((1 - smoothing) * mean + smoothing / CLASSES + 1e-30).astype(np.float32)
+    counts = np.sum(hard if given is labels else given, axis=0) + 5
+    constant = np.log(smoothed(counts, smoothing)).astype(np.float32)
     logits = tf.repeat(constant[None], len(labels), 0)
     given = tf.constant(given)
     built.process_metrics(list(metrics.values()), given, logits)

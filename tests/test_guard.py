@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 
 from asvit_tf import guard
@@ -19,27 +20,50 @@ SOUND, SUSPECT, COLLAPSED, UNLEARNED = Verdict.SOUND, Verdict.SUSPECT, Verdict.C
         # Learns, is lost, stays.
         ((1.0, 0.8, 0.5, 1.1, 1.0, 1.0, 1.0), (SOUND, SOUND, SOUND, SUSPECT, SUSPECT, COLLAPSED, COLLAPSED)),
         # A spike is no collapse, and neither are two.
-        ((0.8, 1.3, 1.2, 0.9, 1.0, 0.7, 0.6), (SOUND, SUSPECT, SUSPECT, SOUND, SUSPECT, SOUND, SOUND)),
-        # Data that can hardly be learned hover; they have nothing to lose.
+        ((0.8, 0.8, 0.8, 1.3, 1.2, 0.9, 1.0, 0.7), (SOUND, SOUND, SOUND, SUSPECT, SUSPECT, SOUND, SUSPECT, SOUND)),
+        # Data that can hardly be learned hover; they have nothing to lose. One low observation is noise.
         ((1.0, 0.96, 0.98, 0.95, 0.99, 0.97, 0.98), (SOUND,) * 7),
+        ((1.0, 0.8, 1.05, 1.0, 1.0, 1.0, 1.0), (SOUND,) * 7),
         # A change of tokens raises the loss, but not to guessing.
         ((0.4, 0.3, 0.9, 0.8, 0.7, 0.5, 0.3), (SOUND,) * 7),
     ],
 )
 def test_verdicts_against_a_table(ratios, verdicts):
-    blocks = history(*ratios)
+    blocks = history(*ratios, steps=100)
     assert tuple(guard.judge(blocks[: i + 1], 10_000) for i in range(len(blocks))) == verdicts
 
 
 def test_the_last_step_leaves_no_time_to_recover():
-    assert guard.judge(history(0.5, 1.0), 80) is COLLAPSED
-    assert guard.judge(history(0.5, 1.0), 120) is SUSPECT
-    assert guard.judge(history(0.5, 0.9), 80) is SOUND
+    assert guard.judge(history(0.5, 0.5, 0.5, 1.0), 160) is COLLAPSED
+    assert guard.judge(history(0.5, 0.5, 0.5, 1.0), 200) is SUSPECT
+    assert guard.judge(history(0.5, 0.5, 0.5, 0.9), 160) is SOUND
 
 
-def test_staying_takes_a_hundredth_of_the_training():
-    blocks = history(0.5, *[1.0] * 9)
-    assert [guard.judge(blocks[: i + 1], 20_000) for i in range(10)] == [SOUND, *[SUSPECT] * 4, *[COLLAPSED] * 5]
+@pytest.mark.parametrize(("total", "stays"), [(1000, 5), (20_000, 5), (40_000, 10)])
+def test_staying_takes_200_steps_and_a_hundredth_of_the_training(total, stays):
+    blocks = history(0.5, 0.5, 0.5, *[1.0] * 12)
+    verdicts = [guard.judge(blocks[: i + 1], total) for i in range(15)]
+    assert verdicts == [SOUND] * 3 + [SUSPECT] * (stays - 1) + [COLLAPSED] * (13 - stays)
+
+
+def test_weights_are_confirmed_by_the_observation_behind_them():
+    """Losses are those before each update: the block that ends at 300 says nothing of the weights there."""
+    assert guard.last_confirmed(history(0.8, 0.7, 0.6, 1.1, 1.2, steps=100)) == 200
+    assert guard.last_confirmed(history(0.8, 0.7, math.nan, steps=100)) == 100
+    assert guard.last_confirmed(history(0.8, 1.0, steps=100)) == 0
+    assert guard.last_confirmed([Observation(10, 3.0), Observation(20, 2.0), Observation(30, math.inf)]) == 10
+
+
+@pytest.mark.parametrize(("rare", "ratio"), [(0.05, 1.0), (0.02, 1.0), (0.05, 0.8)])
+def test_uneven_classes_raise_no_alarm(rare, ratio):
+    """Blocks of 640 images of which few are rare: their own loss of guessing moves with the loss."""
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        shares = generator.binomial(640, rare, size=100) / 640
+        own = -shares * math.log(rare) - (1 - shares) * math.log(1 - rare)
+        noise = 0.02 * generator.standard_normal(100)
+        blocks = [Observation(20 * i, guess * (ratio + e), guess) for i, (guess, e) in enumerate(zip(own, noise), 1)]
+        assert {guard.judge(blocks[: i + 1], 2000) for i in range(100)} <= {SOUND, UNLEARNED}
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])

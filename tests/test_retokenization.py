@@ -1,8 +1,10 @@
 import itertools
+import json
 
 import pytest
 
 from asvit_tf import Phase, Schedule, Tokenization, Topology, UserError, savings
+from asvit_tf.retokenization import transition_steps
 
 
 @pytest.mark.parametrize(
@@ -34,16 +36,23 @@ def test_presets_over_300_epochs():
 
 
 def test_a_transition_against_a_table():
-    """Two periods of 6: the new tokenization gets a third, then two thirds of each."""
-    phases = (Phase(10, Tokenization(16, 5)), Phase(None, Tokenization(4, 1)))
-    schedule = Schedule(phases, transition=12, period=6)
-    table = [16] * 4 + [16, 16, 16, 16, 4, 4] + [16, 16, 4, 4, 4, 4] + [4] * 4
+    """Four periods of 6 around step 14: the new tokenization gets a fifth, then two, three and four of each."""
+    phases = (Phase(14, Tokenization(16, 5)), Phase(None, Tokenization(4, 1)))
+    schedule = Schedule(phases, transition=24, period=6)
+    turns = [[16] * 5 + [4], [16] * 4 + [4] * 2, [16] * 2 + [4] * 4, [16] + [4] * 5]
+    table = [16, 16, *itertools.chain(*turns), 4, 4, 4]
     assert [schedule.tokenization(step).stride for step in range(len(table))] == table
-    assert schedule.boundaries == (10,)
-    assert schedule.changes(0, len(table)) == [8, 10, 12]
-    assert schedule.changes(8, 12) == [10]  # A block that starts or ends at a change is not cut there.
+    assert schedule.boundaries == (14,)
+    assert schedule.changes(0, len(table)) == [7, 8, 12, 14, 16, 20, 21]
+    assert schedule.changes(8, 14) == [12]  # A block that starts or ends at a change is not cut there.
     assert schedule.steps_per_phase(len(table)) == (table.count(16), table.count(4))
     assert schedule.steps_per_phase(9) == (8, 1)
+
+
+def test_a_short_transition_has_shorter_periods():
+    """Room for one period of 6 is used for two of 4."""
+    schedule = Schedule((Phase(6, Tokenization(16)), Phase(None, Tokenization(4))), transition=8, period=6)
+    assert [schedule.tokenization(step).stride for step in range(12)] == [16, 16, 16, 16, 16, 4, 16, 4, 4, 4, 4, 4]
 
 
 @pytest.mark.parametrize("preset", ["published", "thirds"])
@@ -112,6 +121,18 @@ def test_measured_savings_by_hand():
     assert savings.summary(phases, [])["trace_seconds"] == 0
 
 
+def test_blocks_of_a_version_without_phases():
+    rows = [dict(step=step, steps=2, stride=stride, dilation=1) for step, stride in ((2, 16), (4, 16), (6, 8), (8, 16))]
+    again = dict(step=6, steps=2, stride=8, dilation=2)
+    text = "\n".join(map(json.dumps, [*rows, again]))
+    assert [row["phase"] for row in savings.parse_blocks("\n".join(map(json.dumps, rows)))] == [0, 0, 1, 2]
+    assert [(row["step"], row["dilation"], row["phase"]) for row in savings.parse_blocks(text)] == [
+        (2, 1, 0),
+        (4, 1, 0),
+        (6, 2, 1),
+    ]
+
+
 def test_a_schedule_may_come_back_to_a_tokenization():
     rows = [
         dict(step=step, steps=2, phase=phase, stride=(4, 8, 4)[phase], dilation=1, traced=traced, seconds=seconds)
@@ -136,6 +157,17 @@ def test_a_schedule_may_come_back_to_a_tokenization():
 def test_phases_out_of_order_are_refused(phases):
     with pytest.raises(UserError, match="phase"):
         Schedule(phases)
+
+
+def test_shares_of_a_transition():
+    assert transition_steps([100, 200], 1000, 0.05) == 50
+    assert transition_steps([100, 120], 1000, 0.05) == 20  # No more than there is room for.
+    assert transition_steps([100, 990], 1000, 0.05) == 20
+    assert transition_steps([10], 60, 0.05) == 0  # Too short to take turns in.
+    assert transition_steps([], 1000) == 0
+    for share in ("abc", None, True, -0.1, 1.5, float("nan")):
+        with pytest.raises(UserError, match=r"retokenization.transition is .*; allowed are shares of all steps from 0"):
+            transition_steps([100], 1000, share)
 
 
 @pytest.mark.parametrize("values", [(3, 1), (4, 0), (4.0, 1), (True, 1), (8, "auto")])
