@@ -232,8 +232,7 @@ def run(training: Training, recipe: str, seed: int, directory: str) -> dict[str,
         finally:
             tf_keras.backend.clear_session()
         blocks = block_log.read_blocks(scratch)
-        rows = [{"guessing_loss": guessing(dataset, params), **row} for row in blocks]
-        seen = guard.observations(rows, params.trainer.steps_per_loop)
+        seen = guard.observations(blocks, params.trainer.steps_per_loop)
     return dict(
         **dataclasses.asdict(training) | {"seed": seed},
         recipe=recipe,
@@ -247,21 +246,6 @@ def run(training: Training, recipe: str, seed: int, directory: str) -> dict[str,
         balanced_accuracy=metrics.get("balanced_accuracy"),
         seconds=round(time.perf_counter() - start, 1),
     )
-
-
-def guessing(dataset: Any, params: Any) -> float:
-    """Loss of the best constant prediction, of the training images' shares."""
-    import collections
-
-    import tensorflow as tf
-
-    labels = collections.Counter(
-        tf.train.Example.FromString(record).features.feature["image/class/label"].int64_list.value[0]
-        for record in tf.data.TFRecordDataset(tf.io.gfile.glob(dataset.train_path)).as_numpy_iterator()
-    )
-    smoothing, classes = params.task.losses.label_smoothing, len(dataset.class_names)
-    shares = [labels[i] / labels.total() * (1 - smoothing) + smoothing / classes for i in range(classes)]
-    return -sum(share * math.log(share) for share in shares)
 
 
 def returned(ratios: list[float]) -> int:
