@@ -36,10 +36,10 @@ def train_one(topology, seed, schedule, epochs, image_size, power):
         dataset = data.prepare(Path(directory) / "data")
         params = pipeline.experiment(settings, dataset, Topology.parse(topology))
         if power is not None:
-            decay = dict(initial_learning_rate=3e-3, decay_steps=params.trainer.train_steps, end_learning_rate=0.0)
-            params.trainer.optimizer_config.learning_rate.override(
-                {"type": "polynomial", "polynomial": {**decay, "power": power}}
-            )
+            learning_rate = params.trainer.optimizer_config.learning_rate
+            rate = learning_rate.cosine.initial_learning_rate
+            decay = dict(initial_learning_rate=rate, decay_steps=params.trainer.train_steps, end_learning_rate=0.0)
+            learning_rate.override({"type": "polynomial", "polynomial": {**decay, "power": power}})
         metrics = train.run(params, f"{directory}/train", "train_and_eval")
         phases = savings.phase_times(block_log.read_blocks(f"{directory}/train"))
     return dict(
