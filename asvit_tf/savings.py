@@ -118,7 +118,7 @@ def parse_blocks(text: str) -> list[dict]:
             rows.pop()
         if "phase" not in row:
             before = rows[-1] if rows else row
-            changed = (before["stride"], before["dilation"]) != (row["stride"], row["dilation"])
+            changed = any(before.get(name) != row.get(name) for name in ("stride", "dilation"))
             row["phase"] = before.get("phase", 0) + changed
         rows.append(row)
     return rows

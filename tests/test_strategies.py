@@ -174,7 +174,10 @@ def test_a_killed_worker_and_a_restart_continue_from_the_checkpoint(digits, tmp_
     params.trainer.override({"train_steps": 200, "steps_per_loop": 10, "checkpoint_interval": 10})
     params.trainer.override({"summary_interval": 10})
     params.task.retokenization.override(
-        {"phases": [{"until_step": 100, "stride": 16, "dilation": None}, {"stride": 4, "dilation": None}]}
+        {
+            "phases": [{"until_step": 100, "stride": 16, "dilation": None}, {"stride": 4, "dilation": None}],
+            "transition": 0.0,
+        }
     )
     (tmp_path / "experiment.yaml").write_text(json.dumps(params.as_dict()))
     arguments = ["--experiment=asvit_digits", "--mode=train", f"--model_dir={model_dir}"]

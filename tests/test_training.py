@@ -219,9 +219,10 @@ def test_train_run_logs_blocks_by_phase(digits, tmp_path, capsys):
     assert scalars(tmp_path / "validation", "phase_balanced_accuracy").keys() == {6}
     assert metrics["majority_share"] == pytest.approx(0.1, abs=0.03)
     assert {metrics["learned"], *scalars(tmp_path / "validation", "learned").values()} <= {0, 1}
-    # Of the ten digits; the labels of the first block are still few.
-    assert blocks[-1]["guessing_loss"] == pytest.approx(np.log(10), abs=0.05)
-    assert blocks[0]["guessing_loss"] < blocks[-1]["guessing_loss"] < np.log(10)
+    # Of the ten digits, more or less: each block is compared with guessing on its own 32 images.
+    guesses = [block["guessing_loss"] for block in blocks]
+    assert guesses == pytest.approx([np.log(10)] * len(blocks), abs=0.1)
+    assert len(set(guesses)) > 1
     assert scalars(tmp_path / "retokenization", "retokenization/stride") == dict(
         zip(range(BLOCK, STEPS + 1, BLOCK), [16, 16, 8, 8, 4, 4])
     )
