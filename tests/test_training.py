@@ -221,7 +221,7 @@ def test_train_run_logs_blocks_by_phase(digits, tmp_path, capsys):
     assert {metrics["learned"], *scalars(tmp_path / "validation", "learned").values()} <= {0, 1}
     # Of the ten digits, more or less: each block is compared with guessing on its own 32 images.
     guesses = [block["guessing_loss"] for block in blocks]
-    assert guesses == pytest.approx([np.log(10)] * len(blocks), abs=0.1)
+    assert guesses == pytest.approx([np.log(10)] * len(blocks), abs=0.3)
     assert len(set(guesses)) > 1
     assert scalars(tmp_path / "retokenization", "retokenization/stride") == dict(
         zip(range(BLOCK, STEPS + 1, BLOCK), [16, 16, 8, 8, 4, 4])
