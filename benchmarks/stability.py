@@ -198,7 +198,9 @@ def experiment(training: Training, recipe: dict[str, Any], dataset: Any, seed: i
     if proportional:
         phases = configs.schedule_of(params).phases
         params.task.retokenization.phases = [
-            configs.RetokenizationPhase(phase.until, None, phase.tokenization.stride, phase.tokenization.stride // 4)
+            configs.RetokenizationPhase(
+                until_step=phase.until, stride=phase.tokenization.stride, dilation=phase.tokenization.stride // 4
+            )
             for phase in phases
         ]
     params.task.guard.max_rollbacks = 0
