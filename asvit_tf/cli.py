@@ -61,7 +61,9 @@ def describe(
     size = (image_size, image_size)
     counted = counting.count(parsed, size, num_classes, position_embedding=position_embedding)
     shares = 300  # Epochs, say; the presets divide them.
-    schedule = retokenization.Schedule.preset(preset, shares, parsed.stages[0].kernel_size, transition=0)
+    schedule = retokenization.Schedule.preset(
+        preset, shares, parsed.stages[0].kernel_size, transition=0, image_size=size
+    )
     phases = savings.plan(parsed, schedule, shares, size, num_classes, position_embedding=position_embedding)
     result: dict[str, Any] = dict(
         topology=str(parsed),

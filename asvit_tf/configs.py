@@ -76,7 +76,8 @@ class Retokenization(hyperparams.Config):
 
     Attributes:
       preset: "none", "published" or "thirds" (see retokenization.PRESETS), its boundaries rounded to whole blocks of
-        `steps_per_loop`; ignored where `phases` are given.
+        `steps_per_loop`, without the strides that leave few tokens of `input_size` (see retokenization.fitting_phases);
+        ignored where `phases` are given.
       phases: In order.
       transition: Share of all steps in which, around each change, the tokenization before and the next train in turns
         (see retokenization.Schedule), as far as there is room between the changes; 0 changes at once, as published.
@@ -213,7 +214,12 @@ def schedule_of(params: cfg.ExperimentConfig) -> Schedule:
         schedule = Schedule(tuple(phases))
     else:
         schedule = Schedule.preset(
-            config.preset, total_steps, kernel_size, block=params.trainer.steps_per_loop, transition=0
+            config.preset,
+            total_steps,
+            kernel_size,
+            block=params.trainer.steps_per_loop,
+            transition=0,
+            image_size=(params.task.model.input_size[0], params.task.model.input_size[1]),
         )
     transition = transition_steps(schedule.boundaries, total_steps, config.transition)
     schedule = dataclasses.replace(schedule, transition=transition, period=config.transition_period)

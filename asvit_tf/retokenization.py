@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from asvit_tf.errors import UserError
+from asvit_tf.grids import ceil_div
 from asvit_tf.topology import STRIDE
 
 # (share of all steps at which the phase ends, stride). "published": the switches of the authors' figure, near epochs
@@ -27,6 +28,10 @@ PRESETS: dict[str, tuple[tuple[Fraction, int], ...]] = {
 # Of all steps; how long the tokenization before and the new one train in turns after each change.
 TRANSITION_SHARE = 0.05
 PERIOD = 16  # Steps in which each of the two has one turn.
+
+# Tokens a side that a preset leaves of an image: what a network learns of fewer serves the next phase little
+# (docs/benchmarks.md, "Stability").
+LEAST_GRID = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +118,13 @@ class Schedule:
 
     @classmethod
     def preset(
-        cls, name: str, total_steps: int, kernel_size: int, block: int = 1, transition: int | None = None
+        cls,
+        name: str,
+        total_steps: int,
+        kernel_size: int,
+        block: int = 1,
+        transition: int | None = None,
+        image_size: tuple[int, int] | None = None,
     ) -> Schedule:
         """A preset of `PRESETS` over `total_steps`.
 
@@ -123,13 +134,14 @@ class Schedule:
           kernel_size: Of the stem, for its dilations.
           block: Boundaries are rounded to multiples of it, and every phase gets at least one.
           transition: Steps; None for what `transition_steps` gives.
+          image_size: Rows and columns; the phases are those of `fitting_phases`. None for those of a large image.
 
         Raises:
           UserError: Unknown name, or too few steps for every phase to have a block.
         """
         if name not in PRESETS:
             raise UserError(f"unknown schedule {name!r}; allowed are {', '.join(PRESETS)}")
-        *early, (_, last_stride) = PRESETS[name]
+        *early, (_, last_stride) = fitting_phases(name, image_size)
         phases = []
         blocks = 0
         for share, stride in early:
@@ -185,6 +197,24 @@ class Schedule:
                 steps[index + (step >= boundary)] -= 1
                 steps[self.phase_index(step)] += 1
         return tuple(steps)
+
+
+def fitting_phases(name: str, image_size: tuple[int, int] | None) -> list[tuple[Fraction, int]]:
+    """The phases of a preset for an image: (share of all steps at its end, stride).
+
+    A stride that leaves fewer than `LEAST_GRID` tokens along a side gives way to the next finer one of the preset, the
+    finest excepted, and phases that become equal are one.
+    """
+    phases: list[tuple[Fraction, int]] = []
+    strides = [stride for _, stride in PRESETS[name]]
+    for share, stride in PRESETS[name]:
+        if image_size is not None:
+            finer = [s for s in strides if s <= stride and ceil_div(min(image_size), s) >= LEAST_GRID]
+            stride = max(finer, default=min(strides))
+        if phases and phases[-1][1] == stride:
+            phases.pop()
+        phases.append((share, stride))
+    return phases
 
 
 def transition_steps(boundaries: Sequence[int], total_steps: int, share: float = TRANSITION_SHARE) -> int:

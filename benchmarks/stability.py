@@ -83,6 +83,7 @@ class Training:
       rate: Times the recipe's peak learning rate.
       warmup: Times the recipe's warm-up.
       seed: Of weights and data.
+      image_size: Pixels a side that images are enlarged to.
     """
 
     data: str
@@ -94,6 +95,7 @@ class Training:
     rate: float = 1.0
     warmup: float = 1.0
     seed: int = 0
+    image_size: int = 32
 
 
 def coarse() -> Iterator[Training]:
@@ -149,6 +151,12 @@ def photographs() -> Iterator[Training]:
             yield Training("cifar10", "wide", preset, epochs, epochs, batch_size=128)
 
 
+def enlarged() -> Iterator[Training]:
+    """The same, enlarged to 64 x 64: tokens as at half the strides, and room for all three phases."""
+    for preset in ("none", "published"):
+        yield Training("cifar10", "wide", preset, 15, 15, batch_size=128, image_size=64)
+
+
 _ALONE = ["published", "clipped", "rate 0.001", "beta_2 0.99", "beta_2 0.95", "epsilon 1e-5", "warm-up x 4"]
 _CLIPS = ["clipped", "clipped at 0.3", "clipped at 0.1", "clipped, rate 0.001", "clipped at 0.3, rate 0.0015"]
 _RATES = ["clipped", "clipped, gradual", "clipped, gradual, rate 0.0015", "default", "clipped, rate 0.001"]
@@ -160,6 +168,7 @@ TABLES = {
     "switch": (switch, [*_CHANGES, "no change"]),
     "wide": (wide, ["default", "published"]),
     "photographs": (photographs, ["default", "published"]),
+    "enlarged": (enlarged, ["default"]),
 }
 
 
@@ -175,7 +184,12 @@ def experiment(training: Training, recipe: dict[str, Any], dataset: Any, seed: i
     stride = training.preset.removeprefix("stride ")
     preset = training.preset if stride == training.preset else "none"
     settings = RunSettings(
-        seed=seed, epochs=training.epochs, batch_size=training.batch_size, retokenization=preset, budget=100
+        seed=seed,
+        epochs=training.epochs,
+        batch_size=training.batch_size,
+        image_size=training.image_size,
+        retokenization=preset,
+        budget=100,
     )
     params = pipeline.experiment(settings, dataset, topology)
     recipe = dict(recipe)
@@ -306,8 +320,8 @@ def main(save_dir, table, recipes, results, workers, threads, **sources):
         data.prepare(directory, sources.get(name), progress=True, **embedded)
         directories[name] = str(directory)
     journal = Journal(Path(results))
-    fields = [field.name for field in dataclasses.fields(Training)]
-    done = {(row["recipe"], *(row[name] for name in fields)) for row in journal.rows}
+    fields = dataclasses.fields(Training)
+    done = {(row["recipe"], *(row.get(field.name, field.default) for field in fields)) for row in journal.rows}
     calls = [
         (training, recipe, training.seed, directories[training.data])
         for training in trainings()

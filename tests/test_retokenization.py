@@ -176,6 +176,27 @@ def test_bad_tokenizations_are_refused(values):
         Tokenization(*values)
 
 
+@pytest.mark.parametrize(
+    "image_size, strides",
+    [
+        (None, [16, 8, 4]),
+        ((224, 224), [16, 8, 4]),
+        ((49, 49), [16, 8, 4]),  # Four tokens a side, rounded up.
+        ((48, 48), [8, 4]),
+        ((224, 48), [8, 4]),
+        ((25, 25), [8, 4]),
+        ((24, 24), [4]),
+        ((8, 8), [4]),  # Two tokens a side: the finest stays.
+    ],
+)
+@pytest.mark.parametrize("preset, ends", [("published", (80, 132)), ("thirds", (100, 200)), ("none", ())])
+def test_a_preset_leaves_out_strides_that_leave_few_tokens(preset, ends, image_size, strides):
+    schedule = Schedule.preset(preset, 300, 4, image_size=image_size)
+    expected = strides if preset != "none" else [4]
+    assert [phase.tokenization.stride for phase in schedule.phases] == expected
+    assert schedule.boundaries == ends[len(ends) - len(expected) + 1 :]
+
+
 def test_unknown_preset_and_too_few_steps_are_refused():
     with pytest.raises(UserError, match="allowed are none, published, thirds"):
         Schedule.preset("halves", 300, 4)
