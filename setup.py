@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 setup(
     name="asvit-tf",
@@ -12,7 +12,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11,<3.13",
-    packages=["asvit_tf", "search", "official_configs"],
+    packages=find_packages(include=["asvit_tf", "asvit_tf.*", "search", "search.*", "official_configs"]),
     package_data={"official_configs": ["*.yaml"]},
     install_requires=[
         "tensorflow>=2.20,<2.21",
@@ -24,7 +24,13 @@ setup(
         "numpy>=2,<3",
         "scipy>=1.13",
         "scikit-learn>=1.5",
+        "absl-py>=1",
         "click>=8.1",
+        "gin-config>=0.5",
+        "joblib>=1.4",
+        "protobuf>=4",
+        "pyyaml>=6",
+        "tensorboard>=2.20",
         "matplotlib>=3.9",
         "pillow>=10.1",
         "pycocotools>=2.0.7",
@@ -32,7 +38,7 @@ setup(
     ],
     extras_require={
         "tpu-check": ["jax>=0.8", "libtpu>=0.0.30"],
-        "test": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9", "mypy>=1.14"],
+        "test": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9", "mypy>=1.14", "import-linter>=2.1"],
     },
-    entry_points={"console_scripts": ["asvit = asvit_tf.cli:entry_point"]},
+    entry_points={"console_scripts": ["asvit = asvit_tf.cli.app:entry_point"]},
 )

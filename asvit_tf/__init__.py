@@ -9,25 +9,25 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from asvit_tf.backbone import AsViT
-    from asvit_tf.callbacks import RetokenizationCallback
+    from asvit_tf.design.retokenization import Phase, Schedule, Tokenization
+    from asvit_tf.design.topology import Stage, Topology
     from asvit_tf.errors import UserError
-    from asvit_tf.retokenization import Phase, Schedule, Tokenization
-    from asvit_tf.topology import Stage, Topology
+    from asvit_tf.modeling.backbone import AsViT
+    from asvit_tf.modeling.callbacks import RetokenizationCallback
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "AsViT": "backbone",
-    "Phase": "retokenization",
-    "RetokenizationCallback": "callbacks",
-    "Schedule": "retokenization",
-    "Stage": "topology",
-    "Tokenization": "retokenization",
-    "Topology": "topology",
+    "AsViT": "modeling.backbone",
+    "Phase": "design.retokenization",
+    "RetokenizationCallback": "modeling.callbacks",
+    "Schedule": "design.retokenization",
+    "Stage": "design.topology",
+    "Tokenization": "design.retokenization",
+    "Topology": "design.topology",
     "UserError": "errors",
 }
-_MODULES = ("complexity", "counting", "ntk", "reference_weights", "retokenization", "topology")
+_MODULES = ("complexity", "ntk", "reference_weights")
 
 __all__ = [
     "AsViT",

@@ -2,4 +2,4 @@
 
 from official.vision import registry_imports  # noqa: F401
 
-from asvit_tf import configs, detection, segmentation  # noqa: F401
+from asvit_tf.tasks import backbones, classification, detection, segmentation  # noqa: F401

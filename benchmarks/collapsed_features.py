@@ -19,8 +19,11 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from asvit_tf import checkpoints, configs, data, images, registry_imports  # noqa: F401
-from asvit_tf.topology import Topology
+from asvit_tf.dataloaders import classification as data
+from asvit_tf.dataloaders import images
+from asvit_tf.design.topology import Topology
+from asvit_tf.modeling import backbone as asvit_backbone
+from asvit_tf.modeling import checkpoints
 
 
 def main(run: Path) -> None:
@@ -32,7 +35,7 @@ def main(run: Path) -> None:
     dataset = data.Dataset.load(run / "data")
     model = tf_keras.Model()
     spec = tf_keras.layers.InputSpec(shape=[None, side, side, 3])
-    model.backbone = configs.asvit_backbone.AsViT(topology, spec, representation_size=topology.widths[-1])
+    model.backbone = asvit_backbone.AsViT(topology, spec, representation_size=topology.widths[-1])
     checkpoints.initialize(model, str(run / "train"), "backbone")
     source = images.Source(data_path=dataset.validation_path)
     batch, _ = images.sample(source, dataset.validation_examples, (side, side), seed=0)

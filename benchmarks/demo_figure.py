@@ -6,16 +6,19 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from asvit_tf import block_log, configs, export, train
-from search import report
-from search.records import Journal
+from asvit_tf.journals import Journal
+from asvit_tf.serving import export
+from asvit_tf.tasks import schedules
+from asvit_tf.training import block_log
+from asvit_tf.training import run as train
+from search.report import figures as report
 
 
 def main():
     run = Path(sys.argv[1])
     trace = Journal(run / "search" / "trace.jsonl").rows
     family = json.loads((run / "grow" / "result.json").read_text())["family"]
-    schedule = configs.schedule_of(export.read_params(str(run / "train")))
+    schedule = schedules.schedule_of(export.read_params(str(run / "train")))
 
     layout = [["length_distortion", "growth", "training"], ["ntk_condition_number", "growth", "training"]]
     figure, axes = plt.subplot_mosaic(layout, figsize=(13, 3.8), layout="constrained", width_ratios=(1, 1, 1.4))

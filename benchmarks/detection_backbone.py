@@ -32,7 +32,8 @@ def run(height, width):
     import tensorflow as tf
     import tf_keras
 
-    from asvit_tf import AsViT, Topology, counting
+    from asvit_tf import AsViT, Topology
+    from asvit_tf.design import counting
 
     imported = peak_mebibytes()
     topology = Topology.named("large")

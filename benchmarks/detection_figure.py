@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from asvit_tf import detect
+from asvit_tf.serving import detect
 
 FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "detection.png"
 COLUMNS, SIDE = 4, 384

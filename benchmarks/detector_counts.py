@@ -22,11 +22,8 @@ from official.core import exp_factory, task_factory, train_utils  # The last reg
 from official.modeling import hyperparams
 from tensorflow.python.framework import ops
 
-from asvit_tf import (
-    counting,
-    registry_imports,  # noqa: F401
-)
-from asvit_tf.topology import Topology
+from asvit_tf.design import counting
+from asvit_tf.design.topology import Topology
 
 CONFIGS = Path(__file__).parents[1] / "official_configs"
 RESULTS = Path(__file__).parent / "results" / "detector_counts.jsonl"

@@ -27,14 +27,17 @@ RESULTS = Path(__file__).parent / "results" / "digits_accuracy.jsonl"
 def train_one(topology, seed, schedule, epochs, image_size, power):
     """One row, in this process."""
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    from asvit_tf import Topology, block_log, data, savings, train
-    from search import pipeline
-    from search.settings import RunSettings
+    from asvit_tf import Topology
+    from asvit_tf.dataloaders import classification as data
+    from asvit_tf.design import savings
+    from asvit_tf.tasks import classification
+    from asvit_tf.training import block_log
+    from asvit_tf.training import run as train
 
-    settings = RunSettings(seed=seed, retokenization=schedule, epochs=epochs, image_size=image_size)
+    plan = classification.Plan(image_size, seed, epochs, batch_size=32, retokenization=schedule)
     with tempfile.TemporaryDirectory() as directory:
         dataset = data.prepare(Path(directory) / "data")
-        params = pipeline.experiment(settings, dataset, Topology.parse(topology))
+        params = classification.classifier(plan, dataset, Topology.parse(topology))
         if power is not None:
             learning_rate = params.trainer.optimizer_config.learning_rate
             rate = learning_rate.cosine.initial_learning_rate
@@ -46,8 +49,8 @@ def train_one(topology, seed, schedule, epochs, image_size, power):
         topology=topology,
         schedule=schedule,
         seed=seed,
-        epochs=settings.epochs,
-        image_size=settings.image_size,
+        epochs=plan.epochs,
+        image_size=plan.image_size,
         power=power,
         accuracy=metrics["accuracy"],
         warm_seconds=sum(phase.warm_seconds for phase in phases),

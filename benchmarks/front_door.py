@@ -35,7 +35,7 @@ def run(cells: Path, directory: Path, seed: int) -> dict:
 
 def row_of(directory: Path, seed: int) -> dict:
     """What a run left in its directory."""
-    from asvit_tf import savings
+    from asvit_tf.design import savings
 
     written = directory / "result.json"
     result = json.loads(written.read_text()) if written.exists() else {}
@@ -66,7 +66,7 @@ def row_of(directory: Path, seed: int) -> dict:
 @click.option("--workers", default=2, show_default=True, type=click.IntRange(min=1))
 @click.option("--results", default=RESULTS, show_default=True, type=click.Path(path_type=Path))
 def main(cells: Path, save_dir: Path, seeds: int, workers: int, results: Path) -> None:
-    from search.records import Journal
+    from asvit_tf.journals import Journal
 
     journal = Journal(results)
     done = {row["seed"] for row in journal.rows}

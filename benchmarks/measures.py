@@ -22,8 +22,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import tensorflow as tf
 
-from asvit_tf import Topology, autodiff, complexity, ntk, reference_weights
-from search.scoring import Probe, Settings, TrainingFreeScorer
+from asvit_tf import Topology
+from asvit_tf.choices import ENGINES
+from asvit_tf.measures import complexity, ntk
+from asvit_tf.measures import derivatives as autodiff
+from asvit_tf.modeling import reference_weights
+from search.scoring.settings import Settings
+from search.scoring.training_free import Probe, TrainingFreeScorer
 
 RESULTS = Path(__file__).parent / "results" / "measures.jsonl"
 TOPOLOGY = Topology.named("seed")
@@ -41,7 +46,7 @@ def circle_arms():
     circle = complexity.Circle.random((224, 224), POINTS, np.random.default_rng(0))
     h, dh = (tf.constant(part, tf.float32) for part in circle.path())
     arms = {"forward": graph(lambda: probe.features(h))}
-    for engine in autodiff.ENGINES:
+    for engine in ENGINES:
         for name, dxs in (("length distortion", [dh]), ("all three measures", [dh, -h])):
             arms[f"{name}, {engine}"] = graph(
                 lambda dxs=dxs, engine=engine: autodiff.derivatives(probe.features, h, dxs, engine)[1:]

@@ -20,8 +20,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import tensorflow as tf
 
-from asvit_tf import Topology, grids
-from asvit_tf.layers import NORM_EPSILON, PatchMerging
+from asvit_tf import Topology
+from asvit_tf.design import grids
+from asvit_tf.modeling.layers import NORM_EPSILON, PatchMerging
 
 RESULTS = Path(__file__).parent / "results" / "patch_merging.jsonl"
 BATCH, ROUNDS = 8, 15

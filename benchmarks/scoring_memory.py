@@ -16,8 +16,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import tqdm
 
-from search import space
-from search.scoring import Settings, TrainingFreeScorer
+from search.scoring.settings import Settings
+from search.scoring.training_free import TrainingFreeScorer
+from search.strategy import space
 
 RESULTS = Path(__file__).parent / "results" / "scoring_memory.jsonl"
 TOPOLOGIES, WARM_UP = 100, 10

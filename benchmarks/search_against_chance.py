@@ -22,12 +22,14 @@ import click
 import numpy as np
 import tqdm
 
-from asvit_tf.topology import NUM_STAGES, Topology
-from search import space, study_result
-from search.predictor import PREDICTED, Predictor
-from search.records import Journal, workspace
-from search.study_settings import StudySettings
-from search.study_statistics import percentiles
+from asvit_tf.choices import PREDICTED, SEARCHED
+from asvit_tf.design.topology import NUM_STAGES, Topology
+from asvit_tf.journals import Journal, workspace
+from search.scoring.predictor import Predictor
+from search.strategy import space
+from search.study import result as study_result
+from search.study.settings import StudySettings
+from search.study.statistics import percentiles
 
 RESULTS = Path(__file__).parent / "results" / "search_against_chance.jsonl"
 SIMILAR = 0.1
@@ -65,10 +67,11 @@ def random_ones(settings, found, count):
 
 def searched(directory, settings, images, steps, predictor):
     """The topology that REINFORCE finds on these images; scored, as it is trained, at the study's width."""
-    from search import reinforce
-    from search.limits import Limits
-    from search.predicting import scorer_of
-    from search.scoring import SEARCHED, Remembered, Settings
+    from search.scoring.predicting import scorer_of
+    from search.scoring.score import Remembered
+    from search.scoring.settings import Settings
+    from search.strategy import reinforce
+    from search.strategy.limits import Limits
 
     size = (settings.image_size, settings.image_size)
     measures = SEARCHED if predictor is None else (PREDICTED,)
@@ -137,8 +140,9 @@ def report(rows, found, others, seeds):
 @click.option("--workers", default=2, show_default=True, type=click.IntRange(min=1))
 @click.option("--save_dir", required=True, type=click.Path(), help="Holds the data and the search.")
 def main(arch, predictor, results, steps, others, seeds, epochs, workers, save_dir):
-    from search import study, study_work
-    from search.workers import Pool
+    from search.runs.workers import Pool
+    from search.study import run as study
+    from search.study import work as study_work
 
     settings = StudySettings(epochs=epochs)
     directory = Path(save_dir).resolve()  # A worker may have another working directory.

@@ -174,24 +174,15 @@ TABLES = {
 
 def experiment(training: Training, recipe: dict[str, Any], dataset: Any, seed: int) -> Any:
     """The shipped recipe of `asvit run` with the training's settings and the recipe's overrides."""
-    from asvit_tf import configs
-    from asvit_tf.retokenization import Tokenization
-    from asvit_tf.topology import Topology
-    from search import pipeline
-    from search.settings import RunSettings
+    from asvit_tf.design.retokenization import Tokenization
+    from asvit_tf.design.topology import Topology
+    from asvit_tf.tasks import classification, schedules
 
     topology = Topology.parse(TOPOLOGIES.get(training.topology, training.topology))
     stride = training.preset.removeprefix("stride ")
     preset = training.preset if stride == training.preset else "none"
-    settings = RunSettings(
-        seed=seed,
-        epochs=training.epochs,
-        batch_size=training.batch_size,
-        image_size=training.image_size,
-        retokenization=preset,
-        budget=100,
-    )
-    params = pipeline.experiment(settings, dataset, topology)
+    plan = classification.Plan(training.image_size, seed, training.epochs, training.batch_size, preset)
+    params = classification.classifier(plan, dataset, topology)
     recipe = dict(recipe)
     warmup, proportional = recipe.pop("warmup", 1.0), recipe.pop("dilation", None)
     for name, value in recipe.items():
@@ -210,9 +201,9 @@ def experiment(training: Training, recipe: dict[str, Any], dataset: Any, seed: i
         params.task.retokenization.override({"phases": [dataclasses.asdict(tokenization)]})
         params.task.model.backbone.asvit.override(dataclasses.asdict(tokenization))
     if proportional:
-        phases = configs.schedule_of(params).phases
+        phases = schedules.schedule_of(params).phases
         params.task.retokenization.phases = [
-            configs.RetokenizationPhase(
+            schedules.RetokenizationPhase(
                 until_step=phase.until, stride=phase.tokenization.stride, dilation=phase.tokenization.stride // 4
             )
             for phase in phases
@@ -228,8 +219,11 @@ def run(training: Training, recipe: str, seed: int, directory: str) -> dict[str,
     """The row of one training; runs in a worker process."""
     import tf_keras
 
-    from asvit_tf import block_log, data, guard, traces, train
+    from asvit_tf import traces
+    from asvit_tf.dataloaders import classification as data
     from asvit_tf.errors import DivergedError
+    from asvit_tf.training import block_log, guard
+    from asvit_tf.training import run as train
 
     dataset = data.Dataset.load(Path(directory))
     params = experiment(training, RECIPES[recipe], dataset, seed)
@@ -307,9 +301,9 @@ def summary(rows: list[dict[str, Any]]) -> Iterator[str]:
 @click.option("--workers", default=2, show_default=True, type=click.IntRange(min=1))
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(min=1), help="Of each worker.")
 def main(save_dir, table, recipes, results, workers, threads, **sources):
-    from asvit_tf import data
-    from search.records import Journal
-    from search.workers import Pool
+    from asvit_tf.dataloaders import classification as data
+    from asvit_tf.journals import Journal
+    from search.runs.workers import Pool
 
     trainings, names = TABLES[table]
     names = recipes.split(",") if recipes else names

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import click
 
-from search.records import Journal
+from asvit_tf.journals import Journal
 
 RESULTS = Path(__file__).parent / "results" / "study_workers.jsonl"
 KILLS = 2

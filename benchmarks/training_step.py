@@ -28,7 +28,7 @@ from official.projects.maxvit import registry_imports as maxvit_imports  # noqa:
 from official.vision import registry_imports as vision_imports  # noqa: F401
 
 from asvit_tf import registry_imports  # noqa: F401
-from asvit_tf.retokenization import Tokenization
+from asvit_tf.design.retokenization import Tokenization
 
 RESULTS = Path(__file__).parent / "results" / "training_step.jsonl"
 BATCH, ROUNDS, CLASSES = 8, 11, 1000

@@ -23,9 +23,11 @@ import numpy as np
 import scipy.stats
 import tqdm
 
-from asvit_tf import complexity, initialization
-from search import space
-from search.scoring import Probe, Settings
+from asvit_tf.measures import complexity
+from asvit_tf.modeling import initialization
+from search.scoring.settings import Settings
+from search.scoring.training_free import Probe
+from search.strategy import space
 
 ROOT = Path(__file__).parent
 RESULTS = ROOT / "results" / "turning_number.jsonl"

@@ -19,10 +19,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 
 from asvit_tf import Topology
-from search import grow
-from search.limits import Limits
-from search.scoring import Settings, TrainingFreeScorer
-from search.workers import ParallelScorer
+from search.runs.workers import ParallelScorer
+from search.scoring.settings import Settings
+from search.scoring.training_free import TrainingFreeScorer
+from search.strategy import growth as grow
+from search.strategy.limits import Limits
 
 RESULTS = Path(__file__).parent / "results" / "workers.jsonl"
 SETTINGS = Settings(repeats=2)

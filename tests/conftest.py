@@ -58,7 +58,8 @@ class Golden:
         return tf.constant(self.arrays[name].transpose(0, 2, 3, 1))
 
     def model(self):
-        from asvit_tf import Topology, reference_weights
+        from asvit_tf import Topology
+        from asvit_tf.modeling import reference_weights
 
         return reference_weights.build_classifier(
             Topology.parse(self.scalars["arch"]),
@@ -68,14 +69,14 @@ class Golden:
         )
 
     def loaded(self):
-        from asvit_tf import reference_weights
+        from asvit_tf.modeling import reference_weights
 
         model = self.model()
         reference_weights.load(model, self.state_dict)
         return model
 
     def circle(self, radius):
-        from asvit_tf import complexity
+        from asvit_tf.measures import complexity
 
         side = self.scalars["img"]
         u0, u1 = self.arrays["curve_u_chw"].T.reshape(2, 3, side, side).transpose(0, 2, 3, 1)

@@ -7,7 +7,8 @@ import pytest
 import tensorflow as tf
 from conftest import relative_error
 
-from asvit_tf import attention, blocks, grids
+from asvit_tf.design import grids
+from asvit_tf.modeling import attention, blocks
 
 RNG = np.random.default_rng(0)
 

@@ -5,7 +5,9 @@ import pytest
 import tensorflow as tf
 from conftest import relative_error
 
-from asvit_tf import UserError, autodiff, jets
+from asvit_tf import UserError
+from asvit_tf.measures import derivatives as autodiff
+from asvit_tf.measures import jets
 
 RNG = np.random.default_rng(0)
 X, DX, DDX = (tf.constant(RNG.uniform(0.3, 1.2, (2, 4, 4, 3))) for _ in range(3))  # float64

@@ -58,7 +58,7 @@ def test_weights_differ_from_each_other_and_between_seeds():
 
 
 def test_parameters_are_what_counting_says():
-    from asvit_tf import counting
+    from asvit_tf.design import counting
 
     for options in (dict(position_embedding=False), dict(position_embedding=True), dict(window="fixed")):
         model = backbone((40, 24), **options)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from asvit_tf import baselines
 from asvit_tf.errors import NotLearnedError
+from asvit_tf.tasks import baselines
 
 
 def confusion_of(recalls, images):

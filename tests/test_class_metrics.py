@@ -10,15 +10,15 @@ from official.core import task_factory
 from official.vision.configs import common
 from sklearn import metrics as expected_metrics
 
-from asvit_tf import class_metrics, configs
-from asvit_tf.class_metrics import REPORTED, GuessingLoss
+from asvit_tf.tasks import class_metrics, classification
+from asvit_tf.tasks.class_metrics import REPORTED, GuessingLoss
 
 CLASSES, BATCH = 4, 6
 STRATEGIES = {"one device": lambda: tf.distribute.OneDeviceStrategy("CPU:0"), "two devices": two_devices}
 
 
 def task(**overrides):
-    config = configs.ClassificationTask()
+    config = classification.ClassificationTask()
     config.override({"model": {"num_classes": CLASSES}, "evaluation": {"top_k": 2}, **overrides})
     return task_factory.get_task(config)
 

@@ -10,9 +10,12 @@ import tensorflow as tf
 from conftest import DATA, files_no_larger_than
 from test_topology import COUNTS, MALFORMED
 
-from asvit_tf import cli, data, predict, train
+from asvit_tf import cli
+from asvit_tf.dataloaders import classification as data
+from asvit_tf.dataloaders.images import Source, sample
 from asvit_tf.errors import UserError
-from asvit_tf.images import Source, sample
+from asvit_tf.serving import predict
+from asvit_tf.training import run as train
 
 
 def run(capsys, *arguments):

@@ -14,7 +14,8 @@ from pycocotools import mask as mask_tools
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from asvit_tf import cli, coco, shapes
+from asvit_tf import cli
+from asvit_tf.dataloaders import coco, shapes
 
 HEIGHT, WIDTH = 40, 60
 

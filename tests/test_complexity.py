@@ -5,8 +5,9 @@ import tensorflow as tf
 import tf_keras
 from conftest import relative_error
 
-from asvit_tf import AsViT, UserError, complexity, ntk
-from asvit_tf.complexity import Circle
+from asvit_tf import AsViT, UserError
+from asvit_tf.measures import complexity, ntk
+from asvit_tf.measures.complexity import Circle
 
 RNG = np.random.default_rng(0)
 

@@ -11,9 +11,14 @@ import yaml
 from official.core import exp_factory, task_factory
 from official.modeling import hyperparams
 
-from asvit_tf import AsViT, Topology, UserError, checkpoints, configs, counting, data, train
-from search import family
-from search.limits import Limits
+from asvit_tf import AsViT, Topology, UserError
+from asvit_tf.dataloaders import classification as data
+from asvit_tf.design import counting
+from asvit_tf.modeling import checkpoints
+from asvit_tf.tasks import schedules
+from asvit_tf.training import run as train
+from search.runs import family
+from search.strategy.limits import Limits
 
 TINY = "4,2,2|2,2,2|2,1,2|2,1,2|8,8"
 
@@ -156,7 +161,7 @@ def test_imagenet_yamls_load_strictly_build_and_state_their_size(path):
     params = exp_factory.get_exp_config("asvit_imagenet")
     params = hyperparams.override_params_dict(params, str(path), is_strict=True)
     params.validate()
-    schedule = configs.schedule_of(params)
+    schedule = schedules.schedule_of(params)
     assert schedule.boundaries == (100 * 1251, 200 * 1251)
     counted = counting.count(Topology.parse(params.task.model.backbone.asvit.topology))
     if path.stem.endswith("_tpu"):  # Its twin for GPUs has the same network.
@@ -186,7 +191,7 @@ def test_every_recipe_clips_its_gradients_and_changes_tokens_gradually():
         # The sum over replicas is clipped (tests/test_rollback.py); the study trains on one.
         expected = (None, 1.0) if path.stem.startswith("study") else (1.0, 0.0)
         assert (adamw.global_clipnorm, adamw.gradient_clip_norm) == expected, path.stem
-        schedule = configs.schedule_of(params)
+        schedule = schedules.schedule_of(params)
         phases = 3 if path.stem.startswith("imagenet") else 2 if path.stem.startswith("digits_asvit_i32") else 1
         assert len(schedule.phases) == phases, path.stem
         if phases > 1:
@@ -218,14 +223,14 @@ def test_imagenet_yamls_train_and_evaluate_when_shrunk(path, photos, tmp_path):
 def test_phases_end_at_steps_or_epochs():
     params = exp_factory.get_exp_config("asvit_imagenet")
     params.task.retokenization.phases = [
-        configs.RetokenizationPhase(until_epoch=1.5, stride=16),
-        configs.RetokenizationPhase(until_step=5000, stride=8),
-        configs.RetokenizationPhase(),
+        schedules.RetokenizationPhase(until_epoch=1.5, stride=16),
+        schedules.RetokenizationPhase(until_step=5000, stride=8),
+        schedules.RetokenizationPhase(),
     ]
-    assert configs.schedule_of(params).boundaries == (round(1.5 * 1251), 5000)
+    assert schedules.schedule_of(params).boundaries == (round(1.5 * 1251), 5000)
     params.task.retokenization.steps_per_epoch = None
     with pytest.raises(UserError, match=r"needs retokenization.steps_per_epoch"):
-        configs.schedule_of(params)
+        schedules.schedule_of(params)
     params.task.retokenization.phases[0].until_step = 3
     with pytest.raises(UserError, match="give one"):
-        configs.schedule_of(params)
+        schedules.schedule_of(params)

@@ -5,7 +5,8 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from asvit_tf import AsViT, Tokenization, Topology, counting
+from asvit_tf import AsViT, Tokenization, Topology
+from asvit_tf.design import counting
 
 
 def graph_macs(function):

@@ -14,21 +14,14 @@ from official.modeling import hyperparams
 from official.vision.modeling.backbones import factory
 from PIL import Image
 
-from asvit_tf import (
-    AsViT,
-    Topology,
-    UserError,
-    checkpoints,
-    checks,
-    cli,
-    coco,
-    counting,
-    export,
-    registry_imports,  # noqa: F401
-    shapes,
-    train,
-)
-from asvit_tf import detect as detecting
+from asvit_tf import AsViT, Topology, UserError, cli
+from asvit_tf.dataloaders import coco, shapes
+from asvit_tf.design import counting
+from asvit_tf.modeling import checkpoints
+from asvit_tf.serving import detect as detecting
+from asvit_tf.serving import export
+from asvit_tf.tasks import checks
+from asvit_tf.training import run as train
 
 CONFIGS = Path(__file__).parents[1] / "official_configs"
 DETECTORS = ("retinanet", "cascadercnn")

@@ -13,7 +13,11 @@ import tf_keras
 from official.core import exp_factory, task_factory
 from official.vision.dataloaders import classification_input
 
-from asvit_tf import Tokenization, UserError, cli, data, export, layers, train
+from asvit_tf import Tokenization, UserError, choices, cli
+from asvit_tf.dataloaders import classification as data
+from asvit_tf.modeling import layers
+from asvit_tf.serving import export
+from asvit_tf.training import run as train
 
 TINY = "4,2,2|2,2,2|2,1,2|2,1,2|8,16"
 SIDE, STEPS = 28, 4
@@ -156,7 +160,7 @@ def test_tflite(trained, exported, answers, tflite, tolerance):
 
 
 def test_sizes_of_tflite_models(exported):
-    sizes = {name: (exported("image_bytes", name) / export.TFLITE_FILE).stat().st_size for name in export.TFLITE_TYPES}
+    sizes = {name: (exported("image_bytes", name) / export.TFLITE_FILE).stat().st_size for name in choices.TFLITE_TYPES}
     assert sizes["int8"] < sizes["fp32"]
     assert sizes["fp16"] < sizes["fp32"]
 

@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from asvit_tf import guard
-from asvit_tf.guard import Observation, Verdict
+from asvit_tf.training import guard
+from asvit_tf.training.guard import Observation, Verdict
 
 
 def history(*ratios, guessing=2.0, steps=40):

@@ -7,8 +7,9 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from asvit_tf import UserError, cli, data
-from asvit_tf.images import Source, sample
+from asvit_tf import UserError, cli
+from asvit_tf.dataloaders import classification as data
+from asvit_tf.dataloaders.images import Source, sample
 
 MEAN, DEVIATION = 123.675, 58.395  # ImageNet's, of red: what the input pipeline normalizes by.
 
@@ -132,7 +133,7 @@ def test_complexity_command(folder, capsys):
 
 
 def test_an_undefined_measure_is_null_with_its_reason(monkeypatch, capsys):
-    monkeypatch.setattr("asvit_tf.images.sample", lambda *_: (np.zeros((3, 16, 16, 3), np.float32), 0))
+    monkeypatch.setattr("asvit_tf.dataloaders.images.sample", lambda *_: (np.zeros((3, 16, 16, 3), np.float32), 0))
     assert cli.main(["complexity", *SMALL, "--repeats", "2", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["ntk_condition_number"] is None

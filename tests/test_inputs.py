@@ -9,8 +9,11 @@ import tensorflow_datasets as tfds
 from conftest import files_no_larger_than
 from official.core import exp_factory
 
-from asvit_tf import UserError, cli, data, inputs, train
+from asvit_tf import UserError, cli
+from asvit_tf.dataloaders import classification as data
+from asvit_tf.dataloaders import inputs
 from asvit_tf.errors import StoppedError
+from asvit_tf.training import run as train
 
 TINY = "4,2,2|2,2,2|2,1,2|2,1,2|8,8"
 

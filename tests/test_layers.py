@@ -6,7 +6,10 @@ import tensorflow as tf
 import tf_keras
 from conftest import relative_error
 
-from asvit_tf import attention, autodiff, blocks, grids, layers
+from asvit_tf import choices
+from asvit_tf.design import grids
+from asvit_tf.measures import derivatives as autodiff
+from asvit_tf.modeling import attention, blocks, layers
 
 RNG = np.random.default_rng(0)
 STEMS = list(itertools.product((4, 8, 16), (1, 2, 3, 5), (4, 5, 6, 7, 8)))
@@ -120,7 +123,7 @@ def derivatives(layer, x, dx, ddx, engine="jet"):
     return tf.function(lambda: autodiff.derivatives(layer, x, [dx, ddx], engine), autograph=False)()
 
 
-@pytest.mark.parametrize("engine", autodiff.ENGINES)
+@pytest.mark.parametrize("engine", choices.ENGINES)
 @pytest.mark.parametrize("name", double_layers().keys())
 def test_first_and_second_derivatives_by_finite_differences(name, engine, clean_policy):
     tf_keras.mixed_precision.set_global_policy("float64")

@@ -15,7 +15,10 @@ from official.core import task_factory
 from official.vision.dataloaders import classification_input
 from sklearn import datasets
 
-from asvit_tf import block_log, class_metrics, cli, export
+from asvit_tf import cli
+from asvit_tf.serving import export
+from asvit_tf.tasks import class_metrics
+from asvit_tf.training import block_log
 
 OPTIONS = [
     *("--image-size", "16", "--search-steps", "2", "--repeats", "1", "--score-batch", "2", "--budget", "0.51"),

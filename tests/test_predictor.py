@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 
 from asvit_tf import Topology, UserError, cli
-from search import predictor, scoring
-from search.predicting import PredictingScorer
-from search.predictor import PREDICTED, Line, Predictor
-from search.study_measures import Battery
+from asvit_tf.choices import PREDICTED
+from search.scoring import predictor
+from search.scoring.battery import Battery
+from search.scoring.predicting import PredictingScorer
+from search.scoring.predictor import Line, Predictor
+from search.scoring.settings import Settings
+from search.study import regression
 
 TINY = Topology.parse("4,2,2|2,1,2|2,1,2|2,1,2|8,8")
 MEASURE = "length_distortion:released:identity"
-SETTINGS = scoring.Settings(image_size=(16, 16), repeats=1, points=3, measures=(PREDICTED,))
+SETTINGS = Settings(image_size=(16, 16), repeats=1, points=3, measures=(PREDICTED,))
 
 
 def planted(count=30, seed=0):
@@ -42,8 +45,8 @@ def slow_fit(columns, accuracy, penalty):
 
 def test_the_line_is_that_of_least_squares_and_leaving_one_out_is_leaving_one_out():
     columns, accuracy = planted()
-    line, left_out = predictor.fit(columns, tuple("abcd"), accuracy)
-    fits = [slow_fit(columns, accuracy, penalty) for penalty in predictor._PENALTIES]
+    line, left_out = regression.fit(columns, tuple("abcd"), accuracy)
+    fits = [slow_fit(columns, accuracy, penalty) for penalty in regression._PENALTIES]
     errors = [np.sum((accuracy - accuracy.mean() - fit[1]) ** 2) for fit in fits]
     expected, expected_left_out = fits[int(np.argmin(errors))]
     np.testing.assert_allclose(line(columns), expected, atol=1e-10)
@@ -60,16 +63,16 @@ def test_columns_without_logarithms_or_information_are_not_used():
         "rounding": 6.28 + 1e-6 * np.arange(30),
     }
     names = [*columns, "missing"]
-    assert predictor.usable(columns, names, np.arange(30)) == tuple("abcd")
+    assert regression.usable(columns, names, np.arange(30)) == tuple("abcd")
     columns["mostly"] = np.where(np.arange(30) == 3, np.nan, 1.0 + np.arange(30))
-    assert predictor.usable(columns, ["mostly"], np.arange(30)) == ("mostly",)
+    assert regression.usable(columns, ["mostly"], np.arange(30)) == ("mostly",)
     accuracy = np.arange(30.0)
-    fitted = predictor.fit_usable(columns, ["a", "zero", "mostly"], accuracy, np.arange(30))
+    fitted = regression.fit_usable(columns, ["a", "zero", "mostly"], accuracy, np.arange(30))
     assert fitted[0].names == ("a", "mostly")
     assert np.setdiff1d(np.arange(30), fitted[2]).tolist() == [3]
     half = {name: np.where(np.arange(30) % 6 == i, np.nan, 1.0 + np.arange(30)) for i, name in enumerate("xyz")}
-    assert predictor.usable(half, "xyz", np.arange(30)) == tuple("xyz")
-    assert predictor.fit_usable(half, "xyz", accuracy, np.arange(30)) is None  # Every second one lacks one of them.
+    assert regression.usable(half, "xyz", np.arange(30)) == tuple("xyz")
+    assert regression.fit_usable(half, "xyz", accuracy, np.arange(30)) is None  # Every second one lacks one of them.
     line = Line(("a", "mostly"), (1.0, 1.0), 0.0)
     assert np.flatnonzero(np.isnan(line(columns))).tolist() == [3]
 
@@ -105,7 +108,7 @@ def images():
 
 
 def test_a_score_is_the_line_over_the_studys_measures(images):
-    from asvit_tf import counting
+    from asvit_tf.design import counting
 
     settings = dataclasses.replace(SETTINGS, measures=(PREDICTED, "length_distortion"), predictor=predictor_of())
     score = PredictingScorer(settings, images).score(TINY)

@@ -3,7 +3,9 @@ import pytest
 import tensorflow as tf
 from conftest import GOLDEN, Golden, relative_error
 
-from asvit_tf import UserError, complexity, ntk, reference_weights
+from asvit_tf import UserError
+from asvit_tf.measures import complexity, ntk
+from asvit_tf.modeling import reference_weights
 
 
 @pytest.mark.parametrize("jit_compile", [False, True], ids=["function", "xla"])

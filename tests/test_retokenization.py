@@ -3,8 +3,9 @@ import json
 
 import pytest
 
-from asvit_tf import Phase, Schedule, Tokenization, Topology, UserError, savings
-from asvit_tf.retokenization import transition_steps
+from asvit_tf import Phase, Schedule, Tokenization, Topology, UserError
+from asvit_tf.design import savings
+from asvit_tf.design.retokenization import transition_steps
 
 
 @pytest.mark.parametrize(
@@ -177,7 +178,7 @@ def test_bad_tokenizations_are_refused(values):
 
 
 @pytest.mark.parametrize(
-    "image_size, strides",
+    ("image_size", "strides"),
     [
         (None, [16, 8, 4]),
         ((224, 224), [16, 8, 4]),
@@ -189,7 +190,7 @@ def test_bad_tokenizations_are_refused(values):
         ((8, 8), [4]),  # Two tokens a side: the finest stays.
     ],
 )
-@pytest.mark.parametrize("preset, ends", [("published", (80, 132)), ("thirds", (100, 200)), ("none", ())])
+@pytest.mark.parametrize(("preset", "ends"), [("published", (80, 132)), ("thirds", (100, 200)), ("none", ())])
 def test_a_preset_leaves_out_strides_that_leave_few_tokens(preset, ends, image_size, strides):
     schedule = Schedule.preset(preset, 300, 4, image_size=image_size)
     expected = strides if preset != "none" else [4]

@@ -9,10 +9,13 @@ from official.core import exp_factory, task_factory, train_utils
 from official.modeling import optimization
 from official.modeling.optimization import lr_schedule
 
-from asvit_tf import block_log, data, guard, registry_imports, rollback, train  # noqa: F401
+from asvit_tf.dataloaders import classification as data
 from asvit_tf.errors import DivergedError
-from asvit_tf.learning_rate import EasedLearningRate, eased
-from asvit_tf.trainer import ExperimentRunner, RetokenizingTrainer
+from asvit_tf.training import block_log, guard, rollback
+from asvit_tf.training import run as train
+from asvit_tf.training.learning_rate import EasedLearningRate, eased
+from asvit_tf.training.runner import ExperimentRunner
+from asvit_tf.training.trainer import RetokenizingTrainer
 
 TINY = "4,2,2|2,2,2|2,1,2|2,1,2|8,8"
 BLOCK, STEPS = 50, 900

@@ -11,16 +11,20 @@ import numpy as np
 import pytest
 from tensorflow.python.framework import func_graph
 
-from asvit_tf import Topology, UserError, jsonfiles
-from search import records, scoring, study_measures, workers
+from asvit_tf import Topology, UserError, journals, storage
+from search.runs import workers
+from search.scoring import battery as study_measures
+from search.scoring.score import summarize
+from search.scoring.settings import Settings
+from search.scoring.training_free import TrainingFreeScorer
 
 
 def test_a_measure_that_fails_in_one_repeat_has_no_mean_and_is_counted():
-    score = scoring.summarize({"length_distortion": [1.0, 3.0], "ntk_condition_number": [float("nan"), 8.0]}, 0.0)
+    score = summarize({"length_distortion": [1.0, 3.0], "ntk_condition_number": [float("nan"), 8.0]}, 0.0)
     assert score.measures == {"length_distortion": 2.0, "ntk_condition_number": None}
     assert score.errors == {"length_distortion": pytest.approx(1.0), "ntk_condition_number": None}
     assert score.failures == {"ntk_condition_number": 1}
-    assert scoring.summarize({"curvature": [float("inf")] * 2}, 0.0).measures == {"curvature": None}
+    assert summarize({"curvature": [float("inf")] * 2}, 0.0).measures == {"curvature": None}
 
 
 @pytest.mark.parametrize(
@@ -28,7 +32,7 @@ def test_a_measure_that_fails_in_one_repeat_has_no_mean_and_is_counted():
     [
         ({"measures": ("speed",)}, 4, "unknown measure 'speed'; allowed are length_distortion, curvature"),
         ({"engine": "reverse"}, 4, "jet, accumulator, tape"),
-        ({"normalization": "batch"}, 4, "layer, identity"),
+        ({"normalization": "batch"}, 4, "identity, layer"),
         ({"initialization": "zeros"}, 4, "released, lecun"),
         ({"points": 2}, 4, "at least 3"),
         ({"radius": "two"}, 4, "sqrt_n, unit"),
@@ -37,9 +41,9 @@ def test_a_measure_that_fails_in_one_repeat_has_no_mean_and_is_counted():
     ],
 )
 def test_bad_scoring_settings_are_refused(options, images, message):
-    settings = scoring.Settings(**{"image_size": (8, 8), **options})
+    settings = Settings(**{"image_size": (8, 8), **options})
     with pytest.raises(UserError, match=message):
-        scoring.TrainingFreeScorer(settings, np.zeros((images, 8, 8, 3)))
+        TrainingFreeScorer(settings, np.zeros((images, 8, 8, 3)))
 
 
 def test_scores_depend_on_seed_and_images_only():
@@ -48,8 +52,8 @@ def test_scores_depend_on_seed_and_images_only():
     topology = Topology.parse("4,2,2|2,1,2|2,1,2|2,1,2|16,8")
 
     def score(seed=1, images=images):
-        settings = scoring.Settings(image_size=(16, 16), repeats=2, points=4, seed=seed)
-        return scoring.TrainingFreeScorer(settings, images).score(topology)
+        settings = Settings(image_size=(16, 16), repeats=2, points=4, seed=seed)
+        return TrainingFreeScorer(settings, images).score(topology)
 
     first = score()
     assert all(value > 0 for value in (*first.measures.values(), *first.errors.values()))
@@ -65,10 +69,10 @@ def test_scores_depend_on_seed_and_images_only():
     assert "alike" in alike.reasons["ntk_condition_number"]
 
 
-@pytest.mark.parametrize("kind", [scoring.TrainingFreeScorer, study_measures.Battery])
+@pytest.mark.parametrize("kind", [TrainingFreeScorer, study_measures.Battery])
 def test_what_a_score_traces_is_forgotten(kind):
     images = np.random.default_rng(0).standard_normal((2, 16, 16, 3)).astype(np.float32)
-    scorer = kind(scoring.Settings(image_size=(16, 16), repeats=1, points=3), images)
+    scorer = kind(Settings(image_size=(16, 16), repeats=1, points=3), images)
 
     def graphs_after_a_score():
         scorer.score(Topology.parse("4,2,2,1|3,1,2,1|3,1,2,1|3,1,2,1|16,8"))
@@ -79,38 +83,38 @@ def test_what_a_score_traces_is_forgotten(kind):
 
 def test_a_workspace_has_one_owner_and_one_configuration(tmp_path):
     code = (
-        "import sys\nfrom asvit_tf.errors import UserError\nfrom search.records import workspace\n"
+        "import sys\nfrom asvit_tf.errors import UserError\nfrom asvit_tf.journals import workspace\n"
         "try:\n    with workspace(sys.argv[1], {'steps': 1}): print('mine')\nexcept UserError as error: print(error)"
     )
 
     def other_process():
         return subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True).stdout
 
-    with records.workspace(tmp_path, {"steps": 1}):
+    with journals.workspace(tmp_path, {"steps": 1}):
         assert "another process is working" in other_process()
     assert other_process() == "mine\n"
-    with pytest.raises(UserError, match=r"steps was 1, now 2"), records.workspace(tmp_path, {"steps": 2}):
+    with pytest.raises(UserError, match=r"steps was 1, now 2"), journals.workspace(tmp_path, {"steps": 2}):
         pass
 
 
 def test_a_damaged_journal_is_named(tmp_path):
     (tmp_path / "trace.jsonl").write_text('{"a": 1}\ngarbage\n')
     with pytest.raises(UserError, match=r"line 2 of .*trace.jsonl is not what a run wrote"):
-        records.Journal(tmp_path / "trace.jsonl")
+        journals.Journal(tmp_path / "trace.jsonl")
 
 
 def test_one_worker_scores_in_this_process_and_other_images_are_others():
     generator = np.random.default_rng(0)
-    settings = scoring.Settings(image_size=(16, 16), repeats=1, points=3, measures=("ntk_condition_number",))
+    settings = Settings(image_size=(16, 16), repeats=1, points=3, measures=("ntk_condition_number",))
     topology = Topology.parse("4,2,2|2,1,2|2,1,2|2,1,2|16,8")
     for _ in range(2):
         images = generator.standard_normal((2, 16, 16, 3)).astype(np.float32)
         (parallel,) = workers.ParallelScorer(settings, images, workers=1)([topology])
-        assert parallel.measures == scoring.TrainingFreeScorer(settings, images).score(topology).measures
+        assert parallel.measures == TrainingFreeScorer(settings, images).score(topology).measures
 
 
 def test_json_holds_no_nan(tmp_path):
-    jsonfiles.write_json(tmp_path / "a.json", {"a": [float("nan"), 1.0], "b": float("inf")})
+    storage.write_json(tmp_path / "a.json", {"a": [float("nan"), 1.0], "b": float("inf")})
     assert json.loads((tmp_path / "a.json").read_text()) == {"a": [None, 1.0], "b": None}
 
 

@@ -7,10 +7,12 @@ import pytest
 from tensorboard.backend.event_processing import event_accumulator
 
 from asvit_tf import Topology, UserError
-from search import family, grow, reinforce, scoring, space
-from search.limits import Limits
-from search.scoring import Score
-from search.settings import RunSettings
+from search.runs import family
+from search.runs.settings import RunSettings
+from search.scoring.score import Remembered, Score
+from search.strategy import growth as grow
+from search.strategy import reinforce, space
+from search.strategy.limits import Limits
 
 SEED = Topology.named("seed")
 
@@ -137,13 +139,11 @@ def test_search_with_samples_side_by_side_and_killed_inside_a_step(tmp_path):
     options = reinforce.Options(total_steps=4, samples_per_step=3)
     for name in ("killed", "unbroken"):
         (tmp_path / name).mkdir()
-    scorer = scoring.Remembered(Counting(7), tmp_path / "killed/scores.jsonl")
+    scorer = Remembered(Counting(7), tmp_path / "killed/scores.jsonl")
     with pytest.raises(Counting.Killed):
         reinforce.search(tmp_path / "killed", options, scorer, Limits())
     results = [
-        reinforce.search(
-            tmp_path / name, options, scoring.Remembered(Counting(), tmp_path / name / "s.jsonl"), Limits()
-        )
+        reinforce.search(tmp_path / name, options, Remembered(Counting(), tmp_path / name / "s.jsonl"), Limits())
         for name in ("killed", "unbroken")
     ]
     assert results[0] == results[1]
@@ -209,15 +209,13 @@ def test_a_killed_search_ends_as_an_unbroken_one(tmp_path):
         directory = tmp_path / name
         directory.mkdir()
         for allowed in kills:
-            scorer = scoring.Remembered(Counting(allowed), directory / "scores.jsonl")
+            scorer = Remembered(Counting(allowed), directory / "scores.jsonl")
             with pytest.raises(Counting.Killed):
                 reinforce.search(directory, options, scorer, Limits())
             with open(directory / "trace.jsonl", "a") as file:
                 file.write('{"step": 99, "topo')  # What a process killed while writing leaves.
         last = Counting()
-        results[name] = reinforce.search(
-            directory, options, scoring.Remembered(last, directory / "scores.jsonl"), Limits()
-        )
+        results[name] = reinforce.search(directory, options, Remembered(last, directory / "scores.jsonl"), Limits())
         assert last.calls <= 12 - sum(kills)
     assert results["killed"] == results["unbroken"]
     assert without_seconds(tmp_path / "killed/trace.jsonl") == without_seconds(tmp_path / "unbroken/trace.jsonl")
@@ -271,11 +269,11 @@ def test_a_killed_growth_ends_as_an_unbroken_one(tmp_path):
         directory = tmp_path / name
         directory.mkdir()
         for allowed in kills:
-            scorer = scoring.Remembered(Counting(allowed), directory / "scores.jsonl")
+            scorer = Remembered(Counting(allowed), directory / "scores.jsonl")
             with pytest.raises(Counting.Killed):
                 grow.grow(directory, SEED, SMALL_GROWTH, scorer, SMALL)
         results[name] = grow.grow(
-            directory, SEED, SMALL_GROWTH, scoring.Remembered(fake_scorer, directory / "scores.jsonl"), SMALL
+            directory, SEED, SMALL_GROWTH, Remembered(fake_scorer, directory / "scores.jsonl"), SMALL
         )
     assert results["killed"] == results["unbroken"]
     assert without_seconds(tmp_path / "killed/trace.jsonl") == without_seconds(tmp_path / "unbroken/trace.jsonl")
@@ -309,7 +307,7 @@ def test_growth_drops_failed_candidates_and_stops_when_none_is_left(tmp_path):
     ("options", "message"),
     [
         ({"image_size": 0}, "image_size is 0; it must be at least 1"),
-        ({"epochs": 2}, "needs at least 3"),
+        ({"epochs": 1}, "needs at least 2"),
         ({"budget": 0.0}, "above 0"),
         ({"budget": float("nan")}, "above 0"),
         ({"width": 17}, "must be even"),

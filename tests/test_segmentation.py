@@ -16,7 +16,10 @@ from PIL import Image
 from pycocotools import mask as mask_tools
 from tensorboard.backend.event_processing import event_accumulator
 
-from asvit_tf import UserError, cli, coco, export, inputs, shapes, train
+from asvit_tf import UserError, cli
+from asvit_tf.dataloaders import coco, inputs, shapes
+from asvit_tf.serving import export
+from asvit_tf.training import run as train
 
 CONFIG = Path(__file__).parents[1] / "official_configs/shapes_segmentation_asvit_i128_cpu.yaml"
 NOTHING_DRAWN = {

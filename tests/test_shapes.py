@@ -8,7 +8,8 @@ from PIL import Image
 from pycocotools import mask as mask_tools
 from pycocotools.coco import COCO
 
-from asvit_tf import UserError, cli, shapes
+from asvit_tf import UserError, cli
+from asvit_tf.dataloaders import shapes
 
 
 @pytest.fixture(scope="module")

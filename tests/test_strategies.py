@@ -19,9 +19,13 @@ from conftest import two_devices
 from official.core import exp_factory, task_factory, train_utils
 from official.modeling import performance
 
-from asvit_tf import block_log, data, registry_imports, savings, train  # noqa: F401
+from asvit_tf.dataloaders import classification as data
+from asvit_tf.design import savings
 from asvit_tf.errors import StoppedError
-from asvit_tf.trainer import ExperimentRunner, RetokenizingTrainer
+from asvit_tf.training import block_log
+from asvit_tf.training import run as train
+from asvit_tf.training.runner import ExperimentRunner
+from asvit_tf.training.trainer import RetokenizingTrainer
 
 TINY = "4,2,2|2,2,2|2,1,2|2,1,2|8,8"
 STEPS, BATCH = 20, 8

@@ -10,24 +10,24 @@ import pytest
 import scipy.stats
 from test_topology import COUNTS
 
-from asvit_tf import Topology, cli, clutter, initialization, ntk
-from asvit_tf.backbone import NORMALIZATIONS
+from asvit_tf import Topology, choices, cli, journals
+from asvit_tf.dataloaders import clutter
+from asvit_tf.dataloaders.images import Source, sample
 from asvit_tf.errors import DivergedError, StoppedError, UserError
-from asvit_tf.images import Source, sample
-from search import (
-    records,
-    scoring,
-    space,
-    study,
-    study_measures,
-    study_names,
-    study_report,
-    study_result,
-    study_selection,
-    study_work,
-)
-from search.predictor import Predictor
-from search.study_settings import StudySettings
+from asvit_tf.measures import ntk
+from search.scoring import battery as study_measures
+from search.scoring import names as study_names
+from search.scoring.predictor import Predictor
+from search.scoring.score import summarize
+from search.scoring.settings import Settings
+from search.scoring.training_free import TrainingFreeScorer
+from search.strategy import space
+from search.study import report as study_report
+from search.study import result as study_result
+from search.study import run as study
+from search.study import selection as study_selection
+from search.study import work as study_work
+from search.study.settings import StudySettings
 
 
 @pytest.fixture(autouse=True)
@@ -62,15 +62,13 @@ def test_every_variant_is_what_a_search_with_those_settings_sees():
     generator = np.random.default_rng(0)
     images = generator.standard_normal((3, 16, 16, 3)).astype(np.float32)
     topology = Topology.parse("4,2,2|2,1,2|2,1,2|2,1,2|16,8")
-    settings = scoring.Settings(image_size=(16, 16), repeats=2, points=4, seed=1)
+    settings = Settings(image_size=(16, 16), repeats=2, points=4, seed=1)
     battery = study_measures.Battery(settings, images).score(topology)
     assert list(battery.measures) == study_names.measure_names()
-    assert study_names.SCHEMES == initialization.SCHEMES
-    assert set(study_names.NORMALIZATIONS) == set(NORMALIZATIONS)
-    assert all(study_names.direction(name_of(name)) == sign for name, sign in scoring.DIRECTIONS.items())
+    assert all(study_names.direction(name_of(name)) == choices.DIRECTIONS[name] for name in choices.RANKABLE[:-1])
     assert {"build", "circle:identity", "circle:layer", "ntk:identity", "ntk:layer"} <= set(battery.split)
     for scheme, norms in (("released", "identity"), ("lecun", "layer")):
-        alone = scoring.Settings(
+        alone = Settings(
             image_size=(16, 16),
             repeats=2,
             points=4,
@@ -79,7 +77,7 @@ def test_every_variant_is_what_a_search_with_those_settings_sees():
             normalization=norms,
             measures=("length_distortion", "curvature", "nonlinearity", "ntk_condition_number"),
         )
-        for measure, value in scoring.TrainingFreeScorer(alone, images).score(topology).measures.items():
+        for measure, value in TrainingFreeScorer(alone, images).score(topology).measures.items():
             if measure != "ntk_condition_number" or norms == "layer":
                 assert battery.measures[study_names.name_of(measure, scheme, norms)] == value
         turning = battery.measures[study_names.name_of("turning_number", scheme, norms)]
@@ -116,7 +114,7 @@ def work(monkeypatch):
         if topology[0] == "4":
             values["ntk_condition_number:released:layer"] = [math.nan]
             reasons["ntk_condition_number:released:layer"] = "singular"
-        return scoring.summarize(values, 1.0, reasons, {"build": 0.1})
+        return summarize(values, 1.0, reasons, {"build": 0.1})
 
     def train(settings, directory, topology, seed):
         count()
@@ -135,7 +133,7 @@ def work(monkeypatch):
 
 def without_seconds(directory):
     paths = (directory / name for name in ("topologies.jsonl", "repeats.jsonl"))
-    rows = [row for path in paths if path.exists() for row in records.Journal(path).rows]
+    rows = [row for path in paths if path.exists() for row in journals.Journal(path).rows]
     return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
 
 
@@ -170,7 +168,7 @@ def test_a_study_leaves_a_predictor_behind_if_one_half_can_judge(work, tmp_path)
     found = Predictor.read(result["predictor"])
     assert (found.image_size, found.images, found.num_classes, found.topologies) == ((32, 32), 16, 10, 20)
     assert "fitted on 10 topologies" in found.evidence
-    assert set(found.line.names) <= {*study_names.measure_names(), *study_names.BASELINES}
+    assert set(found.line.names) <= {*study_names.measure_names(), *choices.SIZE_MEASURES}
 
 
 def test_a_predictor_of_more_topologies_does_not_stay(work, tmp_path):
@@ -245,7 +243,7 @@ def test_what_fails_is_listed_and_what_is_undefined_is_counted(work, tmp_path):
     assert written["failed"] == result["failed"]
     assert set(written["measures"]) == {
         *study_names.measure_names(),
-        *study_names.BASELINES,
+        *choices.SIZE_MEASURES,
         "rank_sum",
     }
     with open(tmp_path / "topologies.csv") as file:

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from search import study_names, study_selection
-from search import study_statistics as statistics
+from asvit_tf import choices
+from search.scoring import names as study_names
+from search.study import selection as study_selection
+from search.study import statistics
 
 
 def pair_counting_tau(one, other):
@@ -118,9 +120,9 @@ def test_regret_is_the_mean_over_ways_to_break_ties(direction):
 def planted(count=120, seed=0):
     """Columns of which one pair predicts, and accuracies."""
     generator = np.random.default_rng(seed)
-    names = [*study_names.measure_names(), *study_names.BASELINES]
+    names = [*study_names.measure_names(), *choices.SIZE_MEASURES]
     columns = {name: np.exp(generator.standard_normal(count)) for name in names}
-    columns[study_names.RANK_SUM] = study_selection.rank_sum(columns, study_names.SEARCHED, (1, -1))
+    columns[study_names.RANK_SUM] = study_selection.rank_sum(columns, study_names.SEARCHED_VARIANTS, (1, -1))
     true = np.log(columns["curvature:lecun:layer"]) - np.log(columns["ntk_trace:lecun:layer"])
     return columns, 0.7 + 0.02 * (true + 0.5 * generator.standard_normal(count))
 

@@ -3,8 +3,9 @@ import json
 import pytest
 from conftest import DATA
 
-from asvit_tf import Topology, UserError, counting
-from asvit_tf.topology import NAMED
+from asvit_tf import Topology, UserError
+from asvit_tf.design import counting
+from asvit_tf.design.topology import NAMED
 
 COUNTS = json.loads((DATA / "counts.json").read_text())
 PUBLISHED = {"small": 29.0e6, "base": 52.6e6, "large": 88.1e6}

@@ -7,12 +7,16 @@ import pytest
 import tensorflow as tf
 from official.core import exp_factory
 
-from asvit_tf import cli, layers, registry_imports, tpu_check, tpu_compiler, tpu_schedule  # noqa: F401
-from asvit_tf.retokenization import Tokenization
-from asvit_tf.tpu_compiler import Program
+from asvit_tf import cli
+from asvit_tf.design.retokenization import Tokenization
+from asvit_tf.modeling import layers
+from asvit_tf.tpu import check as tpu_check
+from asvit_tf.tpu import compiler as tpu_compiler
+from asvit_tf.tpu import schedule as tpu_schedule
+from asvit_tf.tpu.compiler import Program
 
 TINY = "4,2,2|2,2,2|2,1,2|2,1,2|8,8"
-ARGUMENTS = ["tpu-check", TINY, "--image_size", "32", "--batch", "4", "--json"]
+ARGUMENTS = ["tpu-check", TINY, "--image_size", "64", "--batch", "4", "--json"]
 
 
 @pytest.fixture(scope="module")

@@ -11,17 +11,14 @@ import tf_keras
 from official.core import exp_factory, task_factory, train_lib, train_utils
 from tensorboard.backend.event_processing import event_accumulator
 
-from asvit_tf import (
-    UserError,
-    block_log,
-    configs,
-    data,
-    export,
-    registry_imports,  # noqa: F401
-    savings,
-    train,
-)
-from asvit_tf.trainer import RetokenizingTrainer
+from asvit_tf import UserError
+from asvit_tf.dataloaders import classification as data
+from asvit_tf.design import savings
+from asvit_tf.serving import export
+from asvit_tf.tasks import schedules
+from asvit_tf.training import block_log
+from asvit_tf.training import run as train
+from asvit_tf.training.trainer import RetokenizingTrainer
 
 TINY = "4,2,2|2,2,2|2,1,2|2,1,2|8,8"
 STEPS, BLOCK = 12, 2
@@ -252,7 +249,7 @@ def test_params_that_training_wrote_are_read_back(digits, tmp_path):
     train_utils.serialize_config(params, str(tmp_path))
     read = export.read_params(str(tmp_path))
     assert read.task.class_names == names
-    assert configs.schedule_of(read) == configs.schedule_of(params)
+    assert schedules.schedule_of(read) == schedules.schedule_of(params)
     assert export.class_names(read) == names
 
 
@@ -288,7 +285,7 @@ def test_schedules_that_do_not_fit_are_refused_before_training(digits, tmp_path,
 
 def test_dilation_left_out_is_auto(digits):
     phases = [{"until_step": 4, "stride": 16}, {"until_step": 8, "stride": 8}, {}]
-    schedule = configs.schedule_of(experiment(digits, task={"retokenization": {"phases": phases}}))
+    schedule = schedules.schedule_of(experiment(digits, task={"retokenization": {"phases": phases}}))
     assert [phase.tokenization.dilation for phase in schedule.phases] == [5, 2, 1]
 
 

@@ -1,0 +1,51 @@
+"""Every list of options and measures, once. No TensorFlow."""
+
+from __future__ import annotations
+
+# Of the backbone and of the measures.
+NORMALIZATIONS = ("identity", "layer")  # "identity" replaces every norm.
+WINDOWS = ("split", "fixed")
+INITIALIZATIONS = ("released", "lecun")
+RADII = ("sqrt_n", "unit")
+ENGINES = ("jet", "accumulator", "tape")
+
+# Data sets that need no folder; measures also take noise, which has no labels.
+EMBEDDED = ("digits", "cluttered_digits")
+EMBEDDED_IMAGES = (*EMBEDDED, "noise")
+
+# Of training and export.
+MODES = ("train", "eval", "train_and_eval", "train_and_post_eval", "continuous_eval")
+STRATEGIES = ("tpu", "mirrored", "multi_worker_mirrored", "one_device")
+INPUT_TYPES = ("image_bytes", "image_tensor", "tf_example")
+TFLITE_TYPES = ("fp32", "fp16", "int8")
+
+# Measures of the image of a circle, and of the neural tangent kernel.
+SHAPE_MEASURES = ("nonlinearity", "axis_ratio")
+CIRCLE_MEASURES = (
+    *("length_distortion", "curvature", "length_distortion_with_curvature", "turning_number"),
+    *SHAPE_MEASURES,
+)
+NTK_MEASURES = ("ntk_condition_number", "ntk_trace", "ntk_effective_rank")
+PREDICTED = "predicted_accuracy"  # By a study's regression on the others.
+# Sizes: what a measure has to beat.
+SIZE_MEASURES = ("parameters", "macs", "product_of_kernel_sizes")
+
+# +1: larger is better; -1: smaller is. The signs of the first three are those of their published correlation with
+# accuracy (0.49, -0.49, and -0.01, which says nothing: more turning counts as better). Of those that no search uses,
+# what one would guess: more turning, rounder, larger gradients, more images told apart, a larger network.
+DIRECTIONS = {
+    "length_distortion": 1,
+    "curvature": -1,
+    "length_distortion_with_curvature": 1,
+    "turning_number": 1,
+    "nonlinearity": 1,
+    "axis_ratio": 1,
+    "ntk_condition_number": -1,
+    "ntk_trace": 1,
+    "ntk_effective_rank": 1,
+    PREDICTED: 1,
+    **dict.fromkeys(SIZE_MEASURES, 1),
+}
+# What searches and growth may rank by, and what they rank by unless told otherwise.
+RANKABLE = ("length_distortion", "curvature", "length_distortion_with_curvature", "ntk_condition_number", PREDICTED)
+SEARCHED = ("length_distortion", "ntk_condition_number")

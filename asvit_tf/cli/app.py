@@ -1,0 +1,40 @@
+"""The front door: `asvit COMMAND`.
+
+Bad input ends with one line on standard error and exit status 2; a classifier that learned nothing, with status 1.
+With `--json` standard output holds one JSON object and nothing else. Commands import what they need when they run, so
+that `asvit describe` starts without TensorFlow.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from asvit_tf.cli import console, data, designs, detection, running, searching, serving, study, tpu, training
+
+COMMANDS = (
+    *(running.run, designs.describe, searching.complexity, searching.search, searching.grow, study.study),
+    *(data.prepare, training.train, training.evaluate, serving.export, serving.predict, tpu.tpu_check),
+    *(detection.prepare_coco, detection.shapes, detection.detect),
+)
+
+
+@click.group()
+@click.version_option(package_name="asvit-tf")
+def cli() -> None:
+    """Vision Transformers searched and grown without training, and trained with progressive re-tokenization."""
+
+
+for command in COMMANDS:
+    cli.add_command(command)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a command; returns the exit status."""
+    return console.main(cli, arguments)
+
+
+def entry_point() -> None:
+    """The console script."""
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""What all commands share: one JSON object on standard output, one line for an error, an exit status."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import click
+
+from asvit_tf.errors import NotLearnedError, OneClassError, StoppedError, UserError
+from asvit_tf.storage import jsonable
+
+CONTEXT: dict[str, Any] = dict(
+    token_normalize_func=lambda name: name.replace("_", "-"),  # `--save_dir` and `--save-dir` are the same flag.
+    help_option_names=["-h", "--help"],
+    max_content_width=110,
+)
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
+
+
+@contextlib.contextmanager
+def only_result_on_stdout() -> Iterator[None]:
+    """Sends whatever libraries print to standard error, so that standard output stays one JSON object."""
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
+
+
+def print_json(value: Any) -> None:
+    """One line of JSON on standard output."""
+    click.echo(json.dumps(jsonable(value), allow_nan=False))
+
+
+def quiet_tensorflow() -> None:
+    """Keeps TensorFlow's start-up notices off the screen, unless the user has set a level."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    from absl import logging as absl_logging
+
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
+
+
+def setting(settings: type, name: str, text: str, **options: Any) -> Callable:
+    """An option `--name` whose default is that of a dataclass of settings."""
+    default = getattr(settings, name.replace("-", "_"))
+    return click.option(f"--{name}", default=default, show_default=True, help=text, **options)
+
+
+def main(command: click.Command, arguments: list[str] | None = None, name: str = "asvit") -> int:
+    """Runs a command; returns the exit status."""
+    try:
+        return command.main(arguments, prog_name=name, standalone_mode=False, **CONTEXT) or 0
+    except click.exceptions.Exit as exit_:
+        return exit_.exit_code
+    except click.ClickException as error:
+        message, status = error.format_message(), 2
+    except (NotLearnedError, OneClassError, StoppedError) as error:
+        message, status = str(error), 1
+    except UserError as error:
+        message, status = str(error), 2
+    except (click.Abort, KeyboardInterrupt):
+        message, status = "stopped; run it again to continue", 130
+    click.echo(f"{name}: " + " ".join(message.split()), err=True)
+    return status

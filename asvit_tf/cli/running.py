@@ -1,0 +1,69 @@
+"""The command `asvit run`."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from asvit_tf.cli.console import AS_JSON, only_result_on_stdout, print_json, quiet_tensorflow, setting
+from asvit_tf.dataloaders.folders import class_folders
+from asvit_tf.design import retokenization
+from asvit_tf.journals import workspace
+from asvit_tf.tasks import baselines
+from search.runs.settings import RunSettings
+
+_setting = functools.partial(setting, RunSettings)
+
+
+@click.command()
+@click.option("--output", required=True, type=click.Path(), help="Directory for everything; continued if it exists.")
+@click.option(
+    "--data-path", type=click.Path(), help="Folder with one subfolder of images per class; digits if left out."
+)
+@_setting("image-size", "Pixels per side.")
+@_setting("seed", "Of search, weights and training.")
+@_setting("search-steps", "Topologies that the search samples.")
+@_setting("repeats", "Draws of weights that a score averages.")
+@_setting("score-batch", "Images in an NTK.")
+@_setting("width", "Width that growth starts from.")
+@_setting("budget", "Parameters the grown network may have, in millions.")
+@_setting("epochs", "Of training.")
+@_setting("batch-size", "Of training.")
+@_setting("retokenization", "Schedule of stride and dilation.", type=click.Choice(list(retokenization.PRESETS)))
+@click.option("--flip/--no-flip", default=RunSettings.flip, show_default=True, help="Mirror training images at random.")
+@AS_JSON
+def run(output: str, as_json: bool, **options: Any) -> None:
+    """The whole path: search, grow, train, evaluate, export, report. Run again, it continues where it was.
+
+    Exit status 1: the network learned nothing; it is not exported.
+    """
+    start = time.perf_counter()
+    if options["data_path"] is not None:
+        options["data_path"] = os.path.abspath(options["data_path"])
+    settings = RunSettings(**options)
+    if settings.data_path is not None and not (Path(output) / "data" / "dataset.json").exists():
+        class_folders(Path(settings.data_path))
+    with workspace(output, dataclasses.asdict(settings)) as directory, only_result_on_stdout():
+        quiet_tensorflow()
+        from search.runs import pipeline
+
+        result = pipeline.run(directory, settings, lambda line: click.echo(line, err=True))
+    if as_json:
+        print_json(result)
+    else:
+        click.echo(
+            f"topology    {result['topology']}\n"
+            f"grown       {result['grown']}  ({result['parameters']:,} parameters)\n"
+            f"accuracy    {result['accuracy']:.4f}  (majority class {result['majority_share']:.4f}, "
+            f"balanced accuracy {result['balanced_accuracy']:.4f})\n"
+            f"saved model {result['saved_model'] or 'none'}\n"
+            f"report      {result['report']}\n"
+            f"seconds     {time.perf_counter() - start:.0f}"
+        )
+    baselines.require_learned(result)

@@ -1,0 +1,304 @@
+"""The commands complexity, search and grow, for the front door `asvit` and for the scripts beside this file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from asvit_tf.choices import PREDICTED, RANKABLE, SHAPE_MEASURES
+from asvit_tf.cli.console import AS_JSON, only_result_on_stdout, print_json, quiet_tensorflow
+from asvit_tf.design.topology import Topology
+
+
+class _Positive(click.ParamType):
+    """A finite number above 0; NaN and infinity are none."""
+
+    name = "number above 0"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not (math.isfinite(number) and number > 0):
+            self.fail(f"{value!r} is not a number above 0", param, ctx)
+        return number
+
+
+def _options(*options: Callable) -> Callable:
+    """Several click options as one decorator."""
+
+    def decorate(function: Callable) -> Callable:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+_IMAGES = _options(
+    click.option(
+        "--dataset", help="digits, cluttered_digits, noise, or a data set that TensorFlow Datasets has prepared."
+    ),
+    click.option(
+        "--data-path", type=click.Path(), help="Folder of images, or TFRecords by a pattern; no labels needed."
+    ),
+    click.option("--data-dir", type=click.Path(), help="Where TensorFlow Datasets keeps its data sets."),
+    click.option("--batch-size", default=16, show_default=True, type=click.IntRange(min=2), help="Images in an NTK."),
+    click.option("--image-size", default=224, show_default=True, type=click.IntRange(min=1), help="Pixels per side."),
+)
+_MEASURING = _options(
+    click.option("--points", default=10, show_default=True, type=click.IntRange(min=3), help="Angles on a circle."),
+    click.option("--radius", default="sqrt_n", show_default=True, type=click.Choice(["sqrt_n", "unit"])),
+    click.option(
+        "--normalization",
+        default="identity",
+        show_default=True,
+        type=click.Choice(["identity", "layer"]),
+        help="Norms of the network that the circle goes through; the NTK always keeps them.",
+    ),
+    click.option("--initialization", default="released", show_default=True, type=click.Choice(["released", "lecun"])),
+    click.option(
+        "--engine",
+        default="jet",
+        show_default=True,
+        type=click.Choice(["jet", "accumulator", "tape"]),
+        help="How to differentiate along the circle; all give the same.",
+    ),
+)
+
+
+@click.command()
+@click.argument("topology")
+@_IMAGES
+@_MEASURING
+@click.option(
+    "--repeats", default=5, show_default=True, type=click.IntRange(min=1), help="Draws of weights and circles."
+)
+@click.option(
+    "--seed", default=8, show_default=True, type=click.IntRange(min=0), help="Of weights, circles and images."
+)
+@AS_JSON
+def complexity(
+    topology: str,
+    dataset: str | None,
+    data_path: str | None,
+    data_dir: str | None,
+    batch_size: int,
+    image_size: int,
+    seed: int,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Curvature, length distortion, both, and NTK condition number of TOPOLOGY, without training.
+
+    TOPOLOGY is a topology string or a named size. Means over the repeats, with their standard errors.
+    """
+    parsed = Topology.parse(topology)
+    if dataset is None and data_path is None:
+        dataset = "noise"
+    with only_result_on_stdout():
+        quiet_tensorflow()
+        from asvit_tf.dataloaders import images
+        from asvit_tf.measures import complexity
+        from search.scoring.settings import Settings
+        from search.scoring.training_free import TrainingFreeScorer
+
+        size = (image_size, image_size)
+        sample, skipped = images.sample(images.Source.of_flags(dataset, data_path, data_dir), batch_size, size, seed)
+        chosen = Settings(image_size=size, seed=seed, measures=(*RANKABLE[:-1], *SHAPE_MEASURES), **settings)
+        score = TrainingFreeScorer(chosen, sample, profile=True).score(parsed)
+    third = score.measures["length_distortion_with_curvature"]
+    turning = None if third is None else complexity.turning_number(third)
+    # Fewer points lie opposite each other, and any odd map fits them.
+    nonlinearity, axis_ratio = (score.measures[name] if chosen.points >= 5 else None for name in SHAPE_MEASURES)
+    seconds = {name: score.split[name] for name in ("trace", "forward", "measures", "ntk")}
+    result = dict(
+        topology=str(parsed),
+        **score.measures,
+        turning_number=turning,
+        linear=None if nonlinearity is None else complexity.is_linear(nonlinearity),
+        standard_errors=score.errors,
+        undefined={name: dict(repeats=count, reason=score.reasons[name]) for name, count in score.failures.items()},
+        skipped_images=skipped,
+        seconds=seconds,
+    )
+    if as_json:
+        print_json(result)
+        return
+    click.echo(f"{parsed}\n{'measure':<34}{'mean':>14}{'standard error':>17}")
+    for name, value in score.measures.items():
+        error = score.errors[name]
+        columns = "undefined" if value is None else f"{value:.6g}", "" if error is None else f"{error:.2g}"
+        click.echo(f"{name:<34}{columns[0]:>14}{columns[1]:>17}")
+    for name, count in score.failures.items():
+        click.echo(f"{name}: undefined in {count} of {chosen.repeats} repeats: {score.reasons[name]}")
+    if turning is not None and nonlinearity is not None and axis_ratio is not None:
+        click.echo(complexity.in_words(turning, nonlinearity, axis_ratio))
+    elif turning is not None:
+        click.echo(f"turning number {turning:.4f}")
+    click.echo("seconds: " + ", ".join(f"{name} {value:.2f}" for name, value in seconds.items()))
+    if skipped:
+        click.echo(f"{skipped} files were skipped because they are no images")
+
+
+_SEARCHING = _options(
+    click.option("--save-dir", required=True, type=click.Path(), help="Directory for results; continued if it exists."),
+    click.option("--timestamp", default="none", show_default=True, help="Subdirectory of it, or none."),
+    _IMAGES,
+    _MEASURING,
+    click.option(
+        "--repeats",
+        "--repeat",
+        default=5,
+        show_default=True,
+        type=click.IntRange(min=1),
+        help="Draws of weights that a score averages.",
+    ),
+    click.option(
+        "--reward-types",
+        help="ntk_exp, ntk, exp, or measures by name, with commas.  [default: ntk_exp, or predicted_accuracy with a "
+        "predictor]",
+    ),
+    click.option(
+        "--predictor", type=click.Path(), help="predictor.json of asvit study, for the measure predicted_accuracy."
+    ),
+    click.option("--max-macs", type=_Positive(), help="Limit, in billions of multiply-accumulates an image."),
+    click.option(
+        "--num-classes",
+        default=1000,
+        show_default=True,
+        type=click.IntRange(min=1),
+        help="Of the classifier that is counted.",
+    ),
+    click.option(
+        "--workers",
+        default=1,
+        show_default=True,
+        type=click.IntRange(min=1),
+        help="Processes that score topologies side by side (not threads that read data).",
+    ),
+    click.option(
+        "--worker-threads", type=click.IntRange(min=1), help="Threads of each; by default the cores are shared out."
+    ),
+    click.option(
+        "--backend",
+        default="loky",
+        show_default=True,
+        type=click.Choice(["loky", "dask", "ray"]),
+        help="joblib's, for the workers: processes on this machine, or a cluster.",
+    ),
+    AS_JSON,
+)
+# As in the released code.
+_ALIASES = {
+    "ntk_exp": ("length_distortion", "ntk_condition_number"),
+    "ntk": ("ntk_condition_number",),
+    "exp": ("length_distortion",),
+}
+
+
+@click.command()
+@_SEARCHING
+@click.option(
+    "--rand-seed",
+    "--seed",
+    "seed",
+    default=8,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Of policy, weights, circles and images.",
+)
+@click.option("--total-steps", default=500, show_default=True, help="Updates of the policy.")
+@click.option(
+    "--samples-per-step",
+    default=1,
+    show_default=True,
+    help="Topologies in one update, scored side by side by the workers.",
+)
+@click.option("--max-parameters", type=_Positive(), help="Limit, in millions.")
+@click.option("--learning-rate", default=0.08, show_default=True, type=_Positive(), help="Of Adam.")
+@click.option(
+    "--ema-momentum", "--EMA-momentum", "ema_momentum", default=0.9, show_default=True, help="Of the baseline."
+)
+@click.option(
+    "--te-buffer-size", "buffer_size", default=20, show_default=True, help="Recent values whose range scales a reward."
+)
+def search(seed: int, as_json: bool, **options: Any) -> None:
+    """Searches a seed topology by REINFORCE over training-free measures. Start it again, and it continues."""
+    policy = {
+        name: options.pop(name)
+        for name in ("total_steps", "samples_per_step", "learning_rate", "ema_momentum", "buffer_size")
+    }
+    measures = _measures(options.pop("reward_types"), options["predictor"])
+    with only_result_on_stdout():
+        quiet_tensorflow()
+        from search.runs import searches as runs
+
+        result = runs.search(policy=policy, measures=measures, seed=seed, **options)
+    if as_json:
+        print_json(result)
+        return
+    click.echo(f"topology  {result['topology']}")
+    for name, value in result["scores"].items():
+        click.echo(f"  {name}  " + ("undefined" if value is None else f"{value:.6g}"))
+    click.echo(f"  {result['parameters'] / 1e6:.2f} M parameters, {result['macs'] / 1e9:.2f} G multiply-accumulates")
+    click.echo(f"steps     {result['steps']}, {result['failed']} topologies could not be scored")
+    click.echo(f"figure    {result['figure']}")
+
+
+@click.command()
+@_SEARCHING
+@click.option(
+    "--arch", required=True, help="Seed topology, or a named size; growth starts with one block a stage and --width."
+)
+@click.option(
+    "--rand-seed",
+    "--seed",
+    "seed",
+    default=27,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Of weights, circles and images.",
+)
+@click.option("--width", default=32, show_default=True, type=click.IntRange(min=1), help="Width to start from.")
+@click.option(
+    "--proxy-divisor",
+    default=4,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Candidates are scored at their width over this.",
+)
+@click.option("--max-parameters", default=110.0, show_default=True, type=_Positive(), help="Limit, in millions.")
+@click.option(
+    "--stop-parameters", default=80.0, show_default=True, type=_Positive(), help="Growth ends here, in millions."
+)
+@click.option("--targets", help="Sizes in millions, with commas: the nearest members become YAMLs in SAVE_DIR/configs.")
+def grow(arch: str, seed: int, as_json: bool, targets: str | None, **options: Any) -> None:
+    """Grows a seed topology, depth and width, into a family of sizes. Start it again, and it continues."""
+    measures = _measures(options.pop("reward_types"), options["predictor"])
+    with only_result_on_stdout():
+        quiet_tensorflow()
+        from search.runs import searches as runs
+
+        result = runs.grow(Topology.parse(arch), measures=measures, seed=seed, targets=targets, **options)
+    if as_json:
+        print_json(result)
+        return
+    click.echo(f"{'parameters':>12}{'MACs':>12}  topology")
+    for member in result["family"]:
+        click.echo(f"{member['parameters'] / 1e6:>10.2f} M{member['macs'] / 1e9:>10.2f} G  {member['topology']}")
+    for target, path in result["configs"].items():
+        click.echo(f"{target} M: {path}")
+    click.echo("\n".join([*result["missed"], f"figure {result['figure']}"]))
+
+
+def _measures(text: str | None, predictor: str | None) -> tuple[str, ...]:
+    """Measures by name or by the released code's words for them."""
+    if text is None:
+        text = "ntk_exp" if predictor is None else PREDICTED
+    words = [word.strip() for word in text.split(",")]
+    return tuple(dict.fromkeys(name for word in words for name in _ALIASES.get(word, (word,))))

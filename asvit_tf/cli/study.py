@@ -1,0 +1,82 @@
+"""The command `asvit study`."""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import Any
+
+import click
+
+from asvit_tf.cli.console import AS_JSON, only_result_on_stdout, print_json, quiet_tensorflow, setting
+from search.study.settings import StudySettings
+
+_setting = functools.partial(setting, StudySettings)
+
+
+@click.command()
+@click.option("--save-dir", required=True, type=click.Path(), help="Directory for results; continued if it exists.")
+@click.option("--dataset", help="cluttered_digits or digits, both embedded.  [default: cluttered_digits]")
+@click.option("--data-path", type=click.Path(), help="Folder with one subfolder of images per class.")
+@_setting("topologies", "How many are drawn from the search space; may be raised later.")
+@_setting("epochs", "Of each training.")
+@_setting("batch-size", "Of each training.")
+@_setting("learning-rate", "Of each training, at its highest.")
+@_setting("gradient-clip-norm", "Longest gradient of a training step; 0 for no limit.")
+@_setting("image-size", "Pixels per side, for measures and training.")
+@_setting("width", "Of the first stage.")
+@_setting("repeats", "Draws of weights and circles that a measure averages.")
+@_setting("points", "Angles on a circle.")
+@_setting("score-batch", "Images in an NTK.")
+@_setting("seed", "Of everything that is drawn.")
+@_setting("seed-repeats", "Seeds with which the repeated topologies are trained.")
+@_setting("repeated-topologies", "How many topologies are trained with all of these seeds.")
+@_setting("draws", "Of the bootstrap.")
+@click.option(
+    "--workers",
+    default=1,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Processes, each with a topology of its own (not threads that read data).",
+)
+@click.option(
+    "--worker-threads", type=click.IntRange(min=1), help="Threads of each; by default the cores are shared out."
+)
+@click.option(
+    "--backend",
+    default="loky",
+    show_default=True,
+    type=click.Choice(["loky", "dask", "ray"]),
+    help="joblib's, for the workers: processes on this machine, or a cluster that shares SAVE_DIR.",
+)
+@AS_JSON
+def study(
+    save_dir: str,
+    dataset: str | None,
+    data_path: str | None,
+    workers: int,
+    worker_threads: int | None,
+    backend: str,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Do the training-free measures predict accuracy? Measures and trains topologies, and correlates.
+
+    Start it again, and it continues.
+    """
+    if data_path is not None:
+        data_path = os.path.abspath(data_path)
+    elif dataset is None:
+        dataset = "cluttered_digits"
+    settings = StudySettings(dataset=dataset, data_path=data_path, **options)
+    with only_result_on_stdout():
+        quiet_tensorflow()
+        from search.study import run as running
+
+        result = running.run(save_dir, settings, workers, worker_threads, backend)
+    if as_json:
+        print_json(result)
+        return
+    from search.study import report as study_report
+
+    click.echo("\n".join(study_report.in_lines(result)))

@@ -1,0 +1,45 @@
+"""The command tpu-check."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from asvit_tf.choices import WINDOWS
+from asvit_tf.cli.console import AS_JSON, only_result_on_stdout, print_json, quiet_tensorflow
+from asvit_tf.design.topology import Topology
+
+
+@click.command("tpu-check")
+@click.argument("topology", required=False)
+@click.option("--experiment", default="asvit_imagenet", show_default=True, help="Any that classifies images.")
+@click.option("--config-file", multiple=True, type=click.Path(), help="YAML of the experiment; may be repeated.")
+@click.option("--params-override", default="", help="As for train.")
+@click.option("--topology-name", default="v5e:2x2", show_default=True, help="TPU: chip and arrangement.")
+@click.option("--batch", default=64, show_default=True, type=click.IntRange(min=1), help="Images on one chip.")
+@click.option("--largest-batch", is_flag=True, help="Find the largest batch that fits one chip, too.")
+@click.option("--image-size", type=click.IntRange(min=1), help="Pixels per side, instead of the experiment's.")
+@click.option("--window", type=click.Choice(WINDOWS), help="Attention windows; fixed for large images, as detection.")
+@click.option("--profile", is_flag=True, help="Show what takes most of the time.")
+@click.option("--cache-dir", type=click.Path(), help="What was compiled before.  [default: ~/.cache/asvit_tf/tpu]")
+@AS_JSON
+def tpu_check(topology: str | None, profile: bool, as_json: bool, **options: Any) -> None:
+    """Compiles the training step of each phase for a TPU, without one: does it compile, does it fit, how long is it?
+
+    TOPOLOGY, a topology string or a named size, takes the place of the experiment's. Large networks take minutes on a
+    few cores; results are kept. Exit status 1: a phase does not compile.
+    """
+    if topology is not None:
+        topology = str(Topology.parse(topology))
+    quiet_tensorflow()
+    from asvit_tf.tpu import check as checking
+
+    with only_result_on_stdout():
+        result = checking.run(topology, note=lambda line: click.echo(line, err=True), **options)
+    if as_json:
+        print_json(result)
+    else:
+        click.echo(checking.in_words(result, profile))
+    if not all(phase["compiles"] for phase in result["phases"]):
+        raise click.exceptions.Exit(1)

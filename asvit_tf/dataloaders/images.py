@@ -1,0 +1,163 @@
+"""Images for the training-free measures, from wherever they are; labels are not needed.
+
+Sources: the embedded digits, plain or cluttered, noise, any folder of image files, TFRecords in the ImageNet form, and
+data sets that TensorFlow Datasets has prepared on this machine.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import glob
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from asvit_tf.choices import EMBEDDED_IMAGES
+from asvit_tf.dataloaders.folders import image_files, prepared_tfds
+from asvit_tf.errors import UserError
+
+_SHUFFLED_RECORDS = 1024  # Of TFRecords and TFDS, which are read in order; about 100 MB of ImageNet.
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where images come from: exactly one of the first two is given.
+
+    Attributes:
+      dataset: "digits", "cluttered_digits", "noise", or the name of a TFDS data set, with or without version.
+      data_path: Folder of image files, at any depth; or one or more TFRecords, by a pattern.
+      data_dir: Where TFDS keeps its data sets; None for its own default.
+
+    Raises:
+      UserError: Both or neither are given, or there is nothing at that place.
+    """
+
+    dataset: str | None = None
+    data_path: str | None = None
+    data_dir: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.dataset is None) == (self.data_path is None):
+            raise UserError("give either a dataset or a data_path")
+        if self.data_path is not None:
+            if not self._files():
+                raise UserError(
+                    f"{self.data_path} has no images: expected a folder of image files, or TFRecords by a pattern, as "
+                    "in DIR/train-*"
+                )
+        elif self.dataset not in EMBEDDED_IMAGES:
+            self._tfds_directory()
+
+    @classmethod
+    def of_flags(cls, dataset: str | None, data_path: str | None, data_dir: str | None) -> Source:
+        """From the flags of a command; "imagenet" beside a path names what is there, as in released command lines."""
+        if data_path is not None and dataset == "imagenet":
+            dataset = None
+        return cls(dataset or None, None if data_path is None else os.path.abspath(data_path), data_dir)
+
+    def _files(self) -> list[Path]:
+        """Image files of the folder, or record files of the pattern."""
+        assert self.data_path is not None
+        path = Path(self.data_path)
+        if path.is_dir():
+            return image_files(path)
+        if path.is_file():
+            return [path]
+        return [Path(name) for name in sorted(glob.glob(self.data_path)) if os.path.isfile(name)]
+
+    def _tfds_directory(self) -> Path:
+        assert self.dataset is not None
+        try:
+            return prepared_tfds(self.dataset, self.data_dir)
+        except UserError as error:
+            raise UserError(f"{error}; allowed without data are {', '.join(EMBEDDED_IMAGES)}") from error
+
+    def encoded(self, seed: int) -> Iterator[bytes]:
+        """Encoded images in an order that the seed decides."""
+        import tensorflow as tf
+
+        generator = np.random.default_rng(seed)
+        if self.dataset == "digits":
+            from asvit_tf.dataloaders import classification as data
+
+            digits = [example.contents for example in data.digits()]
+            yield from (digits[i] for i in generator.permutation(len(digits)))
+            return
+        if self.dataset == "cluttered_digits":
+            from asvit_tf.dataloaders import classification as data
+
+            yield from data.cluttered_digits(generator)
+            return
+        if self.data_path is not None and Path(self.data_path).is_dir():
+            files = self._files()
+            yield from (files[i].read_bytes() for i in generator.permutation(len(files)))
+            return
+        if self.data_path is not None:
+            files = self._files()
+            names = [str(files[i]) for i in generator.permutation(len(files))]
+            feature = {"image/encoded": tf.io.FixedLenFeature([], tf.string, "")}
+            records = tf.data.TFRecordDataset(names).map(lambda record: tf.io.parse_single_example(record, feature))
+            records = records.map(lambda example: example["image/encoded"])
+        else:
+            import tensorflow_datasets as tfds
+
+            builder = tfds.builder_from_directory(str(self._tfds_directory()))
+            if "image" not in (builder.info.features or {}):
+                raise UserError(f"dataset {self.dataset!r} has no feature named image")
+            split = "train" if "train" in builder.info.splits else next(iter(builder.info.splits))
+            records = builder.as_dataset(split=split, decoders={"image": tfds.decode.SkipDecoding()})
+            records = records.map(lambda example: example["image"])
+        try:
+            for record in records.shuffle(_SHUFFLED_RECORDS, seed, reshuffle_each_iteration=False):
+                yield record.numpy()
+        except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
+            reason = error.message.split("}} ")[-1].split(" [Op:")[0][:100]
+            raise UserError(f"{self.data_path or self.dataset} holds no TFRecords of images ({reason})") from None
+
+
+def sample(source: Source, count: int, image_size: tuple[int, int], seed: int) -> tuple[np.ndarray, int]:
+    """Images whole, resized and normalized by the Model Garden's evaluation pipeline.
+
+    Of images that are alike only one is taken: they would have a singular NTK.
+
+    Args:
+      source: Where from.
+      count: How many.
+      image_size: H and W in pixels.
+      seed: Which ones.
+
+    Returns:
+      [count, H, W, 3] float32, normalized; and how many files were skipped because they are no images.
+
+    Raises:
+      UserError: There are fewer than `count` different ones.
+    """
+    if source.dataset == "noise":
+        noise = np.random.default_rng(seed).standard_normal((count, *image_size, 3))
+        return noise.astype(np.float32), 0
+    # Imported here: noise needs no Model Garden, which takes seconds to import.
+    from official.vision.dataloaders import classification_input
+
+    from asvit_tf.dataloaders import classification as data
+
+    parser = classification_input.Parser(list(image_size), num_classes=1, aug_crop=False, decode_jpeg_only=False)
+    parse = parser.parse_fn(is_training=False)
+    distinct: dict[bytes, np.ndarray] = {}
+    skipped = 0
+    for encoded in source.encoded(seed):
+        if len(distinct) == count:
+            break
+        image = data.as_jpeg_or_png(encoded)
+        if image is None:
+            skipped += 1
+        else:
+            pixels = parse({"image/encoded": image, "image/class/label": 0})[0].numpy()
+            distinct.setdefault(pixels.tobytes(), pixels)
+    if len(distinct) < count:
+        raise UserError(
+            f"{count} different images are needed, {len(distinct)} were found"
+            + (f" ({skipped} files could not be decoded)" if skipped else "")
+        )
+    return np.stack(list(distinct.values())), skipped

@@ -1,0 +1,106 @@
+"""Results on disk that survive being killed: journals, and directories with one owner."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from asvit_tf.errors import UserError
+from asvit_tf.storage import jsonable, write_json
+
+
+class Journal:
+    """Rows of JSON in a file, one a line, each on disk before `append` returns.
+
+    Opening cuts off a last line that a killed process left unfinished.
+
+    Args:
+      path: Of the file.
+      keys: What every row has, and of which types.
+
+    Attributes:
+      rows: All of them, in order.
+    """
+
+    def __init__(self, path: Path, keys: Mapping[str, type | tuple[type, ...]] | None = None):
+        self._path = path
+        self.rows: list[dict[str, Any]] = []
+        complete = 0
+        for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
+            if not line.endswith(b"\n"):
+                break
+            try:
+                row = dict(json.loads(line))
+                if not all(name in row and isinstance(row[name], types) for name, types in (keys or {}).items()):
+                    raise ValueError("not such a row")
+                self.rows.append(row)
+            except (ValueError, TypeError):
+                raise UserError(f"line {len(self.rows) + 1} of {path} is not what a run wrote") from None
+            complete += len(line)
+        if path.exists() and complete < path.stat().st_size:
+            os.truncate(path, complete)
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Adds a row."""
+        row = jsonable(row)
+        with open(self._path, "a") as file:
+            file.write(json.dumps(row, allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self.rows.append(row)
+
+
+@contextlib.contextmanager
+def workspace(directory: str | os.PathLike, settings: Mapping[str, Any]) -> Iterator[Path]:
+    """Makes a directory this process's own for one configuration, as long as the `with` block lasts.
+
+    The lock is the kernel's: it ends with the process however that ends, and child processes do not inherit it.
+
+    Args:
+      directory: Created if absent.
+      settings: What the results in it depend on; kept as `settings.json`.
+
+    Yields:
+      The directory.
+
+    Raises:
+      UserError: It cannot be written, another process works in it, or it holds results of other settings.
+    """
+    directory = Path(directory)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = open(directory / ".lock", "w")  # noqa: SIM115 - held until the end of the block
+    except OSError as error:
+        raise UserError(f"cannot write to {directory}: {error.strerror}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another process is working in {directory}; wait for it, or choose another directory"
+            ) from None
+        _check_settings(directory, jsonable(dict(settings)))
+        yield directory
+
+
+def _check_settings(directory: Path, settings: dict[str, Any]) -> None:
+    path = directory / "settings.json"
+    if not path.exists():
+        write_json(path, settings)
+        return
+    try:
+        before = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError):
+        raise UserError(f"{path} is not what a run wrote; choose another directory") from None
+    changed = [
+        f"{name} was {before.get(name)}, now {settings.get(name)}"
+        for name in sorted(before.keys() | settings.keys())
+        if before.get(name) != settings.get(name)
+    ]
+    if changed:
+        raise UserError(f"{directory} holds results of other settings ({'; '.join(changed)}); choose another directory")

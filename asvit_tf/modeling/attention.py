@@ -1,0 +1,142 @@
+"""Attention inside windows: a token grid cut into windows, and multi-head self-attention among the tokens of each."""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+import tf_keras
+
+from asvit_tf.design import grids
+from asvit_tf.modeling.layers import dense, seed_stream, statistics_dtype
+
+_MASKED = -1e9  # Added to a score before the softmax; its exponential is exactly 0 in every float type used.
+
+
+def to_windows(x: tf.Tensor, windows: grids.Windows) -> tf.Tensor:
+    """[B, rows, columns, C] -> [B, windows, tokens of a window, C], zeros behind the last row and column if need be."""
+    if windows.padded:
+        x = tf.pad(x, [(0, 0), *windows.padding, (0, 0)])
+    (rows, columns), (height, width), channels = windows.counts, windows.edges, x.shape[-1]
+    if windows.number > 1:
+        x = tf.reshape(x, [-1, rows, height, columns, width, channels])
+        x = tf.transpose(x, [0, 1, 3, 2, 4, 5])
+    return tf.reshape(x, [-1, windows.number, windows.tokens, channels])
+
+
+def from_windows(x: tf.Tensor, windows: grids.Windows) -> tf.Tensor:
+    """Inverse of `to_windows`."""
+    (rows, columns), (height, width), channels = windows.counts, windows.edges, x.shape[-1]
+    if windows.number > 1:
+        x = tf.reshape(x, [-1, rows, columns, height, width, channels])
+        x = tf.transpose(x, [0, 1, 3, 2, 4, 5])
+    x = tf.reshape(x, [-1, rows * height, columns * width, channels])
+    return x[:, : windows.grid[0], : windows.grid[1]] if windows.padded else x
+
+
+def padding_bias(windows: grids.Windows) -> tf.Tensor | None:
+    """Score offsets [windows, 1, 1, tokens], 0 for real keys and a large negative number for padding; None without."""
+    if not windows.padded:
+        return None
+    (rows, columns), (height, width) = windows.counts, windows.edges
+    bias = np.pad(np.zeros(windows.grid), windows.padding, constant_values=_MASKED)
+    bias = bias.reshape(rows, height, columns, width).transpose(0, 2, 1, 3)
+    return tf.constant(bias.reshape(windows.number, 1, 1, windows.tokens))
+
+
+def attend(query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, bias: tf.Tensor | None = None) -> tf.Tensor:
+    """`softmax(query key^T + bias) value` over the last two axes, with a gradient that touches fewer scores.
+
+    The scores are by far the largest tensors of a network, and what moves them costs more than what computes them. The
+    softmax's own gradient needs the sum of `weights * d_weights` over the keys. That is the sum of
+    `mixed * d_mixed` over the channels, a factor of tokens / channels less.
+
+    With features narrower than the scores, so on an accelerator, the weights are not divided by their sums: the product
+    with the values is, which has that factor fewer numbers, and the sums come with it, as one more value that is 1 for
+    every key. A compiler then computes the exponentials on their way into the product and never writes them.
+
+    Source: the sum is rearranged as in FlashAttention (Dao et al. 2022, appendix B.2); the scores are still built.
+
+    Args:
+      query, key, value: [..., tokens, channels]; the query is scaled already.
+      bias: Added to the scores, of a shape that broadcasts to them; not differentiated.
+
+    Returns:
+      [..., tokens, channels].
+    """
+
+    @tf.custom_gradient
+    def attention(query, key, value):
+        scores = tf.matmul(query, key, transpose_b=True)  # [..., tokens, tokens]
+        dtype = statistics_dtype(scores)
+        scores = tf.cast(scores, dtype)
+        if bias is not None:
+            scores += tf.cast(bias, dtype)
+        if dtype == value.dtype:
+            weights = tf.nn.softmax(scores)
+            sums = tf.ones_like(weights[..., :1])
+            mixed = tf.matmul(weights, value)
+        else:
+            weights = tf.exp(scores - tf.reduce_max(scores, axis=-1, keepdims=True))
+            extended = tf.concat([value, tf.ones_like(value[..., :1])], axis=-1)
+            products = tf.cast(tf.matmul(tf.cast(weights, value.dtype), extended), dtype)
+            sums = products[..., -1:]
+            mixed = products[..., :-1] / sums
+
+        def gradient(d_mixed):
+            d_products = tf.cast(d_mixed, dtype) / sums
+            shared = tf.reduce_sum(mixed * d_products, axis=-1, keepdims=True)
+            d_products = tf.cast(d_products, value.dtype)
+            d_weights = tf.cast(tf.matmul(d_products, value, transpose_b=True), dtype)
+            d_scores = tf.cast(weights * (d_weights - shared), value.dtype)
+            return (
+                tf.matmul(d_scores, key),
+                tf.matmul(d_scores, query, transpose_a=True),
+                tf.matmul(tf.cast(weights, value.dtype), d_products, transpose_a=True),
+            )
+
+        return tf.cast(mixed, value.dtype), gradient
+
+    return attention(query, key, value)
+
+
+class WindowedAttention(tf_keras.layers.Layer):
+    """Multi-head self-attention among the tokens of a window.
+
+    Args:
+      num_heads: Heads.
+      head_dim: Channels of a head; `num_heads * head_dim` may be less than the width.
+
+    Call: windows of tokens [B, windows, tokens, C]; or, with the argument `windows`, a grid [B, H, W, C] that is cut
+    into them. The result has the shape of the input.
+    """
+
+    def __init__(self, num_heads: int, head_dim: int, seed: int | None = None, **kwargs):
+        super().__init__(**kwargs)
+        self.num_heads = num_heads
+        self.head_dim = head_dim
+        self.seed = seed
+
+    def build(self, input_shape):
+        seeds = seed_stream(self.seed)
+        inner = self.num_heads * self.head_dim
+        self.qkv = dense(3 * inner, next(seeds), "qkv")
+        self.proj = dense(input_shape[-1], next(seeds), "proj")
+        self.qkv.build(input_shape)
+        self.proj.build((*input_shape[:-1], inner))
+
+    def call(self, x, windows: grids.Windows | None = None):
+        # One product each: a TPU then writes the heads where attention wants them. Mapped together, as the weights are
+        # stored, they are moved afterwards, which there costs more than the products.
+        maps = zip(tf.split(self.qkv.kernel, 3, axis=1), tf.split(self.qkv.bias, 3))
+        tokens = [tf.nn.bias_add(tf.einsum("bwtc,cd->bwtd", x, kernel), offset) for kernel, offset in maps]
+        if windows is not None:
+            tokens = [to_windows(each, windows) for each in tokens]
+        heads = [-1, *tokens[0].shape[1:3], self.num_heads, self.head_dim]
+        query, key, value = (tf.transpose(tf.reshape(each, heads), [0, 1, 3, 2, 4]) for each in tokens)
+
+        bias = padding_bias(windows) if windows is not None else None
+        mixed = attend(query * self.head_dim**-0.5, key, value, bias)  # [B, windows, heads, tokens, head_dim]
+        mixed = tf.reshape(tf.transpose(mixed, [0, 1, 3, 2, 4]), [-1, *tokens[0].shape[1:]])
+        if windows is not None:
+            mixed = from_windows(mixed, windows)
+        return tf.nn.bias_add(tf.einsum("bwtd,dc->bwtc", mixed, self.proj.kernel), self.proj.bias)

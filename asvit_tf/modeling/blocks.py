@@ -1,0 +1,84 @@
+"""The transformer block, and the stage: blocks on one token grid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+import tf_keras
+
+from asvit_tf.design import grids
+from asvit_tf.modeling.attention import WindowedAttention, from_windows, to_windows
+from asvit_tf.modeling.layers import LayerNorm, dense, seed_stream
+
+
+class Block(tf_keras.layers.Layer):
+    """Pre-norm transformer block: attention, then FFN, each added to its input.
+
+    Args:
+      width: Channels C.
+      num_heads, head_dim: As `WindowedAttention`.
+      expansion_ratio: Hidden width of the FFN over C.
+      drop_rate: Probability that training skips a branch for an image (stochastic depth), in [0, 1).
+
+    Call: as `WindowedAttention`.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        head_dim: int,
+        expansion_ratio: int,
+        drop_rate: float = 0.0,
+        seed: int | None = None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        seeds = seed_stream(seed)
+        self.norm1 = LayerNorm(name="norm1")
+        self.attention = WindowedAttention(num_heads, head_dim, seed=next(seeds), name="attention")
+        self.norm2 = LayerNorm(name="norm2")
+        self.fc1 = dense(width * expansion_ratio, next(seeds), "fc1")
+        self.fc2 = dense(width, next(seeds), "fc2")
+        # Dropout of a whole branch, one draw per image, is stochastic depth.
+        self.drop_path = tf_keras.layers.Dropout(
+            drop_rate, noise_shape=(None, 1, 1, 1), seed=next(seeds), name="drop_path"
+        )
+
+    def call(self, x, windows: grids.Windows | None = None, training=None):
+        x = x + self.drop_path(self.attention(self.norm1(x), windows), training=training)
+        hidden = tf.nn.gelu(self.fc1(self.norm2(x)), approximate=False)
+        return x + self.drop_path(self.fc2(hidden), training=training)
+
+
+class Stage(tf_keras.layers.Layer):
+    """Blocks on one token grid, which is cut into windows once for all of them.
+
+    Windows that do not divide the grid are cut by each attention for itself, padded behind the last row and column and
+    masked there, so that nothing else is computed for what is padded.
+
+    Args:
+      blocks: In order.
+      splits: Attention windows per side of the grid.
+      fixed_edge: Tokens per side of a window instead, whatever the grid.
+
+    Input and output: [B, H, W, C].
+    """
+
+    def __init__(self, blocks: Sequence[Block], splits: int, fixed_edge: int | None = None, **kwargs):
+        super().__init__(**kwargs)
+        self.blocks = list(blocks)
+        self.splits = splits
+        self.fixed_edge = fixed_edge
+
+    def call(self, x, training=None):
+        windows = grids.Windows.cut((x.shape[1], x.shape[2]), self.splits, self.fixed_edge)
+        if windows.padded:
+            for block in self.blocks:
+                x = block(x, windows, training=training)
+            return x
+        x = to_windows(x, windows)
+        for block in self.blocks:
+            x = block(x, training=training)
+        return from_windows(x, windows)

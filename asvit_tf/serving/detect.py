@@ -1,0 +1,147 @@
+"""Finds objects in an image file with an exported SavedModel, and draws them. Needs TensorFlow and Pillow only."""
+
+from __future__ import annotations
+
+import colorsys
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
+
+from asvit_tf.errors import UserError
+from asvit_tf.serving.predict import check_saved_model, load_serving, read_image
+
+_MASK_THRESHOLD = 0.5
+_MASK_OPACITY = 0.45
+_FORMATS = (".png", ".jpg", ".jpeg")
+
+
+@dataclasses.dataclass(frozen=True)
+class Detection:
+    """One object.
+
+    Attributes:
+      label: Name of its category.
+      category: Identifier of its category.
+      score: Between 0 and 1.
+      box: Left, top, right and bottom, in pixels of the image file, inside of it.
+      mask: [rows, columns] probabilities inside `mask_box`, or None where the network has no masks.
+      mask_box: As `box`, but it may reach beyond the image; None where it does not.
+    """
+
+    label: str
+    category: int
+    score: float
+    box: tuple[float, float, float, float]
+    mask: np.ndarray | None = None
+    mask_box: tuple[float, float, float, float] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON, without the mask."""
+        return dict(label=self.label, category=self.category, score=self.score, box=list(self.box))
+
+    def pixels(self, size: tuple[int, int]) -> Image.Image | None:
+        """The mask on the whole image, of this width and height; None without one."""
+        if self.mask is None:
+            return None
+        box = self.mask_box or self.box
+        left, top = (int(np.floor(side)) for side in box[:2])
+        right, bottom = (int(np.ceil(side)) for side in box[2:])
+        small = Image.fromarray((self.mask * 255).astype(np.uint8))
+        inside = small.resize((max(right - left, 1), max(bottom - top, 1)), Image.Resampling.BILINEAR)
+        whole = Image.new("L", size)
+        whole.paste(inside.point(lambda value: 255 * (value > _MASK_THRESHOLD * 255)), (left, top))
+        return whole
+
+
+def detect(saved_model: str, path: str, min_score: float = 0.5) -> list[Detection]:
+    """Objects in an image file, surest first.
+
+    Args:
+      saved_model: Directory that `export` wrote for a detector with input type "image_bytes".
+      path: Image file.
+      min_score: What is less sure is left out; between 0 and 1.
+
+    Raises:
+      UserError: No such SavedModel, or the file is not an image.
+    """
+    check_saved_model(saved_model)
+    encoded = read_image(path)
+    serve = load_serving(saved_model, {"detection_boxes", "class_names", "image_info"}, "detect objects in")
+    answer = {name: value.numpy() for name, value in serve(inputs=tf.constant([encoded])).items()}
+    names = [name.decode() for name in answer["class_names"]]
+    scale = np.tile(answer["image_info"][0, 2], 2)
+    height, width = answer["image_info"][0, 0]
+    limits = np.array([height, width, height, width])
+    found = []
+    for i in range(int(answer["num_detections"][0])):
+        score, category = float(answer["detection_scores"][0, i]), int(answer["detection_classes"][0, i])
+        if score < min_score:
+            continue
+        whole = answer["detection_boxes"][0, i] / scale
+        top, left, bottom, right = np.clip(whole, 0, limits).tolist()
+        mask = answer["detection_masks"][0, i] if "detection_masks" in answer else None
+        label = names[category] if category < len(names) and names[category] else str(category)
+        found.append(Detection(label, category, score, (left, top, right, bottom), mask, tuple(whole[[1, 0, 3, 2]])))
+    return sorted(found, key=lambda item: -item.score)
+
+
+def draw(path: str, found: list[Detection], output: str) -> None:
+    """Writes the image with boxes, masks, labels and scores drawn on it, whole.
+
+    Args:
+      path: Image file.
+      found: What to draw; the surest last, so that it lies on top.
+      output: PNG or JPEG file.
+
+    Raises:
+      UserError: The output is no PNG or JPEG, or cannot be written.
+    """
+    check_output(output)
+    try:
+        with Image.open(path) as opened:
+            image = opened.convert("RGB")
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path} is not an image that can be drawn on: {error}") from error
+    thickness = max(1, round(min(image.size) / 200))
+    font = ImageFont.load_default(size=max(9, min(image.size) / 32))
+    for item in reversed(found):
+        # Hues far apart for neighbouring categories.
+        hue = item.category * 0.618 % 1
+        colour = tuple(round(255 * part) for part in colorsys.hsv_to_rgb(hue, 0.9, 1.0))
+        mask = item.pixels(image.size)
+        if mask is not None:
+            image = Image.composite(
+                Image.blend(image, Image.new("RGB", image.size, colour), _MASK_OPACITY), image, mask
+            )
+        drawing = ImageDraw.Draw(image)
+        left, top, right, bottom = item.box
+        drawing.rectangle([left, top, max(right - 1, left), max(bottom - 1, top)], outline=colour, width=thickness)
+        text = f"{item.label} {item.score:.2f}"
+        place = (left, max(top - drawing.textbbox((0, 0), text, font=font)[3] - 1, 0))
+        drawing.rectangle(drawing.textbbox(place, text, font=font), fill=colour)
+        drawing.text(place, text, fill="black", font=font)
+    partial = Path(output).with_name("." + Path(output).name + ".partial")
+    try:
+        image.save(partial, format="PNG" if output.lower().endswith(".png") else "JPEG")
+        partial.replace(output)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(f"cannot write {output}: {error.strerror or error}") from error
+
+
+def check_output(output: str) -> None:
+    """Refuses an output file that could not be written, before long work.
+
+    Raises:
+      UserError: It is no PNG or JPEG, or its directory does not exist.
+    """
+    if not output.lower().endswith(_FORMATS):
+        raise UserError(f"the output is {output}; allowed are files that end in {', '.join(_FORMATS)}")
+    parent = os.path.dirname(os.path.abspath(output))
+    if not os.path.isdir(parent):
+        raise UserError(f"cannot write {output}: there is no directory {parent}")

@@ -1,0 +1,66 @@
+"""Contradictions in an experiment's settings that the Model Garden would notice late, or never."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+from official.core import config_definitions as cfg
+from official.vision.configs import maskrcnn, retinanet, semantic_segmentation
+
+from asvit_tf.errors import UserError
+from asvit_tf.tasks import classification_checks, detection_checks, segmentation_checks
+
+_KINDS = {
+    retinanet.RetinaNetTask: detection_checks,
+    maskrcnn.MaskRCNNTask: detection_checks,
+    semantic_segmentation.SemanticSegmentationTask: segmentation_checks,
+}
+
+
+def check(params: cfg.ExperimentConfig) -> None:
+    """Refuses settings that cannot be trained with.
+
+    Raises:
+      UserError: Naming the setting, and what is allowed.
+    """
+    trainer = params.trainer
+    for name in ("train_steps", "steps_per_loop"):
+        _whole(f"trainer.{name}", getattr(trainer, name), 1)
+    if trainer.summary_interval % trainer.steps_per_loop:
+        raise UserError(
+            f"trainer.summary_interval is {trainer.summary_interval}; it must be a multiple of steps_per_loop, "
+            f"{trainer.steps_per_loop}"
+        )
+    if trainer.validation_steps == 0:
+        raise UserError("trainer.validation_steps is 0; allowed are -1, for all, and numbers from 1")
+    if getattr(trainer.optimizer_config.learning_rate.get(), "decay_steps", 0) is None:
+        raise UserError("the learning rate has no decay_steps; set it to trainer.train_steps")
+    if getattr(trainer.optimizer_config.warmup.get(), "warmup_steps", 0) is None:
+        raise UserError("trainer.optimizer_config.warmup has no warmup_steps; 0 is none")
+    if hasattr(params.task, "guard"):
+        _whole("task.guard.max_rollbacks", params.task.guard.max_rollbacks, 0)
+    kind = _kind(params.task)
+    metric, known = trainer.best_checkpoint_eval_metric, kind.metrics(params.task)
+    if trainer.best_checkpoint_export_subdir and metric not in known:
+        raise UserError(f"trainer.best_checkpoint_eval_metric is {metric!r}; allowed are {', '.join(known)}")
+    kind.check_model(params.task)
+
+
+def check_data(task: cfg.TaskConfig, section: str) -> None:
+    """Refuses data, "train_data" or "validation_data", that cannot be trained on or evaluated with.
+
+    Raises:
+      UserError: Saying what is wrong, and what is allowed.
+    """
+    _kind(task).check(task, section)
+
+
+def _kind(task: cfg.TaskConfig) -> ModuleType:
+    """The module with the `metrics`, `check_model` and `check` of a kind of task."""
+    return next((module for kind, module in _KINDS.items() if isinstance(task, kind)), classification_checks)
+
+
+def _whole(name: str, value: Any, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise UserError(f"{name} is {value!r}; allowed are whole numbers from {least}")

@@ -1,0 +1,210 @@
+"""Image classification with an As-ViT backbone: configs, the task, and the experiments."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.resources
+
+from official.core import config_definitions as cfg
+from official.core import exp_factory, task_factory
+from official.modeling import hyperparams
+from official.vision.configs import common, image_classification
+from official.vision.tasks import image_classification as classification_task
+
+from asvit_tf.dataloaders import inputs
+from asvit_tf.dataloaders.classification import Dataset
+from asvit_tf.design.topology import Topology
+from asvit_tf.tasks import class_metrics
+from asvit_tf.tasks.backbones import Backbone
+from asvit_tf.tasks.initial_weights import AccountedStart
+from asvit_tf.tasks.recipes import experiment, train_for
+from asvit_tf.tasks.schedules import Retokenization
+
+# hyperparams reads the annotations at run time and knows typing's List and Optional, not the built-in forms.
+
+IMAGENET_TRAIN_EXAMPLES = 1_281_167
+
+
+@dataclasses.dataclass
+class Guard(hyperparams.Config):
+    """What happens when a training loses what it learned (see guard.judge).
+
+    Attributes:
+      max_rollbacks: How often it is set back to its newest sound checkpoint, to go on at a third of the learning rate
+        behind a new warm-up, before it is stopped.
+    """
+
+    max_rollbacks: int = 2
+
+
+@dataclasses.dataclass
+class ClassificationModel(image_classification.ImageClassificationModel):
+    backbone: Backbone = dataclasses.field(default_factory=Backbone)
+    kernel_initializer: str = "glorot_uniform"
+
+
+@dataclasses.dataclass
+class ClassificationTask(image_classification.ImageClassificationTask):
+    """The Model Garden's image classification with an As-ViT backbone and a schedule.
+
+    Attributes:
+      retokenization: When the stem's stride and dilation change.
+      guard: What happens when the training loses what it learned.
+      class_names: By label, for the exported model; empty for "0", "1" and so on.
+      seed: Of initial weights, shuffling and augmentation, set by asvit_tf.train; None draws fresh ones.
+    """
+
+    model: ClassificationModel = dataclasses.field(default_factory=ClassificationModel)
+    retokenization: Retokenization = dataclasses.field(default_factory=Retokenization)
+    guard: Guard = dataclasses.field(default_factory=Guard)
+    class_names: list[str] = dataclasses.field(default_factory=list)
+    seed: int | None = None
+
+
+@task_factory.register_task_cls(ClassificationTask)
+class AsViTClassificationTask(AccountedStart, classification_task.ImageClassificationTask):
+    """The Model Garden's task, but a checkpoint to start from is accounted for, every label is checked, and metrics
+    tell what guessing would reach.
+
+    The schedule is the trainer's.
+    """
+
+    def build_inputs(self, params, input_context=None):
+        """The Model Garden's input pipeline; a label that belongs to no class ends it (see `inputs.checked_labels`)."""
+        dataset = super().build_inputs(params, input_context)
+        multilabel = self.task_config.train_data.is_multilabel
+        return dataset if multilabel else inputs.checked_labels(dataset, self.task_config.model.num_classes)
+
+    def build_metrics(self, training=True):
+        """The Model Garden's metrics, and those of `class_metrics`."""
+        return [*super().build_metrics(training), *class_metrics.build(self.task_config, training)]
+
+
+@exp_factory.register_config_factory("asvit_digits")
+def asvit_digits() -> cfg.ExperimentConfig:
+    """Handwritten digits at 32 x 32; see official_configs/digits_asvit_i32_cpu.yaml."""
+    return experiment(
+        ClassificationTask(
+            model=ClassificationModel(num_classes=10, input_size=[32, 32, 3]),
+            train_data=image_classification.DataConfig(is_training=True, decode_jpeg_only=False),
+            validation_data=image_classification.DataConfig(is_training=False, decode_jpeg_only=False),
+        )
+    )
+
+
+@exp_factory.register_config_factory("asvit_imagenet")
+def asvit_imagenet() -> cfg.ExperimentConfig:
+    """ImageNet at 224 x 224: 300 epochs, batch 1024. A YAML adds topology, stochastic depth and hardware.
+
+    Source: epochs, batch size, optimizer, learning rate, weight decay and the schedule's switches are the authors';
+    the augmentations and the warm-up are the usual recipe for networks of this kind (DeiT, Swin).
+    """
+    batch_size, epochs, warmup_epochs = 1024, 300, 20
+    epoch_steps = IMAGENET_TRAIN_EXAMPLES // batch_size
+    params = experiment(
+        ClassificationTask(
+            model=ClassificationModel(num_classes=1000, input_size=[224, 224, 3]),
+            # Mixup gives soft labels, smoothed already.
+            losses=image_classification.Losses(one_hot=False, soft_labels=True),
+            # A turn ends with a wait for the device; of 64 steps each of the two has one of 32 on average.
+            retokenization=Retokenization(
+                preset="thirds", transition=0.05, transition_period=64, steps_per_epoch=epoch_steps
+            ),
+            train_data=image_classification.DataConfig(
+                input_path="imagenet-2012-tfrecord/train*",
+                is_training=True,
+                global_batch_size=batch_size,
+                dtype="bfloat16",
+                shuffle_buffer_size=10_000,
+                aug_type=common.Augmentation(
+                    type="randaug", randaug=common.RandAugment(num_layers=2, magnitude=9, exclude_ops=["Cutout"])
+                ),
+                mixup_and_cutmix=common.MixupAndCutmix(mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing=0.1),
+                random_erasing=common.RandomErasing(probability=0.25),
+            ),
+            validation_data=image_classification.DataConfig(
+                input_path="imagenet-2012-tfrecord/valid*",
+                is_training=False,
+                global_batch_size=batch_size,
+                dtype="bfloat16",
+                drop_remainder=False,
+            ),
+        )
+    )
+    params.runtime.mixed_precision_dtype = "bfloat16"
+    train_for(params, epochs, epoch_steps, warmup_epochs * epoch_steps)
+    return params
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How to train a classifier of a user's images.
+
+    Attributes:
+      image_size: Pixels per side.
+      seed: Of weights and data.
+      epochs: Of training.
+      batch_size: Images; all of them where they are fewer.
+      retokenization: A preset schedule.
+      flip: Mirror training images at random.
+    """
+
+    image_size: int
+    seed: int
+    epochs: int
+    batch_size: int
+    retokenization: str = "none"
+    flip: bool = False
+
+
+def classifier(
+    plan: Plan, dataset: Dataset, topology: Topology, recipe: str = "digits_asvit_i32_cpu.yaml"
+) -> cfg.ExperimentConfig:
+    """A shipped recipe with a topology in it; everything else changes with the data and the plan only.
+
+    Args:
+      plan: How to train.
+      dataset: To train on.
+      topology: To train.
+      recipe: A file of official_configs for the experiment `asvit_digits`.
+    """
+    path = importlib.resources.files("official_configs") / recipe
+    params = hyperparams.override_params_dict(asvit_digits(), str(path), is_strict=True)
+    batch_size = min(plan.batch_size, dataset.train_examples)
+    epoch_steps = dataset.train_examples // batch_size
+    train_steps = epoch_steps * plan.epochs
+    params.override(
+        {
+            "task": {
+                "seed": plan.seed,
+                "class_names": list(dataset.class_names),
+                "model": {
+                    "num_classes": len(dataset.class_names),
+                    "input_size": [plan.image_size, plan.image_size, 3],
+                    "backbone": {"asvit": {"topology": str(topology)}},
+                },
+                "retokenization": {"preset": plan.retokenization},
+                "train_data": {
+                    "input_path": dataset.train_path,
+                    "global_batch_size": batch_size,
+                    "aug_rand_hflip": plan.flip,
+                    "seed": plan.seed,
+                },
+                "validation_data": {"input_path": dataset.validation_path},
+                "evaluation": {"top_k": min(5, len(dataset.class_names))},
+            },
+            "trainer": {
+                "train_steps": train_steps,
+                "steps_per_loop": epoch_steps,
+                "summary_interval": epoch_steps,
+                "checkpoint_interval": epoch_steps * max(1, plan.epochs // 12),
+                "validation_interval": epoch_steps * max(1, plan.epochs // 6),
+                "optimizer_config": {
+                    "learning_rate": {"cosine": {"decay_steps": train_steps}},
+                    "warmup": {"linear": {"warmup_steps": max(1, train_steps // 20)}},
+                },
+            },
+        },
+        is_strict=True,
+    )
+    return params

@@ -1,0 +1,98 @@
+"""Refuses segmentation experiments and data that could only fail later, or would be trained or evaluated wrongly."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from google.protobuf import message
+from PIL import Image
+
+from asvit_tf.dataloaders import inputs
+from asvit_tf.errors import UserError
+from asvit_tf.tasks import detection_checks
+
+_LEVELS = (2, 5)  # That the backbone has.
+_PYRAMIDS = ("fpn", "nasfpn")
+
+
+def metrics(task: Any) -> tuple[str, ...]:
+    """What an evaluation reports and a best checkpoint may be chosen by."""
+    per_class = range(task.model.num_classes) if task.evaluation.report_per_class_iou else ()
+    loss = ("validation_loss",) if task.validation_data.resize_eval_groundtruth else ()  # Else it is always 0.
+    return ("mean_iou", *loss, *(f"iou/{i}" for i in per_class))
+
+
+def check_model(task: Any) -> None:
+    """Checks the model of a segmentation task.
+
+    Raises:
+      UserError: As in detection; or a setting that the Model Garden fails with only after building, or after training.
+    """
+    model, evaluated = task.model, task.validation_data
+    detection_checks.check_model(task)
+    if not _LEVELS[0] <= model.min_level <= model.head.level <= model.max_level <= _LEVELS[1]:
+        raise UserError(
+            f"task.model has min_level {model.min_level}, head.level {model.head.level} and max_level "
+            f"{model.max_level}; they must rise, and allowed are {_LEVELS[0]} to {_LEVELS[1]}"
+        )
+    if model.head.feature_fusion == "pyramid_fusion" and model.decoder.type not in _PYRAMIDS:
+        raise UserError(
+            f"task.model.decoder.type is {model.decoder.type!r}; with head.feature_fusion pyramid_fusion allowed are "
+            f"{', '.join(_PYRAMIDS)}"
+        )
+    weights = task.losses.class_weights
+    if weights and len(weights) != model.num_classes:
+        raise UserError(f"task.losses.class_weights are {len(weights)}, the model has {model.num_classes} classes")
+    if not evaluated.resize_eval_groundtruth and not evaluated.groundtruth_padded_size:
+        raise UserError("task.validation_data.resize_eval_groundtruth is false; then groundtruth_padded_size is needed")
+    if task.export_config.rescale_output:
+        raise UserError("task.export_config.rescale_output is true; an exported model answers whole batches: set false")
+    expected = list(model.input_size[:2])
+    for section in ("train_data", "validation_data"):
+        data = getattr(task, section)
+        size = list(data.crop_size if data.is_training and data.crop_size else data.output_size)
+        if size != expected:
+            raise UserError(f"images of task.{section} are resized to {size}; it must be model.input_size, {expected}")
+
+
+def check(task: Any, section: str) -> None:
+    """Checks one of the two data sections of a segmentation task.
+
+    Args:
+      task: The task.
+      section: "train_data" or "validation_data".
+
+    Raises:
+      UserError: There are no TFRecords with a class for every pixel at that place, or they have more classes than the
+        model.
+    """
+    file = detection_checks.first_file(task, section, "asvit prepare-coco --semantic")
+    seen: set[int] = set()
+    try:
+        for features in inputs.peek(file):
+            seen.update(np.unique(_map_of(features, file)).tolist())
+    except (tf.errors.OpError, message.DecodeError):
+        seen.clear()
+    if not seen:
+        raise UserError(f"task.{section}.input_path: {file} holds no TFRecords of segmentation data")
+    inputs.check_classes(file, "classes", seen - {task.losses.ignore_label}, 0, task.model.num_classes)
+
+
+def _map_of(features: Mapping[str, tf.train.Feature], file: str) -> np.ndarray:
+    """The map of classes of one record, [H, W]."""
+    maps = features["image/segmentation/class/encoded"].bytes_list.value
+    if not maps:
+        raise UserError(f"{file} holds no class for every pixel; prepare it with asvit prepare-coco --semantic")
+    try:
+        # Not TensorFlow, for the reason that `inputs.peek` gives.
+        classes = np.asarray(Image.open(io.BytesIO(maps[0])))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{file} holds a map of classes that is damaged") from error
+    size = tuple(features[f"image/{side}"].int64_list.value[:1] for side in ("height", "width"))
+    if not features["image/encoded"].bytes_list.value or tuple(map(list, size)) != tuple([n] for n in classes.shape):
+        raise UserError(f"{file} holds an image without a map of classes of its own size")
+    return classes

@@ -1,0 +1,224 @@
+"""The TPU compiler, on a machine without a TPU: compiles a StableHLO program for a named chip and says what it costs.
+
+The compiler is the one that TPUs use; it comes as the package libtpu and is reached through JAX's ahead-of-time
+topologies. Both belong to the extra `tpu-check`; nothing else here imports them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import inspect
+import json
+import os
+import re
+import time
+from pathlib import Path
+
+from asvit_tf.errors import UserError
+from asvit_tf.storage import write_json
+from asvit_tf.tpu import schedule as tpu_schedule
+
+_GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What one chip has.
+
+    Attributes:
+      hbm_bytes: Memory.
+      flops: bfloat16 operations a second, at peak.
+      bytes_per_second: From its memory, at peak.
+      clock: Cycles a second; None where that is not known.
+
+    Source: the system pages of Google Cloud TPU; the clock is what the peak implies for the number of matrix units.
+    """
+
+    hbm_bytes: int
+    flops: float
+    bytes_per_second: float
+    clock: float | None
+
+
+CHIPS = {
+    "v4": Chip(32 * _GIB, 275e12, 1228e9, 1.05e9),
+    "v5e": Chip(16 * _GIB, 197e12, 819e9, 1.5e9),
+    "v5p": Chip(95 * _GIB, 459e12, 2765e9, 1.75e9),
+    "v6e": Chip(32 * _GIB, 918e12, 1640e9, None),
+}
+_PROFILE_KINDS = 20
+
+
+def chip_of(topology_name: str) -> Chip:
+    """The chip of a TPU topology such as "v5e:2x2".
+
+    Raises:
+      UserError: It is not one of `CHIPS`, or has no shape.
+    """
+    name, _, shape = topology_name.partition(":")
+    if name not in CHIPS or not re.fullmatch(r"\d+(x\d+)+", shape):
+        raise UserError(
+            f"unknown TPU topology {topology_name!r}; expected a chip and its arrangement as in v5e:2x2, chips are "
+            f"{', '.join(CHIPS)}"
+        )
+    return CHIPS[name]
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What the compiler says of one program on one chip.
+
+    Attributes:
+      compiles: Whether it does.
+      message: Of the compiler, where it does not.
+      argument_bytes, output_bytes, aliased_bytes, temporary_bytes, code_bytes: In the chip's memory; aliased ones are
+        outputs that take the place of arguments, as the weights do.
+      flops: As the compiler counts them; what pads a matrix unit is not in it.
+      bytes_accessed: As the compiler counts them, whatever memory they are in (see `tpu_schedule`).
+      hbm_bytes_moved: To and from the chip's memory, in the compiled schedule.
+      cycles: That its instructions take one after another, as the compiler estimates them.
+      profile: The kinds of instruction that take most of them.
+      compile_seconds: Wall time of the compilation.
+    """
+
+    compiles: bool
+    message: str | None = None
+    argument_bytes: int = 0
+    output_bytes: int = 0
+    aliased_bytes: int = 0
+    temporary_bytes: int = 0
+    code_bytes: int = 0
+    flops: float = 0.0
+    bytes_accessed: float = 0.0
+    hbm_bytes_moved: int = 0
+    cycles: int = 0
+    profile: tuple[tpu_schedule.Kind, ...] = ()
+    compile_seconds: float = 0.0
+
+    @property
+    def hbm_bytes(self) -> int:
+        """Memory that the program needs at once."""
+        resident = self.argument_bytes + self.output_bytes - self.aliased_bytes
+        return resident + self.temporary_bytes + self.code_bytes
+
+    def roofline_seconds(self, chip: Chip) -> float:
+        """The least time that the chip's peaks allow: `max(flops / peak flops, bytes moved / peak bandwidth)`."""
+        return max(self.flops / chip.flops, self.hbm_bytes_moved / chip.bytes_per_second)
+
+    def compiler_seconds(self, chip: Chip) -> float | None:
+        """The compiler's own estimate: cycles over clock. None without either."""
+        return self.cycles / chip.clock if self.cycles and chip.clock else None
+
+
+def version() -> str:
+    """Of the compiler.
+
+    Raises:
+      UserError: It is not installed.
+    """
+    try:
+        importlib.metadata.version("jax")
+        return importlib.metadata.version("libtpu")
+    except importlib.metadata.PackageNotFoundError as error:
+        raise UserError(
+            f"the TPU compiler is not installed ({error.name} is missing): pip install 'asvit-tf[tpu-check]'"
+        ) from error
+
+
+def cleaned(stablehlo: str) -> str:
+    """The program as the compiler takes it: TensorFlow's `mhlo.copy` replaced by what it copies.
+
+    Locations are dropped and functions numbered, so that the same program, lowered again, is the same text.
+    """
+    text = re.sub(r"^#loc.*\n", "", stablehlo, flags=re.MULTILINE)
+    text = re.sub(r" loc\((?:[^()\"]|\"[^\"]*\"|\([^()]*\))*\)", "", text)
+    copies: dict[str, str] = {}
+
+    def note(match: re.Match) -> str:
+        copies[match[1]] = copies.get(match[2], match[2])
+        return ""
+
+    text = re.sub(r"^\s*(%\w+) = mhlo\.copy (%[\w#]+) :.*\n", note, text, flags=re.MULTILINE)
+    text = re.sub(r"%[\w#]+", lambda match: copies.get(match[0], match[0]), text)
+    names: dict[str, str] = {"@main": "@main"}
+    return re.sub(r"@[\w.$-]+", lambda match: names.setdefault(match[0], f"@f{len(names)}"), text)
+
+
+def compile_program(stablehlo: str, topology_name: str, cache_dir: str | os.PathLike | None = None) -> Program:
+    """Compiles a program for one chip of a TPU topology; what was compiled before is read from the cache.
+
+    Args:
+      stablehlo: The program, as text.
+      topology_name: As "v5e:2x2".
+      cache_dir: Where results are kept; None for `~/.cache/asvit_tf/tpu`.
+
+    Raises:
+      UserError: The compiler is not installed, or does not know the topology.
+    """
+    chip_of(topology_name)
+    text = cleaned(stablehlo)
+    # How a result was read is part of its key: one that was read otherwise is not found.
+    form = inspect.getsource(tpu_schedule) + ",".join(field.name for field in dataclasses.fields(Program))
+    key = hashlib.sha256(f"{version()} {topology_name} {form}\n{text}".encode()).hexdigest()
+    directory = Path(cache_dir) if cache_dir is not None else Path("~/.cache/asvit_tf/tpu").expanduser()
+    path = directory / f"{key}.json"
+    if path.exists():
+        fields = json.loads(path.read_text())
+        return Program(**fields | {"profile": tuple(tpu_schedule.Kind(**kind) for kind in fields["profile"])})
+    program = _compile(text, topology_name)
+    directory.mkdir(parents=True, exist_ok=True)
+    write_json(path, dataclasses.asdict(program))
+    return program
+
+
+def _compile(text: str, topology_name: str) -> Program:
+    # Without the first two the compiler looks for the TPU that this machine does not have; without the third only one
+    # process may use it at a time, as if there were one.
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    from jax._src.interpreters import mlir
+    from jax._src.lib import xla_client
+    from jax.errors import JaxRuntimeError
+    from jax.experimental import topologies
+    from jaxlib.mlir import ir
+
+    try:
+        device = topologies.get_topology_desc(platform="tpu", topology_name=topology_name).devices[0]
+    except (JaxRuntimeError, ValueError) as error:
+        raise UserError(f"the TPU compiler does not know {topology_name!r}: {_line(error)}") from error
+    start = time.perf_counter()
+    try:
+        with mlir.make_ir_context():
+            module = ir.Module.parse(text)
+        options = xla_client.CompileOptions()
+        options.num_replicas = options.num_partitions = 1
+        compiled = device.client.compile(module, xla_client.DeviceList((device,)), options)
+    except (JaxRuntimeError, ir.MLIRError) as error:
+        return Program(False, _line(error), compile_seconds=time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    cost, memory = compiled.cost_analysis(), compiled.get_compiled_memory_stats()
+    if isinstance(cost, list):
+        (cost,) = cost
+    (module,) = compiled.hlo_modules()
+    rows = tpu_schedule.instructions(module.to_string())
+    return Program(
+        True,
+        argument_bytes=memory.argument_size_in_bytes,
+        output_bytes=memory.output_size_in_bytes,
+        aliased_bytes=memory.alias_size_in_bytes,
+        temporary_bytes=memory.temp_size_in_bytes,
+        code_bytes=memory.generated_code_size_in_bytes,
+        flops=cost["flops"],
+        bytes_accessed=cost["bytes accessed"],
+        hbm_bytes_moved=sum(row.hbm_bytes for row in rows),
+        cycles=sum(row.cycles for row in rows),
+        profile=tuple(tpu_schedule.by_kind(rows)[:_PROFILE_KINDS]),
+        compile_seconds=seconds,
+    )
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:500]

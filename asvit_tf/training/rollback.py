@@ -1,0 +1,162 @@
+"""A training that lost what it learned is set back to its last sound checkpoint and goes on more gently."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+from official.core import config_definitions as cfg
+
+from asvit_tf import storage
+from asvit_tf.errors import DivergedError
+from asvit_tf.training import block_log, guard
+from asvit_tf.training.guard import Observation, Rollback, Verdict
+from asvit_tf.training.runner import SoundCheckpoints
+from asvit_tf.training.trainer import RetokenizingTrainer
+
+ROLLBACKS_FILE = "rollbacks.json"
+
+
+def read_rollbacks(model_dir: str | os.PathLike) -> list[Rollback]:
+    """Those of a training, in order; none where it was never set back."""
+    path = os.path.join(model_dir, ROLLBACKS_FILE)
+    if not tf.io.gfile.exists(path):
+        return []
+    with tf.io.gfile.GFile(path) as file:
+        return [Rollback(**row) for row in json.loads(file.read())]
+
+
+class Guard:
+    """Train action: judges every block (see `guard.judge`), keeps unsound weights from being saved, and sets back.
+
+    All it knows is read off the model directory (`blocks.jsonl`, `rollbacks.json`), so a resumed training is guarded as
+    an unbroken one. Every worker of several sees the same losses and does the same; one writes.
+
+    Args:
+      trainer: A `RetokenizingTrainer`.
+      model_dir: Of the training.
+      config: Of the trainer; its steps are read.
+      most: How often a training is set back before it is stopped.
+      writes: Whether this process writes `rollbacks.json`.
+
+    Raises:
+      DivergedError: A training would have to be set back once more than `most` times.
+    """
+
+    def __init__(
+        self, trainer: RetokenizingTrainer, model_dir: str, config: cfg.TrainerConfig, most: int, writes: bool
+    ):
+        self._trainer = trainer
+        self._model_dir = model_dir
+        self._config = config
+        self._most = most if trainer.learning_rate is not None else 0
+        self._writes = writes
+        self._rollbacks = read_rollbacks(model_dir)
+        self._rows = block_log.read_blocks(model_dir)
+        self._start = os.path.join(model_dir, "start", "weights")
+        self._step = 0
+
+    def begin(self, checkpoints: SoundCheckpoints) -> None:
+        """Takes up a training whose newest checkpoint, if there is one, has been restored.
+
+        Args:
+          checkpoints: Where sound weights are saved.
+        """
+        self._checkpoints = checkpoints
+        self._step = int(self._trainer.global_step.numpy())
+        self._rows = [row for row in self._rows if row["step"] <= self._step]
+        if self._rollbacks:
+            self._ease(self._rollbacks[-1])
+        if self._step == 0:
+            # For a training that goes wrong before its first checkpoint, or never learns. Every worker has to take part
+            # in saving; those that do not write do it where nobody looks.
+            with tempfile.TemporaryDirectory() as nowhere, self._trainer.strategy.scope():
+                _ = self._trainer.checkpoint.save_counter  # Made at its first use; without it none would be written.
+                self._trainer.checkpoint.write(self._start if self._writes else os.path.join(nowhere, "weights"))
+
+    def __call__(self, output: Any) -> None:
+        step = int(self._trainer.global_step.numpy())
+        row = {name: float(output[name]) for name in ("training_loss", "guessing_loss") if name in output}
+        self._rows.append({"step": step, "steps": step - self._step, **row})
+        self._step = step
+        seen = guard.observations(self._rows, self._config.steps_per_loop)
+        verdict = guard.judge(seen, self._config.train_steps)
+        if verdict is Verdict.UNLEARNED and (len(self._rollbacks) >= self._most or not self._has_start()):
+            verdict = Verdict.SOUND  # It may still learn; whether it did is judged at the end.
+        self._checkpoints.sound = verdict is Verdict.SOUND
+        if verdict not in (Verdict.SOUND, Verdict.SUSPECT):
+            self._set_back(verdict, seen)
+
+    def _set_back(self, verdict: Verdict, seen: Sequence[Observation]) -> None:
+        if len(self._rollbacks) >= self._most:
+            times = len(self._rollbacks)
+            tries = f" after {times} set-back{'s' * (times > 1)}" if times else ""
+            raise DivergedError(
+                f"{verdict.value} at step {self._step}{tries}; start again in another model_dir with a lower learning "
+                "rate, a longer warm-up, or gradients clipped at a lower norm (global_clipnorm)"
+            )
+        path, restored = self._target(verdict, seen)
+        with self._trainer.strategy.scope():
+            self._trainer.checkpoint.read(path).assert_existing_objects_matched()
+        last = seen[-1]
+        rollback = Rollback(
+            step=self._step,
+            restored=restored,
+            reason=verdict.value,
+            loss=last.loss if math.isfinite(last.loss) else None,
+            guessing_loss=last.guessing,
+            factor=guard.FACTOR ** (len(self._rollbacks) + 1),
+        )
+        self._rollbacks.append(rollback)
+        self._step = restored
+        self._rows = [row for row in self._rows if row["step"] <= restored]
+        self._ease(rollback)
+        if self._writes:
+            print(rollback, file=sys.stderr)
+            rows = [dataclasses.asdict(row) for row in self._rollbacks]
+            storage.write_json(os.path.join(self._model_dir, ROLLBACKS_FILE), rows)
+        self._checkpoints.sound = True
+        # It becomes the newest, and then those behind it go: a training that is killed must not go on from them.
+        self._checkpoints.save(checkpoint_number=restored, check_interval=False)
+        later = [path for step, path in self._saved().items() if step > restored]
+        for file in itertools.chain.from_iterable(tf.io.gfile.glob(f"{path}.*") for path in later if self._writes):
+            tf.io.gfile.remove(file)
+
+    def _target(self, verdict: Verdict, seen: Sequence[Observation]) -> tuple[str, int]:
+        """Path and step of what to go on from: the newest checkpoint that is known to be sound.
+
+        Where none is (one checkpoint is kept, perhaps), the newest that was not tried before; else the initial weights.
+        """
+        saved = self._saved()
+        confirmed = [step for step in saved if step <= guard.last_confirmed(seen)]
+        untried = [step for step in saved if step not in {rollback.restored for rollback in self._rollbacks}]
+        if verdict is Verdict.UNLEARNED or not (confirmed or untried):
+            return self._start, 0
+        step = max(confirmed or untried)
+        return saved[step], step
+
+    def _saved(self) -> dict[int, str]:
+        """Checkpoints of the training by their steps."""
+        state = tf.train.get_checkpoint_state(self._model_dir)
+        paths = state.all_model_checkpoint_paths if state else ()
+        return {int(path.rsplit("-", 1)[1]): path for path in paths if tf.io.gfile.exists(f"{path}.index")}
+
+    def _has_start(self) -> bool:
+        return tf.io.gfile.exists(f"{self._start}.index")
+
+    def _ease(self, rollback: Rollback) -> None:
+        # Not the step of the rollback, if the user went on from a checkpoint before it.
+        self._trainer.learning_rate.ease(rollback.factor, min(rollback.restored, self._step))
+
+    def end(self) -> None:
+        """Removes what only a running training needs."""
+        if self._writes and self._has_start():
+            tf.io.gfile.rmtree(os.path.dirname(self._start))

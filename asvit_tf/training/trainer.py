@@ -1,0 +1,147 @@
+"""The Model Garden's trainer, with the re-tokenization schedule applied and every block of steps timed."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gin
+import numpy as np
+import tensorflow as tf
+import tf_keras
+from official.core import base_trainer
+
+from asvit_tf.design.retokenization import Tokenization
+from asvit_tf.tasks import recipes, schedules
+from asvit_tf.training.learning_rate import eased
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """One block of training steps: `steps_per_loop`, or fewer where the tokenization changes inside.
+
+    Attributes:
+      step: Steps trained when it ended.
+      steps: Steps in it.
+      phase: Index of the phase whose tokenization it has.
+      stride, dilation: Its tokenization.
+      traced: Whether it began with tracing the training step; its seconds then include that.
+      seconds: Wall time.
+      metrics: Of these steps.
+    """
+
+    step: int
+    steps: int
+    phase: int
+    stride: int
+    dilation: int
+    traced: bool
+    seconds: float
+    metrics: dict[str, float]
+
+
+def create_slots(optimizer: Any, variables: Sequence[tf.Variable]) -> None:
+    """Creates the optimizer's moments now. Created inside the first training step, they would have it traced twice."""
+    create = optimizer.build if isinstance(optimizer, tf_keras.optimizers.Optimizer) else optimizer._create_all_weights
+    create(variables)
+
+
+@gin.configurable
+class RetokenizingTrainer(base_trainer.Trainer):
+    """Sets the tokenization before each block of training steps, and the final one before each evaluation.
+
+    A traced program does not see a changed attribute, so each tokenization has a training loop and an evaluation loop
+    of its own, traced at its first use. It needs no train action, so it also works where the caller passes none, as the
+    unmodified `official.vision.train` does: import `asvit_tf.registry_imports` and `asvit_tf.trainer` in a gin file and
+    bind `create_trainer.trainer_cls = @RetokenizingTrainer`.
+
+    Args: as `base_trainer.Trainer`; `config.task.retokenization` is the schedule, if the task has one.
+    """
+
+    def __init__(self, config, task, model, optimizer, **kwargs):
+        super().__init__(config, task, model, optimizer, **kwargs)
+        create_slots(optimizer, model.trainable_variables)
+        self.schedule = schedules.schedule_of(config)
+        self.learning_rate = eased(optimizer, recipes.warmup_steps(config))
+        self.blocks: list[Block] = []
+        self._evaluated_at = self.schedule.final
+        self._traced: set[Tokenization] = set()
+
+    def create_train_loop_fn(self):
+        """A loop that runs the program of the present tokenization."""
+        return self._loop_per_tokenization(super().create_train_loop_fn)
+
+    def create_eval_loop_fn(self, has_state):
+        """The same for evaluation."""
+        create = super().create_eval_loop_fn
+        return self._loop_per_tokenization(lambda: create(has_state))
+
+    def _loop_per_tokenization(self, create: Callable[[], Callable]) -> Callable:
+        loops: dict[Tokenization, Callable] = {}
+
+        def loop(*args, **kwargs):
+            tokenization = self.model.backbone.tokenization
+            if tokenization not in loops:
+                loops[tokenization] = create()
+            return loops[tokenization](*args, **kwargs)
+
+        return loop
+
+    def train(self, num_steps):
+        """Trains `num_steps` steps, in parts where the tokenization changes: one traced loop cannot change inside."""
+        start = int(self.global_step.numpy())
+        end = start + int(num_steps)
+        logs, weights = [], []
+        for cut in (*self.schedule.changes(start, end), end):
+            weights.append(cut - int(self.global_step.numpy()))
+            logs.append(super().train(tf.constant(weights[-1], tf.int32)))
+        # Means over all the steps; the learning rate, which is no mean, is the last.
+        return {
+            name: last if name == "learning_rate" else np.average([float(log[name]) for log in logs], weights=weights)
+            for name, last in logs[-1].items()
+        }
+
+    def train_loop_begin(self):
+        self._begun_at_step = int(self.global_step.numpy())
+        self._begun_at = time.perf_counter()
+        self._phase = self.schedule.phase_index(self._begun_at_step)
+        self.model.backbone.set_tokenization(self.schedule.phases[self._phase].tokenization)
+        super().train_loop_begin()
+
+    def train_loop_end(self):
+        logs = super().train_loop_end()  # Reads the metrics, so the device has finished.
+        step = int(self.global_step.numpy())
+        tokenization = self.model.backbone.tokenization
+        traced, self._traced = tokenization not in self._traced, self._traced | {tokenization}
+        self.blocks.append(
+            Block(
+                step=step,
+                steps=step - self._begun_at_step,
+                phase=self._phase,
+                stride=tokenization.stride,
+                dilation=tokenization.dilation,
+                traced=traced,
+                seconds=time.perf_counter() - self._begun_at,
+                metrics={name: float(value) for name, value in logs.items()},
+            )
+        )
+        return logs
+
+    def evaluate(self, num_steps):
+        """Evaluates at all tokens; and, if the schedule asks for it, at the present phase's."""
+        metrics = super().evaluate(num_steps)
+        phase = self.schedule.tokenization(int(self.global_step.numpy()))
+        if phase != self.schedule.final and self.config.task.retokenization.evaluate_phase:
+            # What is best is decided at all tokens.
+            self._evaluated_at, self._checkpoint_exporter, exporter = phase, None, self._checkpoint_exporter
+            try:
+                metrics |= {f"phase_{name}": value for name, value in super().evaluate(num_steps).items()}
+            finally:
+                self._evaluated_at, self._checkpoint_exporter = self.schedule.final, exporter
+        return metrics
+
+    def eval_begin(self):
+        self.model.backbone.set_tokenization(self._evaluated_at)
+        super().eval_begin()

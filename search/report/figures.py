@@ -1,0 +1,175 @@
+"""Figures of a run, and one HTML page that holds them all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import matplotlib.ticker
+
+from asvit_tf.choices import PREDICTED
+from asvit_tf.design.retokenization import Schedule
+from asvit_tf.design.topology import Topology
+
+_COLOURS = dict(first="#1f6f8b", second="#d1603d", third="#3b7d4f", quiet="#9a9a9a")
+
+
+def tidy(axis: plt.Axes) -> None:
+    """The common look of all drawings."""
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _figure(rows: int, height: float) -> tuple[plt.Figure, Sequence[plt.Axes]]:
+    figure, axes = plt.subplots(rows, 1, figsize=(7.2, height * rows), sharex=True, layout="constrained", squeeze=False)
+    for axis in axes[:, 0]:
+        tidy(axis)
+    return figure, axes[:, 0]
+
+
+def _column(trace: Sequence[Mapping], *path: str) -> list[float]:
+    """One number of every row, NaN where it is missing, so that a line breaks there."""
+    column = []
+    for row in trace:
+        value: Any = row
+        for name in path:
+            value = value[name]
+        column.append(float("nan") if value is None else value)
+    return column
+
+
+_LABELS = {
+    "length_distortion": "length\ndistortion",
+    "curvature": "curvature",
+    "length_distortion_with_curvature": "length with\ncurvature",
+    "ntk_condition_number": "NTK condition\nnumber",
+    PREDICTED: "predicted\naccuracy",
+}
+
+
+def draw_measure(axis: plt.Axes, trace: Sequence[Mapping], name: str) -> None:
+    """One measure of the sampled topologies over the steps."""
+    colour = _COLOURS["first" if name == "length_distortion" else "second"]
+    axis.plot(_column(trace, "step"), _column(trace, "scores", name), ".-", color=colour)
+    axis.set_ylabel(_LABELS[name])
+    if name == "ntk_condition_number":
+        axis.set_yscale("log")
+
+
+def search_figure(trace: Sequence[Mapping]) -> plt.Figure:
+    """Every measure, reward with its baseline, and policy entropy over the steps."""
+    names = list(trace[0]["scores"])
+    figure, (*measures, reward, entropy) = _figure(len(names) + 2, 1.7)
+    for axis, name in zip(measures, names):
+        draw_measure(axis, trace, name)
+    steps = _column(trace, "step")
+    for name, colour in (("reward", _COLOURS["quiet"]), ("baseline", _COLOURS["third"])):
+        reward.plot(steps, _column(trace, name), color=colour, label=name)
+    reward.set_ylabel("reward")
+    reward.legend(frameon=False, loc="lower right")
+    entropy.plot(steps, _column(trace, "entropy"), color=_COLOURS["first"])
+    entropy.set_ylabel("entropy (nats)")
+    entropy.set_xlabel("step")
+    return figure
+
+
+# Total depth and total width (over stages) of the networks that the published figure compares with: for ResNet the
+# bottleneck blocks and their output channels. Source: their papers.
+_OTHERS = {
+    "ViT": ("s", [("S", 12, 384), ("B", 12, 768), ("L", 24, 1024)]),
+    "Swin": ("^", [("T", 12, 1440), ("S", 24, 1440), ("B", 24, 1920), ("L", 24, 2880)]),
+    "ResNet": ("D", [("50", 16, 3840), ("101", 33, 3840), ("152", 50, 3840)]),
+}
+
+
+def draw_growth(axis: plt.Axes, family: Sequence[Mapping], others: bool = False) -> None:
+    """Total depth against the sum of the stages' widths, every member labelled with its parameters."""
+    topologies = [Topology.parse(member["topology"]) for member in family]
+    widths = [sum(topology.widths) for topology in topologies]
+    depths = [sum(topology.depths) for topology in topologies]
+    axis.plot(widths, depths, "o-", color=_COLOURS["first"], label="As-ViT, grown")
+    labelled = 0.0
+    for x, y, member in zip(widths, depths, family):
+        millions = member["parameters"] / 1e6
+        crowded = millions < 2 * labelled or 1.5 * millions > family[-1]["parameters"] / 1e6
+        if others and crowded and member is not family[-1]:
+            continue  # Neighbours would write over each other.
+        labelled = millions
+        axis.annotate(f" {millions:.2f} M", (x, y), va="top", fontsize=8)
+    if others:
+        for name, (marker, sizes) in _OTHERS.items():
+            axis.plot(
+                [size[2] for size in sizes],
+                [size[1] for size in sizes],
+                marker,
+                color=_COLOURS["quiet"],
+                markersize=5,
+                label=name,
+            )
+            for size, depth, width in sizes:
+                axis.annotate(f" {size}", (width, depth), fontsize=8, color=_COLOURS["quiet"])
+        axis.legend(frameon=False)
+    axis.set_xlabel("total width (sum over stages)")
+    axis.set_ylabel("total depth (blocks)")
+    axis.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+    axis.margins(0.15)
+
+
+def growth_figure(family: Sequence[Mapping], others: bool = False) -> plt.Figure:
+    """The family as a path, with other networks for comparison if asked, and its parameters over the steps."""
+    figure, (path, parameters) = plt.subplots(2, 1, figsize=(7.2, 6.2), layout="constrained", height_ratios=(2, 1))
+    draw_growth(path, family, others)
+    parameters.plot([member["parameters"] / 1e6 for member in family], "o-", color=_COLOURS["third"])
+    parameters.set_xlabel("growth step")
+    parameters.set_ylabel("parameters (M)")
+    for axis in (path, parameters):
+        tidy(axis)
+    return figure
+
+
+def save(path: Path, figure: plt.Figure) -> str:
+    """Writes a drawing as PNG and closes it; returns the path."""
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+    return str(path)
+
+
+def draw_accuracy(
+    axis: plt.Axes, blocks: Sequence[Mapping], evaluations: Sequence[tuple[int, float]], schedule: Schedule
+) -> None:
+    """Accuracy in training and on held-out images over the steps."""
+    axis.plot(
+        _column(blocks, "step"), _column(blocks, "accuracy"), color=_COLOURS["quiet"], label="training, phase's tokens"
+    )
+    if evaluations:
+        axis.plot(*zip(*evaluations), "o-", color=_COLOURS["second"], label="held out, all tokens")
+    axis.set_ylabel("accuracy")
+    axis.set_xlabel("step")
+    axis.legend(frameon=False, loc="lower right")
+    mark_phases(axis, schedule)
+
+
+def mark_phases(axis: plt.Axes, schedule: Schedule) -> None:
+    """Dotted lines where the tokenization changes, and what it is above each phase."""
+    for start, phase in zip((0, *schedule.boundaries), schedule.phases):
+        if start:
+            axis.axvline(start, color="black", linewidth=0.8, linestyle=":")
+        label = f" stride {phase.tokenization.stride}\n dilation {phase.tokenization.dilation}"
+        axis.annotate(label, (start, 1.02), xycoords=("data", "axes fraction"), fontsize=8)
+
+
+def training_figure(
+    blocks: Sequence[Mapping], evaluations: Sequence[tuple[int, float]], schedule: Schedule
+) -> plt.Figure:
+    """Training loss and accuracies, with the phases marked."""
+    figure, (loss, accuracy) = _figure(2, 2.4)
+    loss.plot(_column(blocks, "step"), _column(blocks, "training_loss"), color=_COLOURS["first"])
+    loss.set_ylabel("training loss")
+    mark_phases(loss, schedule)
+    draw_accuracy(accuracy, blocks, evaluations, schedule)
+    return figure

@@ -1,0 +1,73 @@
+"""HTML pages that hold their figures."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+
+from asvit_tf.design import savings
+from asvit_tf.storage import write_text
+
+
+def embedded(figure: plt.Figure, caption: str) -> str:
+    """An HTML figure with the drawing inside; closes the drawing."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    plt.close(figure)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    text = html.escape(caption)
+    return f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """An HTML table."""
+    head = "".join(f"<th>{html.escape(str(cell))}</th>" for cell in header)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 52rem; margin: 2rem auto; padding: 0 1rem; color: #222 }}
+table {{ border-collapse: collapse; font-size: 14px }} th, td {{ padding: .3rem .7rem; text-align: left }}
+tr {{ border-bottom: 1px solid #ddd }}
+figure {{ margin: 1.5rem 0 }} img {{ max-width: 100% }} figcaption {{ font-size: 14px; color: #555 }}
+code {{ overflow-wrap: anywhere }}
+</style></head><body><h1>{title}</h1>
+{body}
+</body></html>
+"""
+
+
+def write_page(path: Path, title: str, parts: Sequence[str]) -> None:
+    """Writes the page, whole."""
+    write_text(path, _PAGE.format(title=html.escape(title), body="\n".join(parts)))
+
+
+def family_table(family: Sequence[Mapping]) -> str:
+    """Every member's topology and size."""
+    rows = [(m["topology"], f"{m['parameters']:,}", f"{m['macs'] / 1e6:.2f} M") for m in family]
+    return table(("topology", "parameters", "MACs"), rows)
+
+
+def phase_table(phases: Sequence[savings.PlannedPhase], times: Sequence[savings.PhaseTime]) -> str:
+    """Tokens, cost and measured time of every phase, with the planned saving below."""
+    measured = {(time.stride, time.dilation): time for time in times}
+    rows = []
+    for phase in phases:
+        time = measured.get((phase.stride, phase.dilation))
+        seconds = ("", "")
+        if time is not None and math.isfinite(time.warm_seconds):
+            seconds = (f"{time.warm_seconds:.1f} s", f"{time.trace_seconds:.1f} s")
+        tokens = f"{phase.token_grid[0]} x {phase.token_grid[1]}"
+        macs = f"{phase.macs / 1e6:.2f} M"
+        rows.append((phase.stride, phase.dilation, tokens, phase.steps, macs, f"{phase.share:.1%}", *seconds))
+    header = ("stride", "dilation", "tokens", "steps", "MACs an image", "share of all", "training", "tracing")
+    saving = savings.planned_saving(phases)
+    return table(header, rows) + f"<p>Training multiply-accumulates saved by re-tokenization: {saving:.1%}.</p>"

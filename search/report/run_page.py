@@ -1,0 +1,81 @@
+"""The HTML page of a whole run: search, growth, training."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from asvit_tf.design import savings
+from asvit_tf.design.retokenization import Schedule
+from asvit_tf.tasks import baselines
+from asvit_tf.training import guard
+from search.report import figures, pages
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """What a training left behind.
+
+    Attributes:
+      schedule: Of its tokens.
+      planned: What each phase was to cost.
+      blocks: Rows of its blocks of steps.
+      evaluations: Step and accuracy on held-out images.
+    """
+
+    schedule: Schedule
+    planned: Sequence[savings.PlannedPhase]
+    blocks: Sequence[Mapping[str, Any]]
+    evaluations: Sequence[tuple[int, float]]
+
+
+def write(
+    path: Path,
+    *,
+    source: str,
+    result: Mapping[str, Any],
+    search_trace: Sequence[Mapping[str, Any]],
+    family: Sequence[Mapping[str, Any]],
+    training: Training,
+) -> None:
+    """Writes the page.
+
+    Args:
+      path: Of the HTML file.
+      source: Of the images, for people.
+      result: What `pipeline.run` returns.
+      search_trace: Rows of the search.
+      family: Of the growth.
+      training: Of the grown network.
+    """
+    verdict = html.escape(baselines.in_words(result))
+    parts = [
+        *([] if result["learned"] else [f"<p><b>Nothing was learned, and nothing exported: {verdict}.</b></p>"]),
+        *(f"<p><b>Set back: {guard.Rollback(**row)}.</b></p>" for row in result["rollbacks"]),
+        f"<p>Images: {html.escape(source)}. Found by search: <code>{result['topology']}</code>. "
+        f"Grown and trained: <code>{result['grown']}</code>, {result['parameters']:,} parameters. "
+        f"Accuracy on held-out images: <b>{result['accuracy']:.2%}</b>; the majority class's share of them is "
+        f"{result['majority_share']:.2%}, the balanced accuracy {result['balanced_accuracy']:.2%}. "
+        f"Image files skipped: {result['skipped_images']}; topologies that could not be scored: "
+        f"{result['failed_scores']}.</p>",
+        "<h2>Search</h2>",
+        pages.embedded(
+            figures.search_figure(search_trace), "REINFORCE over training-free measures; no candidate is trained."
+        ),
+        "<h2>Growth</h2>",
+        pages.embedded(
+            figures.growth_figure(family), "Depth and width of the family, from the seed to the trained member."
+        ),
+        pages.family_table(family),
+        "<h2>Training</h2>",
+        pages.embedded(
+            figures.training_figure(training.blocks, training.evaluations, training.schedule),
+            "Training; dotted lines are changes of stride and dilation. Naming the majority class always would be "
+            f"right for {result['majority_share']:.2%} of the held-out images.",
+        ),
+        pages.phase_table(training.planned, savings.phase_times(training.blocks)),
+    ]
+    pages.write_page(path, "As-ViT: searched, grown, trained", parts)

@@ -1,0 +1,199 @@
+"""The whole path in order: images, search, growth, training, export, report. Each step continues where it was killed.
+
+Every step leaves one result when it is done (a `result.json`, the SavedModel), and a step whose result is there is not
+repeated. The same function serves the embedded digits and a user's own images.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from official.core import config_definitions as cfg
+
+from asvit_tf.dataloaders import classification as data
+from asvit_tf.dataloaders import images
+from asvit_tf.design.topology import Topology
+from asvit_tf.errors import UserError
+from asvit_tf.journals import Journal
+from asvit_tf.serving import export
+from asvit_tf.storage import write_json
+from asvit_tf.tasks import classification, schedules
+from asvit_tf.training import block_log, rollback
+from asvit_tf.training import run as train
+from search.report import run_page
+from search.runs.settings import PROXY_DIVISOR, RunSettings
+from search.scoring.score import Remembered, Scorer
+from search.scoring.settings import Settings
+from search.scoring.training_free import TrainingFreeScorer
+from search.strategy import growth as grow
+from search.strategy import reinforce
+from search.strategy.limits import Limits
+
+# Growth stops once a member has this share of the budget: one more step would rarely fit, and each one costs a minute.
+_FULL_ENOUGH = 0.8
+
+
+def run(directory: Path, settings: RunSettings, say: Callable[[str], None]) -> dict[str, Any]:
+    """Runs every step that is not done yet.
+
+    Args:
+      directory: For everything; owned by this process (`journals.workspace`).
+      settings: What to run.
+      say: Receives a line at the start of each step.
+
+    Returns:
+      `topology` (found by search), `grown` (trained), `parameters`; on held-out images, at all tokens, `accuracy`,
+      `majority_share`, `balanced_accuracy` and `learned` (see `baselines.Verdict`); `saved_model`, None where nothing
+      was learned; `report`, `seconds` (an object, by step: near 0 for what was done before), `skipped_images`,
+      `failed_scores` (topologies that the search could not score), `rollbacks` (see `guard.Rollback`, an object each).
+
+    Raises:
+      UserError: The images are too few or cannot be read, or no network fits the budget.
+    """
+    return _Run(directory, settings, say).everything()
+
+
+class _Run:
+    """One run's directory and settings; each method is one step."""
+
+    def __init__(self, directory: Path, settings: RunSettings, say: Callable[[str], None]):
+        self.directory = directory
+        self.settings = settings
+        self.seconds: dict[str, float] = {}
+        self._say = say
+
+    def everything(self) -> dict[str, Any]:
+        """All steps; of a run that is finished, what it wrote."""
+        written = self.directory / "result.json"
+        if written.exists():
+            finished = json.loads(written.read_text(encoding="utf-8"))
+            if "learned" in finished:  # Else it is of an earlier version: its network is evaluated again.
+                return finished
+        dataset = self._timed("data", self.prepare_data)
+        scorer = self._scorer(dataset)
+        found = self._timed("search", self.search_seed, scorer)
+        grown = self._timed("grow", self.grow_seed, Topology.parse(found["topology"]), scorer, len(dataset.class_names))
+        params = classification.classifier(self._plan(), dataset, Topology.parse(grown["topology"]))
+        metrics = self._timed("train", self.train_model, params)
+        learned = bool(metrics["learned"])
+        saved_model = str(self._timed("export", self.export_model, params)) if learned else None
+        result = dict(
+            topology=found["topology"],
+            grown=grown["topology"],
+            parameters=grown["family"][-1]["parameters"],
+            accuracy=metrics["accuracy"],
+            majority_share=metrics["majority_share"],
+            balanced_accuracy=metrics["balanced_accuracy"],
+            learned=learned,
+            saved_model=saved_model,
+            report=str(self.directory / "report.html"),
+            skipped_images=len(dataset.skipped),
+            failed_scores=found["failed"],
+            rollbacks=list(map(dataclasses.asdict, rollback.read_rollbacks(self.directory / "train"))),
+            seconds=self.seconds,
+        )
+        self._timed("report", self.write_report, params, grown["family"], result)
+        write_json(written, result)
+        return result
+
+    def _plan(self) -> classification.Plan:
+        """Of the training."""
+        names = [field.name for field in dataclasses.fields(classification.Plan)]
+        return classification.Plan(**{name: getattr(self.settings, name) for name in names})
+
+    def _timed(self, name: str, step: Callable, *arguments: Any) -> Any:
+        start = time.perf_counter()
+        result = step(*arguments)
+        self.seconds[name] = time.perf_counter() - start
+        return result
+
+    def prepare_data(self) -> data.Dataset:
+        self._say("reading images")
+        return data.prepare(self.directory / "data", self.settings.data_path)
+
+    def _scorer(self, dataset: data.Dataset) -> Scorer:
+        """Scores on this data set's images, each topology once."""
+        settings = self.settings
+        size = (settings.image_size, settings.image_size)
+        if settings.score_batch > dataset.train_examples:
+            raise UserError(
+                f"score_batch is {settings.score_batch}, but there are {dataset.train_examples} training images"
+            )
+        source = images.Source(data_path=dataset.train_path)
+        sample, _ = images.sample(source, settings.score_batch, size, settings.seed)
+        scorer = TrainingFreeScorer(Settings(image_size=size, repeats=settings.repeats, seed=settings.seed), sample)
+        return Remembered(scorer, self.directory / "scores.jsonl")
+
+    def search_seed(self, scorer: Scorer) -> dict[str, Any]:
+        self._say(f"searching a seed topology: {self.settings.search_steps} steps")
+        limits = Limits(image_size=(self.settings.image_size, self.settings.image_size))
+        options = reinforce.Options(total_steps=self.settings.search_steps, seed=self.settings.seed)
+        return self._once("search", lambda path: reinforce.search(path, options, scorer, limits, progress=True))
+
+    def grow_seed(self, topology: Topology, scorer: Scorer, num_classes: int) -> dict[str, Any]:
+        self._say(f"growing {topology} to {self.settings.budget:g} M parameters")
+        budget = round(self.settings.budget * 1e6)
+        limits = Limits(
+            max_parameters=budget,
+            image_size=(self.settings.image_size, self.settings.image_size),
+            num_classes=num_classes,
+        )
+        options = grow.Options(self.settings.width, PROXY_DIVISOR, stop_parameters=round(_FULL_ENOUGH * budget))
+        smallest = limits.count(options.start(topology)).parameters
+        if smallest > budget:
+            raise UserError(
+                f"the smallest network of this topology has {smallest / 1e6:.2f} M parameters, over the budget of "
+                f"{self.settings.budget:g} M; start again in another directory with a larger budget"
+            )
+        return self._once("grow", lambda path: grow.grow(path, topology, options, scorer, limits, progress=True))
+
+    def _once(self, name: str, step: Callable[[Path], dict[str, Any]], key: str | None = None) -> dict[str, Any]:
+        """The step's `result.json`, made if it is not there, or lacks a key that earlier versions did not write."""
+        directory = self.directory / name
+        directory.mkdir(exist_ok=True)
+        path = directory / "result.json"
+        result = json.loads(path.read_text()) if path.exists() else None
+        return result if result is not None and (key is None or key in result) else step(directory)
+
+    def train_model(self, params: cfg.ExperimentConfig) -> dict[str, Any]:
+        self._say(f"training {params.task.model.backbone.asvit.topology}: {self.settings.epochs} epochs")
+        directory = self.directory / "train"
+
+        def trained(path: Path) -> dict[str, Any]:
+            # The Model Garden prints every block; beside a progress bar that belongs in a file.
+            with open(path / "log.txt", "a") as log, contextlib.redirect_stdout(log):
+                metrics = train.run(params, str(path), "train_and_eval", progress=True)
+            write_json(path / "result.json", metrics)
+            return metrics
+
+        return self._once(directory.name, trained, "learned")
+
+    def export_model(self, params: cfg.ExperimentConfig) -> Path:
+        saved_model = self.directory / "saved_model"
+        if not saved_model.exists():
+            self._say("exporting")
+            export.export(params, str(self.directory / "train"), str(saved_model))
+        return saved_model
+
+    def write_report(self, params: cfg.ExperimentConfig, family: list[dict[str, Any]], result: dict[str, Any]) -> None:
+        self._say("writing the report")
+        directory = self.directory
+        run_page.write(
+            directory / "report.html",
+            source=self.settings.data_path or "scikit-learn's handwritten digits (embedded)",
+            result=result,
+            search_trace=Journal(directory / "search" / "trace.jsonl").rows,
+            family=family,
+            training=run_page.Training(
+                schedule=schedules.schedule_of(params),
+                planned=train.plan_of(params),
+                blocks=block_log.read_blocks(directory / "train"),
+                evaluations=train.read_evaluations(directory / "train"),
+            ),
+        )

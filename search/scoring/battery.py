@@ -1,0 +1,104 @@
+"""Every training-free measure of a topology, in every variant, from programs that are traced once.
+
+A measure's name says its variant: `length_distortion:lecun:identity` is the length distortion with LeCun weights and
+the norms off. The weights and circles of a repeat are those that `scoring` draws, so each number is the one that a
+search with those settings would see; but for the NTK with norms off, which no search takes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow as tf
+
+from asvit_tf import traces
+from asvit_tf.choices import CIRCLE_MEASURES, INITIALIZATIONS, NORMALIZATIONS, NTK_MEASURES
+from asvit_tf.design.topology import Topology
+from asvit_tf.measures import complexity, ntk
+from asvit_tf.modeling import initialization, reference_weights
+from search.scoring.names import measure_names, name_of
+from search.scoring.score import Clock, Score, summarize
+from search.scoring.settings import Settings
+from search.scoring.training_free import Probe, circles, weights_generator
+
+
+class Battery:
+    """Scores topologies by all measures.
+
+    Args:
+      settings: How to measure; `initialization`, `normalization` and `measures` are ignored, because all are taken.
+      images: [B, H, W, 3], normalized, for the NTK; B >= 2.
+
+    Raises:
+      UserError: Settings that cannot be measured.
+    """
+
+    def __init__(self, settings: Settings, images: np.ndarray):
+        settings.check(len(images))
+        self._settings = settings
+        self._circles = circles(settings)
+        self._images = tf.constant(images, tf.float32)
+
+    @traces.forgotten()
+    def score(self, topology: Topology) -> Score:
+        """The measures by name; `split` holds the seconds by program, tracing included."""
+        start = time.perf_counter()
+        clock = Clock()
+        values: dict[str, list[float]] = {name: [] for name in measure_names()}
+        reasons: dict[str, str] = {}
+        with clock("build"):
+            programs = _Programs(topology, self._settings)
+        for scheme in INITIALIZATIONS:
+            generator = weights_generator(self._settings, topology)
+            initialization.draw_stem(programs.backbone, generator)
+            for circle in self._circles:
+                initialization.draw_linear(programs.backbone, generator, scheme)
+                for normalization in NORMALIZATIONS:
+                    for measure, value, reason in itertools.chain(
+                        programs.along(circle, normalization, clock),
+                        programs.kernel(self._images, normalization, clock),
+                    ):
+                        name = name_of(measure, scheme, normalization)
+                        values[name].append(value)
+                        if not math.isfinite(value):
+                            reasons[name] = reason or "not finite"
+        return summarize(values, time.perf_counter() - start, reasons, clock.totals())
+
+
+class _Programs:
+    """One network, with a program along the circle and one for the kernel for each normalization."""
+
+    def __init__(self, topology: Topology, settings: Settings):
+        probe = Probe(topology, settings, np.random.default_rng(settings.seed))
+        self.backbone = probe.backbone
+
+        def features(normalization: str):
+            return lambda images: reference_weights.pooled_features(self.backbone, images, normalization)
+
+        self._along = {n: complexity.compile_measure(features(n), engine=settings.engine) for n in NORMALIZATIONS}
+        self._gram = {
+            n: ntk.compile_gram(features(n), reference_weights.ntk_variables(self.backbone, n)) for n in NORMALIZATIONS
+        }
+
+    def along(
+        self, circle: complexity.Circle, normalization: str, clock: Clock
+    ) -> Iterator[tuple[str, float, str | None]]:
+        """Name, value, and why it is undefined, of every measure along the circle for the present weights."""
+        with clock(f"circle:{normalization}"):
+            measured = self._along[normalization](circle)
+        for measure in CIRCLE_MEASURES:
+            of_turning = measure == "turning_number"
+            value = getattr(measured, "length_distortion_with_curvature" if of_turning else measure)
+            yield measure, complexity.turning_number(value) if of_turning else value, measured.undefined
+
+    def kernel(self, images: tf.Tensor, normalization: str, clock: Clock) -> Iterator[tuple[str, float, str | None]]:
+        """The same for the NTK."""
+        with clock(f"ntk:{normalization}"):
+            gram = self._gram[normalization](images)
+        condition_number, reason = ntk.condition_number_or_reason(gram)
+        values = (condition_number, float(np.trace(gram)), ntk.effective_rank(gram))
+        yield from ((measure, value, reason) for measure, value in zip(NTK_MEASURES, values))

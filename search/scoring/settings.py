@@ -1,0 +1,78 @@
+"""What a training-free score depends on besides the topology and the images. No TensorFlow."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from asvit_tf.choices import (
+    ENGINES,
+    INITIALIZATIONS,
+    NORMALIZATIONS,
+    PREDICTED,
+    RADII,
+    RANKABLE,
+    SEARCHED,
+    SHAPE_MEASURES,
+)
+from asvit_tf.errors import UserError
+from search.scoring.predictor import Predictor
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What a score depends on besides the topology and the images.
+
+    Attributes:
+      image_size: H and W in pixels.
+      repeats: Draws of weights and circles that are averaged, >= 1.
+      points: Angles on a circle, >= 3.
+      seed: Of weights and circles.
+      radius: Of the circles, "sqrt_n" or "unit".
+      initialization: "released" or "lecun".
+      normalization: Of the network that the circle goes through, "identity" or "layer"; the NTK keeps its norms.
+      measures: Which to compute.
+      engine: How to differentiate along the circle, one of `choices.ENGINES`.
+      predictor: Of a study, for the measure `predicted_accuracy`.
+    """
+
+    image_size: tuple[int, int] = (224, 224)
+    repeats: int = 5
+    points: int = 10
+    seed: int = 8
+    radius: str = "sqrt_n"
+    initialization: str = "released"
+    normalization: str = "identity"
+    measures: tuple[str, ...] = SEARCHED
+    engine: str = "jet"
+    predictor: Predictor | None = None
+
+    def check(self, images: int) -> None:
+        """Refuses what cannot be measured, before any long work.
+
+        Args:
+          images: How many the NTK will have.
+
+        Raises:
+          UserError: A value is unknown or out of range.
+        """
+        for name, value, allowed in (
+            ("normalization", self.normalization, NORMALIZATIONS),
+            ("initialization", self.initialization, INITIALIZATIONS),
+            ("engine", self.engine, ENGINES),
+            ("radius", self.radius, RADII),
+            *(("measure", name, (*RANKABLE, *SHAPE_MEASURES)) for name in self.measures),
+        ):
+            if value not in allowed:
+                raise UserError(f"unknown {name} {value!r}; allowed are {', '.join(allowed)}")
+        if self.repeats < 1:
+            raise UserError(f"repeats is {self.repeats}; it must be at least 1")
+        if self.points < 3:
+            raise UserError(f"points is {self.points}; a circle needs at least 3")
+        if PREDICTED in self.measures:
+            if self.predictor is None:
+                raise UserError(f"{PREDICTED} needs a predictor: --predictor, the predictor.json of asvit study")
+            self.predictor.check(self.image_size, images, self.points, self.radius)
+        elif self.predictor is not None:
+            raise UserError(f"a predictor is given, but {PREDICTED} is not among the reward types")
+        if "ntk_condition_number" in self.measures and images < 2:
+            raise UserError(f"the NTK needs at least 2 images, not {images}")

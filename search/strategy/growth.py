@@ -1,0 +1,175 @@
+"""Growth of a seed topology, in depth and width, into a family of sizes (Algorithm 2).
+
+Every step tries one more block in each stage times several wider widths, scores the candidates at a fraction of their
+width, and keeps the one whose ranks by length distortion and by NTK condition number add up to the least. Source: the
+released search code; its tie rule takes the smaller value of either measure, which is wrong for length distortion;
+we take the better one. Candidates with a failed measure are counted and not ranked.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import tqdm
+
+from asvit_tf.choices import DIRECTIONS
+from asvit_tf.design.topology import MAX_WIDTH, NUM_STAGES, Topology
+from asvit_tf.errors import UserError
+from asvit_tf.journals import Journal
+from asvit_tf.storage import write_json
+from search.scoring.score import Scorer
+from search.strategy.limits import Limits
+from search.strategy.scalars import Scalars
+
+WIDTH_FACTORS = (1.05, 1.1, 1.15, 1.2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Of the growth.
+
+    Attributes:
+      width: Real width of the first stage to start from.
+      proxy_divisor: Candidates are scored at their width over this; it divides `width`.
+      stop_parameters: Growth ends when a member has as many.
+    """
+
+    width: int = 32
+    proxy_divisor: int = 4
+    stop_parameters: int = 80_000_000
+
+    def __post_init__(self) -> None:
+        if self.proxy_divisor < 1 or self.width % self.proxy_divisor:
+            raise UserError(f"width {self.width} is not a multiple of the proxy divisor {self.proxy_divisor}")
+
+    def start(self, seed_topology: Topology) -> Topology:
+        """The first member: the seed topology's choices, one block a stage."""
+        first = seed_topology.scaled(self.width, (1,) * NUM_STAGES)
+        self.proxy(first)  # Refuses heads without a channel now, not after hours.
+        return first
+
+    def proxy(self, topology: Topology) -> Topology:
+        """The narrow stand-in that is scored."""
+        return topology.scaled(topology.width // self.proxy_divisor, topology.depths)
+
+
+def candidates(topology: Topology, options: Options, limits: Limits) -> list[Topology]:
+    """One more block in one stage, times one of the wider widths; without duplicates, and within the limits.
+
+    Widths are rounded at the proxy's width and therefore stay multiples of the divisor.
+    """
+    proxy_width = topology.width // options.proxy_divisor
+    widths = dict.fromkeys(round(proxy_width * factor) * options.proxy_divisor for factor in WIDTH_FACTORS)
+    grown = []
+    for stage in range(NUM_STAGES):
+        depths = tuple(depth + (index == stage) for index, depth in enumerate(topology.depths))
+        grown += [topology.scaled(width, depths) for width in widths if width <= MAX_WIDTH]
+    return [candidate for candidate in grown if limits.allow(candidate)]
+
+
+def dense_ranks(values: Sequence[float], direction: int) -> list[int]:
+    """Ranks from 0, the best first; equal values share a rank, and the next value takes the next rank.
+
+    Args:
+      values: Finite.
+      direction: +1 if larger is better, -1 if smaller is.
+    """
+    order = sorted(set(values), reverse=direction > 0)
+    return [order.index(value) for value in values]
+
+
+def choose(measures: Sequence[Mapping[str, float]]) -> int:
+    """Index of the candidate with the least sum of ranks, over all measures of the candidates.
+
+    Of candidates that tie, the one that is better by the measure whose values spread more over all candidates, relative
+    to their mean; then the first.
+    """
+    columns = {name: [row[name] for row in measures] for name in measures[0]}
+    ranks = {name: dense_ranks(values, DIRECTIONS[name]) for name, values in columns.items()}
+    spreads = {name: (max(values) - min(values)) / (abs(sum(values)) or 1.0) for name, values in columns.items()}
+    decisive = max(spreads, key=spreads.__getitem__)
+    return min(range(len(measures)), key=lambda i: (sum(rank[i] for rank in ranks.values()), ranks[decisive][i]))
+
+
+def grow(
+    directory: Path,
+    seed_topology: Topology,
+    options: Options,
+    scorer: Scorer,
+    limits: Limits,
+    progress: bool = False,
+) -> dict:
+    """Grows the family, or continues: steps that `directory/trace.jsonl` holds are not repeated.
+
+    Args:
+      directory: Owned by this process (`journals.workspace`).
+      seed_topology: Whose choices are kept; growth starts at one block a stage and `options.width`.
+      options: Where it starts and ends.
+      scorer: Scores topologies; give it one that remembers, and a step that was killed continues inside.
+      limits: Candidates beyond them are dropped.
+      progress: Show a progress bar on standard error.
+
+    Returns:
+      What `result.json` holds: `family`, every member from the first to the last with its counts and scores, and
+      `topology`, the last.
+
+    Raises:
+      UserError: Not one candidate of a step could be scored.
+    """
+    journal = Journal(directory / "trace.jsonl")
+    scalars = Scalars(directory)
+    topology = options.start(seed_topology)
+    counted = limits.count(topology)
+    family = [dict(topology=str(topology), parameters=counted.parameters, macs=counted.macs, scores=None)]
+    with tqdm.tqdm(desc="grow", unit="candidate", disable=not progress) as bar:
+        while counted.parameters < options.stop_parameters:
+            step = len(family) - 1
+            if step == len(journal.rows):
+                tried = candidates(topology, options, limits)
+                if not tried:
+                    break
+                bar.reset(total=len(tried))
+                bar.set_description(f"grow step {step + 1}, {counted.parameters / 1e6:.2f} M")
+                row = _step(step, tried, options, scorer, limits, bar)
+                scalars.write(row, step)
+                journal.append(row)
+            row = journal.rows[step]
+            topology = Topology.parse(row["topology"])
+            counted = limits.count(topology)
+            family.append({name: row[name] for name in ("topology", "parameters", "macs", "scores")})
+    result = dict(topology=str(topology), family=family)
+    write_json(directory / "result.json", result)
+    return result
+
+
+def _step(
+    step: int, tried: Sequence[Topology], options: Options, scorer: Scorer, limits: Limits, bar: tqdm.tqdm
+) -> dict:
+    """Scores all candidates and returns the row of the chosen one."""
+    start = time.perf_counter()
+    scored = []
+    failed = 0
+    for candidate, score in zip(tried, scorer([options.proxy(candidate) for candidate in tried])):
+        values = {name: value for name, value in score.measures.items() if value is not None}
+        if len(values) == len(score.measures):
+            scored.append((candidate, values))
+        else:
+            failed += 1
+        bar.update()
+    if not scored:
+        raise UserError(f"none of the {failed} candidates of growth step {step + 1} could be scored")
+    chosen, measures = scored[choose([measures for _, measures in scored])]
+    counted = limits.count(chosen)
+    return dict(
+        step=step,
+        topology=str(chosen),
+        parameters=counted.parameters,
+        macs=counted.macs,
+        scores=measures,
+        failed=failed,
+        candidates=[dict(topology=str(candidate), scores=scores) for candidate, scores in scored],
+        seconds=time.perf_counter() - start,
+    )

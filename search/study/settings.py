@@ -1,0 +1,98 @@
+"""What a study depends on. No TensorFlow, so that a bad value is refused at once."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from asvit_tf.choices import EMBEDDED
+from asvit_tf.design.topology import MAX_WIDTH
+from asvit_tf.errors import UserError
+from search.runs.settings import check_least
+from search.strategy import space
+
+# How far a study goes: these may change between starts, and what is done stays.
+EXTENT = ("topologies", "repeated_topologies", "seed_repeats", "draws")
+LARGEST_SIDE = 1024
+_LEAST = {
+    "topologies": 2,
+    "epochs": 1,
+    "image_size": 8,
+    "width": 8,  # Stage 1 has up to 8 heads, each of a channel at least.
+    "batch_size": 1,
+    "repeats": 1,
+    "points": 3,
+    "score_batch": 2,
+    "seed": 0,
+    "repeated_topologies": 0,
+    "seed_repeats": 1,
+    "draws": 100,
+}
+_MOST = {"image_size": LARGEST_SIDE, "width": MAX_WIDTH, "points": 10_000, "seed_repeats": 1000, "draws": 100_000}
+
+
+@dataclasses.dataclass(frozen=True)
+class StudySettings:
+    """A directory holds results of one of these, but for `EXTENT`.
+
+    Attributes:
+      dataset: Embedded data set; None where there is a data path.
+      data_path: Folder with one subfolder of images for each class.
+      topologies: How many are sampled.
+      epochs, batch_size, learning_rate: Of each training.
+      gradient_clip_norm: Longest gradient of a training step, over all weights; 0 for no limit.
+      image_size: Pixels per side, for measures and training.
+      width: Of the first stage.
+      repeats: Draws of weights and circles that a measure averages.
+      points: Angles on a circle.
+      score_batch: Images in an NTK.
+      seed: Of topologies, weights, circles, images, splits and the bootstrap; trainings have this seed and those after.
+      repeated_topologies: How many of the topologies, from the first on, are trained with several seeds.
+      seed_repeats: Seeds of those; 1 for none but the first.
+      draws: Of the bootstrap.
+
+    Raises:
+      UserError: A value is out of range.
+    """
+
+    dataset: str | None = "cluttered_digits"
+    data_path: str | None = None
+    topologies: int = 100
+    epochs: int = 8
+    batch_size: int = 32
+    learning_rate: float = 0.002
+    gradient_clip_norm: float = 1.0
+    image_size: int = 32
+    width: int = 16
+    repeats: int = 3
+    points: int = 10
+    score_batch: int = 16
+    seed: int = 8
+    repeated_topologies: int = 10
+    seed_repeats: int = 1
+    draws: int = 2000
+
+    def __post_init__(self) -> None:
+        check_least(self, _LEAST)
+        for name, most in _MOST.items():
+            if getattr(self, name) > most:
+                raise UserError(f"{name} is {getattr(self, name)}; allowed are up to {most}")
+        if self.topologies > space.SIZE:
+            raise UserError(f"topologies is {self.topologies}; the search space has {space.SIZE}")
+        if self.seed + self.seed_repeats > 2**31:
+            raise UserError(f"seed is {self.seed}; with {self.seed_repeats} seed_repeats it must be below 2**31")
+        if not 0 < self.learning_rate < float("inf"):
+            raise UserError(f"learning_rate is {self.learning_rate}; it must be a number above 0")
+        if not 0 <= self.gradient_clip_norm < float("inf"):
+            raise UserError(f"gradient_clip_norm is {self.gradient_clip_norm}; it must be a number from 0")
+        if (self.dataset is None) == (self.data_path is None):
+            raise UserError("give either a dataset or a data_path")
+        if self.dataset is not None and self.dataset not in EMBEDDED:
+            raise UserError(
+                f"unknown dataset {self.dataset!r}; embedded are {', '.join(EMBEDDED)}, and --data_path takes a folder "
+                "with one subfolder of images for each class"
+            )
+
+    def identity(self) -> dict[str, Any]:
+        """What must not change between starts."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in EXTENT}
