@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
+from asvit_tf import registry_imports  # noqa: F401
 from asvit_tf.dataloaders import classification as data
 from asvit_tf.dataloaders import images
 from asvit_tf.design.topology import Topology

@@ -22,6 +22,7 @@ from official.core import exp_factory, task_factory, train_utils  # The last reg
 from official.modeling import hyperparams
 from tensorflow.python.framework import ops
 
+from asvit_tf import registry_imports  # noqa: F401
 from asvit_tf.design import counting
 from asvit_tf.design.topology import Topology
 

@@ -14,7 +14,13 @@ from official.modeling import hyperparams
 from official.vision.modeling.backbones import factory
 from PIL import Image
 
-from asvit_tf import AsViT, Topology, UserError, cli
+from asvit_tf import (
+    AsViT,
+    Topology,
+    UserError,
+    cli,
+    registry_imports,  # noqa: F401
+)
 from asvit_tf.dataloaders import coco, shapes
 from asvit_tf.design import counting
 from asvit_tf.modeling import checkpoints

@@ -9,7 +9,6 @@ import pytest
 
 from asvit_tf import Topology, UserError, cli
 from asvit_tf.choices import PREDICTED
-from search.scoring import predictor
 from search.scoring.battery import Battery
 from search.scoring.predicting import PredictingScorer
 from search.scoring.predictor import Line, Predictor

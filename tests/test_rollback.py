@@ -9,6 +9,7 @@ from official.core import exp_factory, task_factory, train_utils
 from official.modeling import optimization
 from official.modeling.optimization import lr_schedule
 
+from asvit_tf import registry_imports  # noqa: F401
 from asvit_tf.dataloaders import classification as data
 from asvit_tf.errors import DivergedError
 from asvit_tf.training import block_log, guard, rollback

@@ -19,6 +19,7 @@ from conftest import two_devices
 from official.core import exp_factory, task_factory, train_utils
 from official.modeling import performance
 
+from asvit_tf import registry_imports  # noqa: F401
 from asvit_tf.dataloaders import classification as data
 from asvit_tf.design import savings
 from asvit_tf.errors import StoppedError

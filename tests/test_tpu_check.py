@@ -7,7 +7,10 @@ import pytest
 import tensorflow as tf
 from official.core import exp_factory
 
-from asvit_tf import cli
+from asvit_tf import (
+    cli,
+    registry_imports,  # noqa: F401
+)
 from asvit_tf.design.retokenization import Tokenization
 from asvit_tf.modeling import layers
 from asvit_tf.tpu import check as tpu_check

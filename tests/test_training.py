@@ -11,7 +11,10 @@ import tf_keras
 from official.core import exp_factory, task_factory, train_lib, train_utils
 from tensorboard.backend.event_processing import event_accumulator
 
-from asvit_tf import UserError
+from asvit_tf import (
+    UserError,
+    registry_imports,  # noqa: F401
+)
 from asvit_tf.dataloaders import classification as data
 from asvit_tf.design import savings
 from asvit_tf.serving import export

@@ -17,6 +17,7 @@ from official.vision.serving import detection as detection_serving
 from official.vision.serving import export_saved_model_lib, export_tflite_lib, image_classification
 from official.vision.serving import semantic_segmentation as segmentation_serving
 
+from asvit_tf import registry_imports  # noqa: F401
 from asvit_tf.errors import UserError
 from asvit_tf.modeling import checkpoints
 from asvit_tf.precision import mixed_precision

@@ -30,7 +30,10 @@ from official.core import task_factory, train_lib, train_utils
 from official.vision.utils import summary_manager
 from tensorboard.backend.event_processing import event_accumulator
 
-from asvit_tf import storage
+from asvit_tf import (
+    registry_imports,  # noqa: F401
+    storage,
+)
 from asvit_tf.choices import MODES, STRATEGIES
 from asvit_tf.dataloaders import inputs
 from asvit_tf.design import savings

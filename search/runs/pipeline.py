@@ -16,6 +16,7 @@ from typing import Any
 
 from official.core import config_definitions as cfg
 
+from asvit_tf import registry_imports  # noqa: F401
 from asvit_tf.dataloaders import classification as data
 from asvit_tf.dataloaders import images
 from asvit_tf.design.topology import Topology
