@@ -6,15 +6,14 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import ROOT
 
 from asvit_tf import cli
 
-ROOT = Path(__file__).parents[1]
 SMALL = ["--image_size", "16", "--batch_size", "2", "--repeat", "1", "--points", "3"]
 GROW = [
     "grow",

@@ -1,13 +1,13 @@
 """Experiments and YAMLs: each trains and evaluates, shrunk to a few small images."""
 
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
 import yaml
+from helpers import CONFIGS, TINY
 from official.core import exp_factory, task_factory
 from official.modeling import hyperparams
 
@@ -19,8 +19,6 @@ from asvit_tf.tasks import schedules
 from asvit_tf.training import run as train
 from search.runs import family
 from search.strategy.limits import Limits
-
-TINY = "4,2,2|2,2,2|2,1,2|2,1,2|8,8"
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +151,7 @@ def test_no_checkpoint(tmp_path):
             checkpoints.initialize(model, str(path))
 
 
-YAMLS = sorted((Path(__file__).parents[1] / "official_configs").glob("imagenet_*.yaml"))
+YAMLS = sorted((CONFIGS).glob("imagenet_*.yaml"))
 
 
 @pytest.mark.parametrize("path", YAMLS, ids=lambda path: path.stem)
@@ -183,7 +181,7 @@ EXPERIMENTS = {
 
 
 def test_every_recipe_clips_its_gradients_and_changes_tokens_gradually():
-    for path in sorted((Path(__file__).parents[1] / "official_configs").glob("*.yaml")):
+    for path in sorted((CONFIGS).glob("*.yaml")):
         name = EXPERIMENTS[path.stem.split("_asvit")[0]]
         params = exp_factory.get_exp_config(name)
         params = hyperparams.override_params_dict(params, str(path), is_strict=True)

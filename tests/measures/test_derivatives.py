@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import relative_error
+from helpers import relative_error
 
 from asvit_tf import UserError
 from asvit_tf.measures import derivatives as autodiff

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
-from conftest import relative_error
+from helpers import relative_error
 
 from asvit_tf import choices
 from asvit_tf.design import grids

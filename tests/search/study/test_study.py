@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import scipy.stats
-from test_topology import COUNTS
+from helpers import COUNTS
 
 from asvit_tf import Topology, choices, cli, journals
 from asvit_tf.dataloaders import clutter

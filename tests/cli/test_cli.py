@@ -7,8 +7,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import DATA, files_no_larger_than
-from test_topology import COUNTS, MALFORMED
+from helpers import COUNTS, DATA, MALFORMED, files_no_larger_than
 
 from asvit_tf import cli
 from asvit_tf.dataloaders import classification as data

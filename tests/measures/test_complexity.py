@@ -3,7 +3,7 @@ import pytest
 import scipy.special
 import tensorflow as tf
 import tf_keras
-from conftest import relative_error
+from helpers import relative_error
 
 from asvit_tf import AsViT, UserError
 from asvit_tf.measures import complexity, ntk

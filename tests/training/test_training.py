@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
+from helpers import TINY
 from official.core import exp_factory, task_factory, train_lib, train_utils
 from tensorboard.backend.event_processing import event_accumulator
 
@@ -23,7 +24,6 @@ from asvit_tf.training import block_log
 from asvit_tf.training import run as train
 from asvit_tf.training.trainer import RetokenizingTrainer
 
-TINY = "4,2,2|2,2,2|2,1,2|2,1,2|8,8"
 STEPS, BLOCK = 12, 2
 PHASES = ((4, 16, 5), (8, 8, 2), (None, 4, 1))
 GRIDS = {16: (2, 2), 8: (4, 4), 4: (8, 8)}

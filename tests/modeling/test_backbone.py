@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
-from conftest import relative_error, two_devices
+from helpers import relative_error, two_devices
 
 from asvit_tf import AsViT, Tokenization, Topology, UserError
 

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import relative_error
+from helpers import relative_error
 
 from asvit_tf.design import grids
 from asvit_tf.modeling import attention, blocks

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import two_devices
+from helpers import two_devices
 from official.core import task_factory
 from official.vision.configs import common
 from sklearn import metrics as expected_metrics

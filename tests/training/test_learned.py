@@ -3,11 +3,9 @@
 import json
 
 import pytest
-from test_inputs import records
+from helpers import TINY, records
 
 from asvit_tf import cli
-
-TINY = "4,2,2|2,2,2|2,1,2|2,1,2|8,8"
 
 
 def flags(tmp_path, labels):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from conftest import files_no_larger_than
+from helpers import TINY, files_no_larger_than, records
 from official.core import exp_factory
 
 from asvit_tf import UserError, cli
@@ -14,8 +14,6 @@ from asvit_tf.dataloaders import classification as data
 from asvit_tf.dataloaders import inputs
 from asvit_tf.errors import StoppedError
 from asvit_tf.training import run as train
-
-TINY = "4,2,2|2,2,2|2,1,2|2,1,2|8,8"
 
 
 @pytest.fixture(scope="module")
@@ -52,20 +50,6 @@ def experiment(digits, task=None, **trainer):
     )
     params.override({"task": task or {}})
     return params
-
-
-def records(path, labels, image=None):
-    """TFRecords of random JPEGs with these labels."""
-    with tf.io.TFRecordWriter(str(path)) as writer:
-        for i, label in enumerate(labels):
-            pixels = np.random.default_rng(i).integers(0, 255, (32, 32, 3), np.uint8)
-            feature = {
-                "image/encoded": tf.train.Feature(
-                    bytes_list=tf.train.BytesList(value=[image or tf.io.encode_jpeg(pixels).numpy()])
-                ),
-                "image/class/label": tf.train.Feature(int64_list=tf.train.Int64List(value=[label])),
-            }
-            writer.write(tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString())
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,13 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 import yaml
-from conftest import two_devices
+from helpers import CONFIGS, two_devices
+from helpers import TINY_DETECTOR as TINY
 from official.common import distribute_utils
 from official.core import exp_factory, task_factory
 from official.vision.dataloaders import segmentation_input
@@ -21,11 +21,10 @@ from asvit_tf.dataloaders import coco, inputs, shapes
 from asvit_tf.serving import export
 from asvit_tf.training import run as train
 
-CONFIG = Path(__file__).parents[1] / "official_configs/shapes_segmentation_asvit_i128_cpu.yaml"
+CONFIG = CONFIGS / "shapes_segmentation_asvit_i128_cpu.yaml"
 NOTHING_DRAWN = {
     f"task.train_data.aug_{name}": value for name, value in dict(rand_hflip="false", scale_min=1, scale_max=1).items()
 }
-TINY = "4,8,2|2,4,2|2,1,2|2,1,2|8,16"
 
 
 @pytest.fixture(scope="module")

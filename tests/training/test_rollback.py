@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
-from conftest import two_devices
+from helpers import TINY, two_devices
 from official.core import exp_factory, task_factory, train_utils
 from official.modeling import optimization
 from official.modeling.optimization import lr_schedule
@@ -18,7 +18,6 @@ from asvit_tf.training.learning_rate import EasedLearningRate, eased
 from asvit_tf.training.runner import ExperimentRunner
 from asvit_tf.training.trainer import RetokenizingTrainer
 
-TINY = "4,2,2|2,2,2|2,1,2|2,1,2|8,8"
 BLOCK, STEPS = 50, 900
 RATE = 3e-3
 

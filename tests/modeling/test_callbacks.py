@@ -5,10 +5,9 @@ import functools
 import numpy as np
 import pytest
 import tf_keras
+from helpers import TINY
 
 from asvit_tf import AsViT, Phase, RetokenizationCallback, Schedule, Tokenization
-
-TINY = "4,2,2|2,2,2|2,1,2|2,1,2|8,8"
 
 
 class KerasModel(tf_keras.Model):

@@ -5,6 +5,7 @@ import json
 
 import pytest
 import tensorflow as tf
+from helpers import TINY
 from official.core import exp_factory
 
 from asvit_tf import (
@@ -18,7 +19,6 @@ from asvit_tf.tpu import compiler as tpu_compiler
 from asvit_tf.tpu import schedule as tpu_schedule
 from asvit_tf.tpu.compiler import Program
 
-TINY = "4,2,2|2,2,2|2,1,2|2,1,2|8,8"
 ARGUMENTS = ["tpu-check", TINY, "--image_size", "64", "--batch", "4", "--json"]
 
 

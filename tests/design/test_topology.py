@@ -1,37 +1,11 @@
-import json
-
 import pytest
-from conftest import DATA
+from helpers import COUNTS, MALFORMED
 
 from asvit_tf import Topology, UserError
 from asvit_tf.design import counting
 from asvit_tf.design.topology import NAMED
 
-COUNTS = json.loads((DATA / "counts.json").read_text())
 PUBLISHED = {"small": 29.0e6, "base": 52.6e6, "large": 88.1e6}
-
-MALFORMED = {
-    "empty": "",
-    "one number": "8",
-    "unknown name": "huge",
-    "missing part": "8,2,3|4,1,2|4,1,4|32",
-    "extra part": "8,2,3|4,1,2|4,1,4|4,1,6|4,1,6|32",
-    "two numbers in a stage": "8,2|4,1,2|4,1,4|4,1,6|32",
-    "five numbers in a stage": "8,2,3,1,1|4,1,2|4,1,4|4,1,6|32",
-    "letter": "8,2,x|4,1,2|4,1,4|4,1,6|32",
-    "decimal": "8,2,3.0|4,1,2|4,1,4|4,1,6|32",
-    "negative": "8,2,-3|4,1,2|4,1,4|4,1,6|32",
-    "zero kernel": "0,2,3|4,1,2|4,1,4|4,1,6|32",
-    "zero splits": "8,0,3|4,1,2|4,1,4|4,1,6|32",
-    "zero depth": "8,2,3,0|4,1,2|4,1,4|4,1,6|32",
-    "zero heads": "8,2,3|4,1,2|4,1,4|4,1,6|0",
-    "heads not divisible by 8": "8,2,3|4,1,2|4,1,4|4,1,6|30",
-    "more heads than channels": "8,2,3|4,1,2|4,1,4|4,1,6|64,4",
-    "width over the cap": "8,2,3|4,1,2|4,1,4|4,1,6|32,2048",
-    "huge number": "8,2,99999999999|4,1,2|4,1,4|4,1,6|32",
-    "trailing comma": "8,2,3,|4,1,2|4,1,4|4,1,6|32",
-    "other digits": "\uff18,2,3|4,1,2|4,1,4|4,1,6|32",
-}
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import GOLDEN, Golden, relative_error
+from helpers import GOLDEN, Golden, relative_error
 
 from asvit_tf import UserError
 from asvit_tf.measures import complexity, ntk

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
+from helpers import CONFIGS
+from helpers import TINY_DETECTOR as TINY
 from official.core import exp_factory
 from official.modeling import hyperparams
 from official.vision.modeling.backbones import factory
@@ -29,9 +31,7 @@ from asvit_tf.serving import export
 from asvit_tf.tasks import checks
 from asvit_tf.training import run as train
 
-CONFIGS = Path(__file__).parents[1] / "official_configs"
 DETECTORS = ("retinanet", "cascadercnn")
-TINY = "4,8,2|2,4,2|2,1,2|2,1,2|8,16"
 
 
 @pytest.fixture(scope="module")

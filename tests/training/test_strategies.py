@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
-from conftest import two_devices
+from helpers import TINY, two_devices
 from official.core import exp_factory, task_factory, train_utils
 from official.modeling import performance
 
@@ -28,7 +28,6 @@ from asvit_tf.training import run as train
 from asvit_tf.training.runner import ExperimentRunner
 from asvit_tf.training.trainer import RetokenizingTrainer
 
-TINY = "4,2,2|2,2,2|2,1,2|2,1,2|8,8"
 STEPS, BATCH = 20, 8
 
 
