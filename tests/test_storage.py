@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 import tensorflow as tf
@@ -15,9 +16,11 @@ class Killed(BaseException):
     """What no handler of errors catches."""
 
 
-def write(target, text):
+def write(target, text, fail=False):
     with storage.whole_directory(target) as partial:
-        (tf.io.gfile.GFile(f"{partial}/file", "w")).write(text)
+        Path(partial, "file").write_text(text)
+        if fail:
+            raise ZeroDivisionError
 
 
 def content(root):
@@ -26,9 +29,8 @@ def content(root):
 
 def test_a_directory_is_replaced_whole_and_nothing_else_stays(tmp_path):
     write(tmp_path / "target", "old")
-    with pytest.raises(ZeroDivisionError), storage.whole_directory(tmp_path / "target") as partial:
-        (tf.io.gfile.GFile(f"{partial}/file", "w")).write("half")
-        raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError):
+        write(tmp_path / "target", "half", fail=True)
     assert content(tmp_path) == {"target/file": "old"}
     write(tmp_path / "target", "new")
     assert content(tmp_path) == {"target/file": "new"}
@@ -53,8 +55,8 @@ def test_a_kill_at_either_rename_loses_nothing(tmp_path, monkeypatch, renames):
         write(target, "new")
     monkeypatch.undo()
     assert "old" in content(tmp_path).values()
-    with pytest.raises(ZeroDivisionError), storage.whole_directory(target):
-        raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError):
+        write(target, "half", fail=True)
     assert content(tmp_path) == {"target/file": "old"}
     write(target, "new")
     assert content(tmp_path) == {"target/file": "new"}
@@ -72,7 +74,7 @@ def test_a_file_is_replaced_whole(tmp_path, monkeypatch):
 
 def test_what_the_operating_system_refuses_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot write to .*target"):
+    with pytest.raises(UserError, match=r"cannot write to .*target"):
         write(tmp_path / "file" / "target", "new")
     with files_no_larger_than(10), pytest.raises(StoppedError, match="no room is left"):
         write(tmp_path / "target", "x" * 100_000)
