@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 import tf_keras
+from typing import Any
 
 from asvit_tf.design import grids
 from asvit_tf.modeling.layers import dense, seed_stream, statistics_dtype
@@ -110,7 +111,7 @@ class WindowedAttention(tf_keras.layers.Layer):
     into them. The result has the shape of the input.
     """
 
-    def __init__(self, num_heads: int, head_dim: int, seed: int | None = None, **kwargs):
+    def __init__(self, num_heads: int, head_dim: int, seed: int | None = None, **kwargs: Any):
         super().__init__(**kwargs)
         self.num_heads = num_heads
         self.head_dim = head_dim
@@ -124,7 +125,7 @@ class WindowedAttention(tf_keras.layers.Layer):
         self.qkv.build(input_shape)
         self.proj.build((*input_shape[:-1], inner))
 
-    def call(self, x, windows: grids.Windows | None = None):
+    def call(self, x: tf.Tensor, windows: grids.Windows | None = None) -> tf.Tensor:
         # One product each: a TPU then writes the heads where attention wants them. Mapped together, as the weights are
         # stored, they are moved afterwards, which there costs more than the products.
         maps = zip(tf.split(self.qkv.kernel, 3, axis=1), tf.split(self.qkv.bias, 3))

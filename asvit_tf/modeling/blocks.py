@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 import tf_keras
@@ -32,7 +33,7 @@ class Block(tf_keras.layers.Layer):
         expansion_ratio: int,
         drop_rate: float = 0.0,
         seed: int | None = None,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         seeds = seed_stream(seed)
@@ -46,7 +47,7 @@ class Block(tf_keras.layers.Layer):
             drop_rate, noise_shape=(None, 1, 1, 1), seed=next(seeds), name="drop_path"
         )
 
-    def call(self, x, windows: grids.Windows | None = None, training=None):
+    def call(self, x: tf.Tensor, windows: grids.Windows | None = None, training: bool | None = None) -> tf.Tensor:
         x = x + self.drop_path(self.attention(self.norm1(x), windows), training=training)
         hidden = tf.nn.gelu(self.fc1(self.norm2(x)), approximate=False)
         return x + self.drop_path(self.fc2(hidden), training=training)
@@ -66,7 +67,7 @@ class Stage(tf_keras.layers.Layer):
     Input and output: [B, H, W, C].
     """
 
-    def __init__(self, blocks: Sequence[Block], splits: int, fixed_edge: int | None = None, **kwargs):
+    def __init__(self, blocks: Sequence[Block], splits: int, fixed_edge: int | None = None, **kwargs: Any):
         super().__init__(**kwargs)
         self.blocks = list(blocks)
         self.splits = splits

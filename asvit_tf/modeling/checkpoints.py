@@ -11,14 +11,18 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
+import tf_keras
 from tensorflow.core.protobuf import trackable_object_graph_pb2
 
 from asvit_tf.errors import UserError
 from asvit_tf.modeling.layers import PositionEmbedding, interpolation_matrix
 from asvit_tf.storage import write_error
+
+Graph = trackable_object_graph_pb2.TrackableObjectGraph
 
 _OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 # Where each choice of modules lies below a checkpoint's root: the trainer's checkpoints hold the model, others may hold
@@ -124,7 +128,7 @@ def check_readable(path: str) -> None:
     _open(path)
 
 
-def check_resumable(model: tf.Module, optimizer, path: str) -> None:
+def check_resumable(model: tf.Module, optimizer: tf_keras.optimizers.Optimizer, path: str) -> None:
     """Refuses to continue a training from a checkpoint of another network or another optimizer.
 
     Args:
@@ -148,26 +152,26 @@ def check_resumable(model: tf.Module, optimizer, path: str) -> None:
         )
 
 
-def _moments(optimizer) -> list[str]:
+def _moments(optimizer: tf_keras.optimizers.Optimizer) -> list[str]:
     """Names of the kinds of moments an optimizer keeps, and those of one that it wraps."""
     inner = getattr(optimizer, "_optimizer", None)
     names = list(optimizer.get_slot_names()) if hasattr(optimizer, "get_slot_names") else []
     return names + (_moments(inner) if inner is not None else [])
 
 
-def _open(path: str):
+def _open(path: str) -> tuple[Any, Graph]:
     """Reader and object graph of a checkpoint, or of the newest in a directory."""
     found = tf.train.latest_checkpoint(path) if tf.io.gfile.isdir(path) else path
     try:
         reader = tf.train.load_checkpoint(found or path)
-        graph = trackable_object_graph_pb2.TrackableObjectGraph.FromString(reader.get_tensor(_OBJECT_GRAPH))
+        graph = Graph.FromString(reader.get_tensor(_OBJECT_GRAPH))
     except (tf.errors.OpError, IndexError, ValueError, RuntimeError) as error:
         there = found is not None and tf.io.gfile.exists(found + ".index")
         raise (_damaged(found) if there else UserError(f"no checkpoint at {path}")) from error
     return reader, graph
 
 
-def _below_root(graph, names: tuple[str, ...]) -> int | None:
+def _below_root(graph: Graph, names: tuple[str, ...]) -> int | None:
     """Index of the node at a path below the checkpoint's root."""
     node = 0
     for name in names:
@@ -178,13 +182,13 @@ def _below_root(graph, names: tuple[str, ...]) -> int | None:
     return node
 
 
-def _key(graph, node: int) -> str | None:
+def _key(graph: Graph, node: int) -> str | None:
     """Where the checkpoint keeps a node's value, if it is a variable."""
     keys = [item.checkpoint_key for item in graph.nodes[node].attributes if item.name == "VARIABLE_VALUE"]
     return keys[0] if keys else None
 
 
-def _pairs(graph, node: int, target) -> Iterator[_Pair]:
+def _pairs(graph: Graph, node: int, target: tf.Module | tf.Variable) -> Iterator[_Pair]:
     """Walks the checkpoint's objects and the model's side by side, along children of the same name."""
     seen: set[int] = set()
     waiting = [(node, target, "", None)]
@@ -204,7 +208,7 @@ def _pairs(graph, node: int, target) -> Iterator[_Pair]:
                 waiting.append((child.node_id, children[child.local_name], path, item))
 
 
-def _tensors(graph, node: int) -> Iterator[tuple[str, str]]:
+def _tensors(graph: Graph, node: int) -> Iterator[tuple[str, str]]:
     """Name and key of every variable below a node of the checkpoint, the optimizer's moments of them left out."""
     seen: set[int] = set()
     waiting = [(node, "")]
@@ -219,7 +223,7 @@ def _tensors(graph, node: int) -> Iterator[tuple[str, str]]:
         waiting += [(child.node_id, f"{name}/{child.local_name}".lstrip("/")) for child in graph.nodes[node].children]
 
 
-def _refuse_differences(pairs: list[_Pair], target, shapes: Mapping[str, Sequence[int]], path: str) -> None:
+def _refuse_differences(pairs: list[_Pair], target: tf.Module, shapes: Mapping[str, Sequence[int]], path: str) -> None:
     """Raises unless all of the model is served; `shapes` are those of the checkpoint, by key."""
     problems = []
     for pair in pairs:

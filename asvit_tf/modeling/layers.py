@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -52,7 +53,7 @@ class LayerNorm(tf_keras.layers.Layer):
     Input and output: [..., C], same dtype; statistics in float32 or wider.
     """
 
-    def __init__(self, epsilon: float = NORM_EPSILON, **kwargs):
+    def __init__(self, epsilon: float = NORM_EPSILON, **kwargs: Any):
         super().__init__(**kwargs)
         self.epsilon = epsilon
         self.identity = False
@@ -116,7 +117,9 @@ class Stem(tf_keras.layers.Layer):
     Input [B, H, W, 3], output [B, ceil(H / stride), ceil(W / stride), width].
     """
 
-    def __init__(self, width: int, kernel_size: int, stride: int, dilation: int, seed: int | None = None, **kwargs):
+    def __init__(
+        self, width: int, kernel_size: int, stride: int, dilation: int, seed: int | None = None, **kwargs: Any
+    ):
         super().__init__(**kwargs)
         self.width = width
         self.kernel_size = kernel_size
@@ -163,7 +166,7 @@ class PositionEmbedding(tf_keras.layers.Layer):
     Input and output: [B, rows, columns, C].
     """
 
-    def __init__(self, grid: tuple[int, int], seed: int | None = None, **kwargs):
+    def __init__(self, grid: tuple[int, int], seed: int | None = None, **kwargs: Any):
         super().__init__(**kwargs)
         self.grid = tuple(grid)
         self.seed = seed
@@ -202,7 +205,9 @@ class PatchMerging(tf_keras.layers.Layer):
     Input [B, H, W, C], output [B, ceil(H / 2), ceil(W / 2), width].
     """
 
-    def __init__(self, width: int, kernel_size: int, epsilon: float = NORM_EPSILON, seed: int | None = None, **kwargs):
+    def __init__(
+        self, width: int, kernel_size: int, epsilon: float = NORM_EPSILON, seed: int | None = None, **kwargs: Any
+    ):
         super().__init__(**kwargs)
         self.width = width
         self.kernel_size = kernel_size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from asvit_tf.modeling.backbone import AsViT
 class Classifier(tf_keras.Model):
     """The released classifier: backbone, Linear(C, C), tanh, Linear(C, classes). Images [B, H, W, 3] to logits."""
 
-    def __init__(self, backbone: AsViT, num_classes: int, **kwargs):
+    def __init__(self, backbone: AsViT, num_classes: int, **kwargs: Any):
         super().__init__(**kwargs)
         self.backbone = backbone
         self.head = tf_keras.layers.Dense(num_classes, name="head")
