@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 import tf_keras
-from typing import Any
 
 from asvit_tf.design import grids
 from asvit_tf.modeling.layers import dense, seed_stream, statistics_dtype

@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -22,7 +22,7 @@ from asvit_tf.errors import UserError
 from asvit_tf.modeling.layers import PositionEmbedding, interpolation_matrix
 from asvit_tf.storage import write_error
 
-Graph = trackable_object_graph_pb2.TrackableObjectGraph
+Graph: TypeAlias = trackable_object_graph_pb2.TrackableObjectGraph
 
 _OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 # Where each choice of modules lies below a checkpoint's root: the trainer's checkpoints hold the model, others may hold
