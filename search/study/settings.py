@@ -46,7 +46,7 @@ class StudySettings:
       repeats: Draws of weights and circles that a measure averages.
       points: Angles on a circle.
       score_batch: Images in an NTK.
-      seed: Seed of all draws: topologies, weights, circles, images, splits, bootstrap. Trainings use it and the next ones.
+      seed: Seed of topologies, weights, circles, images, splits and bootstrap; trainings use it and the seeds after it.
       repeated_topologies: How many of the topologies, from the first on, are trained with several seeds.
       seed_repeats: Seeds of those; 1 for none but the first.
       draws: Samples of the bootstrap.
