@@ -13,7 +13,7 @@ import numpy as np
 
 from asvit_tf.errors import NotLearnedError
 
-# A network has to beat chance by more than this number of standard errors; a normal variable exceeds 3 once in 740 times.
+# A network has to beat chance by more standard errors than this; a normal variable exceeds 3 once in 740 times.
 _STANDARD_ERRORS = 3.0
 
 # Where only accuracy and loss are known, a network guesses if its loss is at least 0.99 of the loss of guessing and its
