@@ -1,6 +1,7 @@
-"""The README: its Python runs as printed, its links lead somewhere, and it stays short."""
+"""The README runs as printed and stays short; links lead somewhere; the architecture page is that of the tree."""
 
 import re
+import tomllib
 
 import tf_keras
 from helpers import ROOT
@@ -47,3 +48,19 @@ def headings(text):
 
 def test_readme_is_short():
     assert len(README.splitlines()) <= 100
+
+
+def test_architecture_shows_every_layer_of_the_import_rules_in_their_order():
+    rules = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layers = next(rule["layers"] for rule in rules if rule["type"] == "layers")
+    figure = (ROOT / "docs" / "architecture.md").read_text().split("```")[1]
+    end = -1
+    for layer in layers:
+        found = [re.search(rf"\b{name.rpartition('.')[2]}(/|\.py)(?=\s)", figure) for name in layer.split(" | ")]
+        assert all(found), layer
+        places = [match.start() for match in found if match]
+        assert min(places) > end, layer
+        end = max(places)
+    for package in ("asvit_tf", "search"):
+        rooms = {path.parent.name for path in (ROOT / package).glob("*/__init__.py")}
+        assert rooms <= set(re.findall(rf"{package}/(\w+)/", figure))
