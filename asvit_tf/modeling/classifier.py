@@ -47,6 +47,9 @@ def build_classifier(
     Raises:
       UserError: The topology does not parse, or an option is out of range; the message says what is allowed.
 
+    A process that loads the saved model imports `AsViT` first, so that Keras knows the class:
+    `from asvit_tf import AsViT`, then `tf_keras.models.load_model(path)`.
+
     Example:
       model = build_classifier("small", num_classes=10, image_size=64)
       model.compile("adam", tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True), ["accuracy"])
