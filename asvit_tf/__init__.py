@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from asvit_tf.errors import UserError
     from asvit_tf.modeling.backbone import AsViT
     from asvit_tf.modeling.callbacks import RetokenizationCallback
+    from asvit_tf.modeling.classifier import build_classifier
 
 __version__ = "0.1.0"
 
@@ -26,6 +27,7 @@ _HOMES = {
     "Tokenization": "design.retokenization",
     "Topology": "design.topology",
     "UserError": "errors",
+    "build_classifier": "modeling.classifier",
 }
 _MODULES = ("complexity", "ntk", "reference_weights")
 
@@ -38,6 +40,7 @@ __all__ = [
     "Tokenization",
     "Topology",
     "UserError",
+    "build_classifier",
 ]
 
 

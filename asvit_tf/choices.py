@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# Of the backbone and of the measures.
+# Options of the backbone and of the measures.
 NORMALIZATIONS = ("identity", "layer")  # "identity" replaces every norm.
 WINDOWS = ("split", "fixed")
 INITIALIZATIONS = ("released", "lecun")
@@ -13,7 +13,7 @@ ENGINES = ("jet", "accumulator", "tape")
 EMBEDDED = ("digits", "cluttered_digits")
 EMBEDDED_IMAGES = (*EMBEDDED, "noise")
 
-# Of training and export.
+# Options of training and export.
 MODES = ("train", "eval", "train_and_eval", "train_and_post_eval", "continuous_eval")
 STRATEGIES = ("tpu", "mirrored", "multi_worker_mirrored", "one_device")
 INPUT_TYPES = ("image_bytes", "image_tensor", "tf_example")
@@ -31,8 +31,8 @@ PREDICTED = "predicted_accuracy"  # By a study's regression on the others.
 SIZE_MEASURES = ("parameters", "macs", "product_of_kernel_sizes")
 
 # +1: larger is better; -1: smaller is. The signs of the first three are those of their published correlation with
-# accuracy (0.49, -0.49, and -0.01, which says nothing: more turning counts as better). Of those that no search uses,
-# what one would guess: more turning, rounder, larger gradients, more images told apart, a larger network.
+# accuracy (0.49, -0.49, and -0.01, which decides nothing: more turning counts as better). No search uses the others;
+# their directions are guesses: more turning, rounder, larger gradients, more images told apart, a larger network.
 DIRECTIONS = {
     "length_distortion": 1,
     "curvature": -1,

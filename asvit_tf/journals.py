@@ -20,7 +20,7 @@ class Journal:
     Opening cuts off a last line that a killed process left unfinished.
 
     Args:
-      path: Of the file.
+      path: Path of the file.
       keys: What every row has, and of which types.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""The front door: `asvit COMMAND`.
+"""The command `asvit` and its list of commands.
 
 Bad input ends with one line on standard error and exit status 2; a classifier that learned nothing, with status 1.
 With `--json` standard output holds one JSON object and nothing else. Commands import what they need when they run, so

@@ -15,8 +15,13 @@ from asvit_tf.design.topology import Topology
 @click.command()
 @click.argument("topology")
 @click.option("--image-size", default=224, show_default=True, help="Pixels per side.")
-@click.option("--num-classes", default=1000, show_default=True)
-@click.option("--position-embedding/--no-position-embedding", default=True, show_default=True)
+@click.option("--num-classes", default=1000, show_default=True, help="Classes of the head.")
+@click.option(
+    "--position-embedding/--no-position-embedding",
+    default=True,
+    show_default=True,
+    help="Count the position embedding.",
+)
 @click.option(
     "--retokenization",
     "preset",
@@ -29,11 +34,11 @@ from asvit_tf.design.topology import Topology
 def describe(
     topology: str, image_size: int, num_classes: int, position_embedding: bool, preset: str, as_json: bool
 ) -> None:
-    """Shapes, parameters and multiply-accumulates of TOPOLOGY, a topology string or a named size."""
+    """Prints shapes, parameters and multiply-accumulates of TOPOLOGY, a topology string or a named size."""
     parsed = Topology.parse(topology)
     size = (image_size, image_size)
     counted = counting.count(parsed, size, num_classes, position_embedding=position_embedding)
-    shares = 300  # Epochs, say; the presets divide them.
+    shares = 300  # Epochs; the shares of the presets are whole numbers of them.
     schedule = retokenization.Schedule.preset(
         preset, shares, parsed.stages[0].kernel_size, transition=0, image_size=size
     )

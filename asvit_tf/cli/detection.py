@@ -1,4 +1,4 @@
-"""The commands prepare-coco, shapes and detect, for the front door `asvit`."""
+"""The commands prepare-coco, shapes and detect."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def prepare_coco(
 @click.option("--output", required=True, type=click.Path(), help="Directory for the scenes; it must not exist.")
 @click.option("--train", default=1000, show_default=True, type=click.IntRange(min=1), help="Scenes to train on.")
 @click.option("--validation", default=200, show_default=True, type=click.IntRange(min=1), help="Held-out scenes.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of the scenes.")
 @AS_JSON
 def shapes(output: str, as_json: bool, **options: int) -> None:
     """Draws synthetic scenes of overlapping shapes in clutter, with exact boxes and masks, in COCO's layout.

@@ -27,19 +27,23 @@ _setting = functools.partial(setting, RunSettings)
     "--data-path", type=click.Path(), help="Folder with one subfolder of images per class; digits if left out."
 )
 @_setting("image-size", "Pixels per side.")
-@_setting("seed", "Of search, weights and training.")
-@_setting("search-steps", "Topologies that the search samples.")
-@_setting("repeats", "Draws of weights that a score averages.")
+@_setting("seed", "Seed of search, weights and training.")
+@_setting("search-steps", "Number of topologies that the search samples.")
+@_setting("repeats", "Draws of random weights that a score averages.")
 @_setting("score-batch", "Images in an NTK.")
 @_setting("width", "Width that growth starts from.")
-@_setting("budget", "Parameters the grown network may have, in millions.")
-@_setting("epochs", "Of training.")
-@_setting("batch-size", "Of training.")
-@_setting("retokenization", "Schedule of stride and dilation.", type=click.Choice(list(retokenization.PRESETS)))
+@_setting("budget", "Most parameters of the grown network, in millions.")
+@_setting("epochs", "Number of training epochs.")
+@_setting("batch-size", "Images in a training step.")
+@_setting(
+    "retokenization",
+    "Schedule of stride and dilation during training.",
+    type=click.Choice(list(retokenization.PRESETS)),
+)
 @click.option("--flip/--no-flip", default=RunSettings.flip, show_default=True, help="Mirror training images at random.")
 @AS_JSON
 def run(output: str, as_json: bool, **options: Any) -> None:
-    """The whole path: search, grow, train, evaluate, export, report. Run again, it continues where it was.
+    """Runs the whole path: search, grow, train, evaluate, export, report. The same command continues a killed run.
 
     Exit status 1: the network learned nothing; it is not exported.
     """

@@ -1,4 +1,4 @@
-"""The commands complexity, search and grow, for the front door `asvit` and for the scripts beside this file."""
+"""The commands complexity, search and grow; `search/reinforce.py` and `search/grow.py` run the last two."""
 
 from __future__ import annotations
 
@@ -52,7 +52,13 @@ _IMAGES = _options(
 )
 _MEASURING = _options(
     click.option("--points", default=10, show_default=True, type=click.IntRange(min=3), help="Angles on a circle."),
-    click.option("--radius", default="sqrt_n", show_default=True, type=click.Choice(["sqrt_n", "unit"])),
+    click.option(
+        "--radius",
+        default="sqrt_n",
+        show_default=True,
+        type=click.Choice(["sqrt_n", "unit"]),
+        help="Radius of the circle: the root of the number of inputs, or 1.",
+    ),
     click.option(
         "--normalization",
         default="identity",
@@ -60,7 +66,13 @@ _MEASURING = _options(
         type=click.Choice(["identity", "layer"]),
         help="Norms of the network that the circle goes through; the NTK always keeps them.",
     ),
-    click.option("--initialization", default="released", show_default=True, type=click.Choice(["released", "lecun"])),
+    click.option(
+        "--initialization",
+        default="released",
+        show_default=True,
+        type=click.Choice(["released", "lecun"]),
+        help="Initial weights: deviation 0.02, or one over the root of the fan-in.",
+    ),
     click.option(
         "--engine",
         default="jet",
@@ -79,7 +91,7 @@ _MEASURING = _options(
     "--repeats", default=5, show_default=True, type=click.IntRange(min=1), help="Draws of weights and circles."
 )
 @click.option(
-    "--seed", default=8, show_default=True, type=click.IntRange(min=0), help="Of weights, circles and images."
+    "--seed", default=8, show_default=True, type=click.IntRange(min=0), help="Seed of weights, circles and images."
 )
 @AS_JSON
 def complexity(
@@ -93,9 +105,9 @@ def complexity(
     as_json: bool,
     **settings: Any,
 ) -> None:
-    """Curvature, length distortion, both, and NTK condition number of TOPOLOGY, without training.
+    """Measures TOPOLOGY without training: length distortion, curvature, both, NTK condition number.
 
-    TOPOLOGY is a topology string or a named size. Means over the repeats, with their standard errors.
+    TOPOLOGY is a topology string or a named size. Prints means over the repeats, with their standard errors.
     """
     parsed = Topology.parse(topology)
     if dataset is None and data_path is None:
@@ -147,7 +159,7 @@ def complexity(
 
 _SEARCHING = _options(
     click.option("--save-dir", required=True, type=click.Path(), help="Directory for results; continued if it exists."),
-    click.option("--timestamp", default="none", show_default=True, help="Subdirectory of it, or none."),
+    click.option("--timestamp", default="none", show_default=True, help="Subdirectory of --save-dir, or none."),
     _IMAGES,
     _MEASURING,
     click.option(
@@ -166,13 +178,13 @@ _SEARCHING = _options(
     click.option(
         "--predictor", type=click.Path(), help="predictor.json of asvit study, for the measure predicted_accuracy."
     ),
-    click.option("--max-macs", type=_Positive(), help="Limit, in billions of multiply-accumulates an image."),
+    click.option("--max-macs", type=_Positive(), help="Most multiply-accumulates of an image, in billions."),
     click.option(
         "--num-classes",
         default=1000,
         show_default=True,
         type=click.IntRange(min=1),
-        help="Of the classifier that is counted.",
+        help="Classes of the classifier whose parameters are counted.",
     ),
     click.option(
         "--workers",
@@ -182,14 +194,16 @@ _SEARCHING = _options(
         help="Processes that score topologies side by side (not threads that read data).",
     ),
     click.option(
-        "--worker-threads", type=click.IntRange(min=1), help="Threads of each; by default the cores are shared out."
+        "--worker-threads",
+        type=click.IntRange(min=1),
+        help="Threads of each process.  [default: an equal share of the cores]",
     ),
     click.option(
         "--backend",
         default="loky",
         show_default=True,
         type=click.Choice(["loky", "dask", "ray"]),
-        help="joblib's, for the workers: processes on this machine, or a cluster.",
+        help="Backend of joblib: processes on this machine, or a cluster.",
     ),
     AS_JSON,
 )
@@ -210,7 +224,7 @@ _ALIASES = {
     default=8,
     show_default=True,
     type=click.IntRange(min=0),
-    help="Of policy, weights, circles and images.",
+    help="Seed of policy, weights, circles and images.",
 )
 @click.option("--total-steps", default=500, show_default=True, help="Updates of the policy.")
 @click.option(
@@ -219,10 +233,15 @@ _ALIASES = {
     show_default=True,
     help="Topologies in one update, scored side by side by the workers.",
 )
-@click.option("--max-parameters", type=_Positive(), help="Limit, in millions.")
-@click.option("--learning-rate", default=0.08, show_default=True, type=_Positive(), help="Of Adam.")
+@click.option("--max-parameters", type=_Positive(), help="Most parameters, in millions.")
+@click.option("--learning-rate", default=0.08, show_default=True, type=_Positive(), help="Learning rate of Adam.")
 @click.option(
-    "--ema-momentum", "--EMA-momentum", "ema_momentum", default=0.9, show_default=True, help="Of the baseline."
+    "--ema-momentum",
+    "--EMA-momentum",
+    "ema_momentum",
+    default=0.9,
+    show_default=True,
+    help="Momentum of the reward baseline.",
 )
 @click.option(
     "--te-buffer-size", "buffer_size", default=20, show_default=True, help="Recent values whose range scales a reward."
@@ -262,7 +281,7 @@ def search(seed: int, as_json: bool, **options: Any) -> None:
     default=27,
     show_default=True,
     type=click.IntRange(min=0),
-    help="Of weights, circles and images.",
+    help="Seed of weights, circles and images.",
 )
 @click.option("--width", default=32, show_default=True, type=click.IntRange(min=1), help="Width to start from.")
 @click.option(
@@ -270,9 +289,11 @@ def search(seed: int, as_json: bool, **options: Any) -> None:
     default=4,
     show_default=True,
     type=click.IntRange(min=1),
-    help="Candidates are scored at their width over this.",
+    help="Candidates are scored at their width divided by this.",
 )
-@click.option("--max-parameters", default=110.0, show_default=True, type=_Positive(), help="Limit, in millions.")
+@click.option(
+    "--max-parameters", default=110.0, show_default=True, type=_Positive(), help="Most parameters, in millions."
+)
 @click.option(
     "--stop-parameters", default=80.0, show_default=True, type=_Positive(), help="Growth ends here, in millions."
 )

@@ -18,20 +18,20 @@ _setting = functools.partial(setting, StudySettings)
 @click.option("--save-dir", required=True, type=click.Path(), help="Directory for results; continued if it exists.")
 @click.option("--dataset", help="cluttered_digits or digits, both embedded.  [default: cluttered_digits]")
 @click.option("--data-path", type=click.Path(), help="Folder with one subfolder of images per class.")
-@_setting("topologies", "How many are drawn from the search space; may be raised later.")
-@_setting("epochs", "Of each training.")
-@_setting("batch-size", "Of each training.")
-@_setting("learning-rate", "Of each training, at its highest.")
-@_setting("gradient-clip-norm", "Longest gradient of a training step; 0 for no limit.")
+@_setting("topologies", "Number of topologies drawn from the search space; may be raised later.")
+@_setting("epochs", "Epochs of each training.")
+@_setting("batch-size", "Images in a training step.")
+@_setting("learning-rate", "Highest learning rate of each training.")
+@_setting("gradient-clip-norm", "Largest norm of a gradient; 0 for no limit.")
 @_setting("image-size", "Pixels per side, for measures and training.")
-@_setting("width", "Of the first stage.")
+@_setting("width", "Channels of the first stage.")
 @_setting("repeats", "Draws of weights and circles that a measure averages.")
 @_setting("points", "Angles on a circle.")
 @_setting("score-batch", "Images in an NTK.")
-@_setting("seed", "Of everything that is drawn.")
+@_setting("seed", "Seed of everything that is drawn.")
 @_setting("seed-repeats", "Seeds with which the repeated topologies are trained.")
-@_setting("repeated-topologies", "How many topologies are trained with all of these seeds.")
-@_setting("draws", "Of the bootstrap.")
+@_setting("repeated-topologies", "Number of topologies that are trained with all of these seeds.")
+@_setting("draws", "Samples of the bootstrap.")
 @click.option(
     "--workers",
     default=1,
@@ -40,14 +40,16 @@ _setting = functools.partial(setting, StudySettings)
     help="Processes, each with a topology of its own (not threads that read data).",
 )
 @click.option(
-    "--worker-threads", type=click.IntRange(min=1), help="Threads of each; by default the cores are shared out."
+    "--worker-threads",
+    type=click.IntRange(min=1),
+    help="Threads of each process.  [default: an equal share of the cores]",
 )
 @click.option(
     "--backend",
     default="loky",
     show_default=True,
     type=click.Choice(["loky", "dask", "ray"]),
-    help="joblib's, for the workers: processes on this machine, or a cluster that shares SAVE_DIR.",
+    help="Backend of joblib: processes on this machine, or a cluster that shares SAVE_DIR.",
 )
 @AS_JSON
 def study(

@@ -13,19 +13,28 @@ from asvit_tf.design.topology import Topology
 
 @click.command("tpu-check")
 @click.argument("topology", required=False)
-@click.option("--experiment", default="asvit_imagenet", show_default=True, help="Any that classifies images.")
+@click.option(
+    "--experiment",
+    default="asvit_imagenet",
+    show_default=True,
+    help="Experiment of the Model Garden that classifies images.",
+)
 @click.option("--config-file", multiple=True, type=click.Path(), help="YAML of the experiment; may be repeated.")
-@click.option("--params-override", default="", help="As for train.")
-@click.option("--topology-name", default="v5e:2x2", show_default=True, help="TPU: chip and arrangement.")
+@click.option("--params-override", default="", help="Fields to change, a.b=c, with commas.")
+@click.option("--topology-name", default="v5e:2x2", show_default=True, help="Chip and arrangement of the TPU.")
 @click.option("--batch", default=64, show_default=True, type=click.IntRange(min=1), help="Images on one chip.")
 @click.option("--largest-batch", is_flag=True, help="Find the largest batch that fits one chip, too.")
 @click.option("--image-size", type=click.IntRange(min=1), help="Pixels per side, instead of the experiment's.")
-@click.option("--window", type=click.Choice(WINDOWS), help="Attention windows; fixed for large images, as detection.")
-@click.option("--profile", is_flag=True, help="Show what takes most of the time.")
-@click.option("--cache-dir", type=click.Path(), help="What was compiled before.  [default: ~/.cache/asvit_tf/tpu]")
+@click.option(
+    "--window", type=click.Choice(WINDOWS), help="Attention windows; fixed for large images, as in detection."
+)
+@click.option("--profile", is_flag=True, help="Show the instructions that take most of the time.")
+@click.option(
+    "--cache-dir", type=click.Path(), help="Directory of kept compilations.  [default: ~/.cache/asvit_tf/tpu]"
+)
 @AS_JSON
 def tpu_check(topology: str | None, profile: bool, as_json: bool, **options: Any) -> None:
-    """Compiles the training step of each phase for a TPU, without one: does it compile, does it fit, how long is it?
+    """Compiles the training step of each phase for a TPU, without a TPU: whether it compiles and fits, and its time.
 
     TOPOLOGY, a topology string or a named size, takes the place of the experiment's. Large networks take minutes on a
     few cores; results are kept. Exit status 1: a phase does not compile.

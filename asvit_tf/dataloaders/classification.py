@@ -56,16 +56,16 @@ class Dataset:
 
     @property
     def train_path(self) -> str:
-        """Of the training records; a pattern where there are several files."""
+        """Path of the training records; a pattern where there are several files."""
         return self._path("train")
 
     @property
     def validation_path(self) -> str:
-        """Of the validation records, likewise."""
+        """Path of the validation records, likewise."""
         return self._path("validation")
 
     def validation_shares(self) -> list[float]:
-        """Of each class, in the validation records."""
+        """Number of validation images of each class."""
         labels = [
             tf.train.Example.FromString(record).features.feature["image/class/label"].int64_list.value[0]
             for record in tf.data.TFRecordDataset(tf.io.gfile.glob(self.validation_path)).as_numpy_iterator()

@@ -44,7 +44,7 @@ def prepared_tfds(name: str, data_dir: str | None = None) -> Path:
     TensorFlow Datasets itself would first try the network, for minutes.
 
     Args:
-      name: Of the data set, with or without configuration and version.
+      name: Name of the data set, with or without configuration and version.
       data_dir: Where it was prepared; None for the default of TensorFlow Datasets.
 
     Raises:

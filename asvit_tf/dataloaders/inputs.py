@@ -60,7 +60,7 @@ def check_classes(file: str, what: str, seen: Collection[int], least: int, num_c
       file, what: For the message: the file, and what its classes are called.
       seen: Classes; none are right.
       least: The smallest that is allowed.
-      num_classes: Of the model; the largest that is allowed is one less.
+      num_classes: Classes of the model; labels count from 0.
 
     Raises:
       UserError: A class is smaller or larger.
@@ -76,7 +76,7 @@ def checked(dataset: tf.data.Dataset, is_good: Callable[[Any], tf.Tensor]) -> tf
     """The same batches of (images, labels); labels that are not good end the training.
 
     Args:
-      dataset: Of (images, labels).
+      dataset: A data set of (images, labels).
       is_good: Labels of a batch to a bool.
 
     Raises:

@@ -82,7 +82,7 @@ def draw(generator: np.random.Generator, side: int, count: int, diameters: tuple
 
     Args:
       generator: Decides everything.
-      side: Of the image, in pixels.
+      side: Side of the image, in pixels.
       count: Shapes that are tried, >= 1; one that finds no place in fifty attempts is left out.
       diameters: Smallest and largest, in pixels, at most `side`.
     """

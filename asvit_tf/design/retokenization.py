@@ -25,11 +25,11 @@ PRESETS: dict[str, tuple[tuple[Fraction, int], ...]] = {
     "thirds": ((Fraction(1, 3), 16), (Fraction(2, 3), 8), (Fraction(1), 4)),
 }
 
-# Of all steps; how long the tokenization before and the new one train in turns after each change.
+# Length of a transition as a share of all steps; around a change, the old and the new tokenization train in turns.
 TRANSITION_SHARE = 0.05
-PERIOD = 16  # Steps in which each of the two has one turn.
+PERIOD = 16  # Steps in which each of the two tokenizations has one turn.
 
-# Tokens a side that a preset leaves of an image: what a network learns of fewer serves the next phase little
+# Least tokens a side in a preset: what a network learns from fewer is of little use in the next phase
 # (docs/benchmarks.md, "Stability").
 LEAST_GRID = 4
 
@@ -129,9 +129,9 @@ class Schedule:
         """A preset of `PRESETS` over `total_steps`.
 
         Args:
-          name: Of the preset.
-          total_steps: Of the training.
-          kernel_size: Of the stem, for its dilations.
+          name: Name of the preset.
+          total_steps: Steps of the whole training.
+          kernel_size: Kernel size of the stem; it decides the dilations.
           block: Boundaries are rounded to multiples of it, and every phase gets at least one.
           transition: Steps; None for what `transition_steps` gives.
           image_size: Rows and columns; the phases are those of `fitting_phases`. None for those of a large image.

@@ -22,9 +22,9 @@ class PlannedPhase:
     Attributes:
       stride, dilation: Its tokenization.
       token_grid: Rows and columns of tokens in the first stage.
-      steps: It lasts.
+      steps: Number of steps.
       macs: Multiply-accumulates of one forward pass of one image.
-      share: Of the whole training's multiply-accumulates.
+      share: Its share of the training's multiply-accumulates.
     """
 
     stride: int
@@ -89,10 +89,10 @@ class PhaseTime:
 
     Attributes:
       stride, dilation: Its tokenization.
-      steps: Trained in it.
+      steps: Steps trained in it.
       step_seconds: Median (the upper one) over the blocks that traced nothing; NaN if there was none.
       warm_seconds: `steps * step_seconds`.
-      trace_seconds: What the tracing blocks took beyond that.
+      trace_seconds: Time of the tracing blocks beyond that.
     """
 
     stride: int

@@ -138,7 +138,7 @@ def integrate(circle: Circle, velocity: np.ndarray, acceleration: np.ndarray | N
     """The measures from the derivatives at every angle, in float64.
 
     Args:
-      circle: Where they were taken.
+      circle: The circle along which they were taken.
       velocity: [n, C].
       acceleration: [n, C], or None for the length distortion alone.
     """

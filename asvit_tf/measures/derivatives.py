@@ -8,7 +8,7 @@ For y(t) = f(x(t)), with x' and x'' given,
 whatever the number of inputs or outputs. One reverse pass would give one output channel's gradient instead. Three
 engines compute the same:
 
-    jet          a Taylor rule for each operation (`asvit_tf.jets`); the cheapest, and the default
+    jet          a Taylor rule for each operation (`jets.py`); the cheapest, and the default
     accumulator  `tf.autodiff.ForwardAccumulator`, nested for y''; nested, it fails on some operations (`tf.where`)
     tape         `tf.GradientTape` alone: J(x)^T u is linear in u, so its own gradient with respect to u, for the output
                  gradient x', is J(x) x'; the dearest, takes any TensorFlow function, and shares no code with the others

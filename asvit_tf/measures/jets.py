@@ -53,7 +53,7 @@ def derivatives(fn: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor, dxs: Sequenc
         if operation.type in _CONSTANT or all(jet_of(tensor) is None for tensor in operation.inputs):
             continue
         if not any(tensor.dtype.is_floating for tensor in operation.outputs):
-            continue  # An integer or a truth value jumps or stands; its derivative is 0.
+            continue  # An integer or a boolean is piecewise constant; its derivative is 0.
         if operation.type not in RULES:
             raise NoRuleError(f"no rule for the operation {operation.type}")
         for tensor, derived in zip(operation.outputs, RULES[operation.type](operation, jet_of)):
@@ -62,7 +62,7 @@ def derivatives(fn: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor, dxs: Sequenc
 
 
 def _leading_to(y: tf.Tensor, operations: Sequence[tf.Operation]) -> list[tf.Operation]:
-    """Those of the operations that `y` depends on, in order."""
+    """The operations that `y` depends on, in order."""
     needed = {y.op}
     kept = []
     for operation in reversed(operations):
@@ -81,7 +81,7 @@ def _again(operation: tf.Operation, inputs: Sequence[tf.Tensor]) -> list[tf.Tens
 
 
 def _linear(operation: tf.Operation, jet_of: JetOf) -> list[Derivatives]:
-    """Linear in the one input that moves."""
+    """Linear in the one input that depends on t."""
     moving, *others = (i for i, tensor in enumerate(operation.inputs) if jet_of(tensor) is not None)
     if others:
         raise NoRuleError(f"no rule for the operation {operation.type} with {len(others) + 1} moving inputs")
@@ -94,7 +94,7 @@ def _linear(operation: tf.Operation, jet_of: JetOf) -> list[Derivatives]:
 
 
 def _each(operation: tf.Operation, jet_of: JetOf) -> list[Derivatives]:
-    """Every output is the input at the same place: what functions with a gradient of their own end with."""
+    """Output i is input i. `tf.custom_gradient` puts this operation (IdentityN) at the end of a function."""
     jets = [jet_of(tensor) for tensor in operation.inputs]
     order = _order(jets)
     return [jet or [tf.zeros_like(tensor)] * order for tensor, jet in zip(operation.inputs, jets)]
@@ -155,7 +155,7 @@ def _product(operation: tf.Operation, jet_of: JetOf) -> list[Derivatives]:
 
 
 def _matmul(operation: tf.Operation, jet_of: JetOf) -> list[Derivatives]:
-    """Leibniz's rule for matrices, in as few passes over the large ones as it can be had."""
+    """Leibniz's rule for matrices, with as few passes over the large ones as possible."""
     a, b = operation.inputs
     da, db = jet_of(a), jet_of(b)
     transposed = [operation.get_attr(name) for name in ("adj_x", "adj_y")]
@@ -270,7 +270,7 @@ def _sigmoid(_, y):
     return slope, slope * (1 - 2 * y)
 
 
-# Their outputs do not move, whatever their inputs do.
+# Their outputs are constant in t, whatever their inputs are.
 _CONSTANT = frozenset({"StopGradient", "Shape", "ShapeN", "Size", "Rank", "ZerosLike", "OnesLike"})
 _LINEAR = (
     *("Identity", "Cast", "Neg", "Reshape", "Transpose", "ExpandDims", "Squeeze", "Unpack", "Split", "SplitV"),

@@ -25,7 +25,7 @@ def compile_gram(
 
     Args:
       fn: [b, H, W, 3] to [b, C], each row a function of its own image only.
-      variables: Over which to differentiate; all must influence `fn`.
+      variables: The variables to differentiate by; `fn` must depend on each.
       jit_compile: Compile with XLA.
 
     Returns:
@@ -77,7 +77,7 @@ def condition_number_or_reason(gram: np.ndarray) -> tuple[float, str | None]:
 def effective_rank(gram: np.ndarray) -> float:
     """How many images the kernel tells apart: (sum of eigenvalues)^2 / sum of their squares, from 1 to B.
 
-    B if all eigenvalues are equal, 1 if one is alone; unlike the condition number it does not hang on the smallest. NaN
+    B if all eigenvalues are equal, 1 if only one is not 0. It depends little on the smallest eigenvalue. NaN
     for a matrix that is zero or not finite.
     """
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):

@@ -105,7 +105,7 @@ class WindowedAttention(tf_keras.layers.Layer):
     """Multi-head self-attention among the tokens of a window.
 
     Args:
-      num_heads: Heads.
+      num_heads: Number of heads.
       head_dim: Channels of a head; `num_heads * head_dim` may be less than the width.
 
     Call: windows of tokens [B, windows, tokens, C]; or, with the argument `windows`, a grid [B, H, W, C] that is cut

@@ -26,7 +26,7 @@ class AsViT(tf_keras.Model):
     """As-ViT: stem, then four stages of windowed attention on ever coarser token grids.
 
     Source: "Auto-scaling Vision Transformers without Training", ICLR 2022; the architecture is that of the released
-    search code, whose outputs this one reproduces to rounding (tests/test_reference_weights.py).
+    search code, whose outputs this one reproduces to rounding (tests/modeling/test_reference_weights.py).
 
     Args:
       topology: A `Topology`, its string, or the name of a size.
@@ -39,7 +39,7 @@ class AsViT(tf_keras.Model):
       representation_size: Width of the tanh layer behind the pooled features, or None for no such layer. The released
         classifier has one as wide as the last stage.
       stochastic_depth: Rate of the last block; it rises linearly from 0 at the first. In [0, 1).
-      seed: Of the initial weights; None draws a fresh one.
+      seed: Seed of the initial weights; None draws a fresh one.
 
     Call: images [B, H, W, 3], normalized, to a dict: "2" to "5", the output of every stage [B, rows, columns, C],
     and "pre_logits" [B, 1, 1, C or representation_size], the pooled features behind the final norm.

@@ -12,6 +12,7 @@ from typing import Any
 import tf_keras
 
 from asvit_tf.design.retokenization import Schedule, Tokenization
+from asvit_tf.errors import UserError
 from asvit_tf.modeling.backbone import AsViT
 
 
@@ -22,8 +23,12 @@ class RetokenizationCallback(tf_keras.callbacks.Callback):
     After `fit` the model has the last phase's tokenization, wherever training stopped.
 
     Args:
-      schedule: What to apply.
-      backbone: Whose stem to change; the model's `backbone`, or the model itself, when left out.
+      schedule: The schedule to apply.
+      backbone: The backbone whose stem changes. When left out: the model itself, its attribute `backbone`, or the one
+        `AsViT` among its layers and theirs (Sequential and functional models).
+
+    Raises:
+      UserError: The model has no `AsViT`, or several, and `backbone` is left out.
 
     Example:
       model.fit(images, labels, epochs=30, callbacks=[RetokenizationCallback(Schedule.preset("thirds", steps, 4))])
@@ -32,15 +37,20 @@ class RetokenizationCallback(tf_keras.callbacks.Callback):
     def __init__(self, schedule: Schedule, backbone: AsViT | None = None):
         super().__init__()
         self.schedule = schedule
-        self._backbone: Any = backbone
+        self._given = backbone
+        self._backbone = backbone
         self._programs: dict[Tokenization, Any] = {}
         self._epoch_start: int | None = None
 
+    def set_model(self, model):
+        super().set_model(model)
+        self._backbone = self._given or _only_backbone(model)
+
     @property
     def backbone(self) -> AsViT:
-        """The backbone whose stem changes."""
-        model: Any = self.model
-        return self._backbone if self._backbone is not None else getattr(model, "backbone", model)
+        """The backbone whose stem changes; known once the callback has its model."""
+        assert self._backbone is not None
+        return self._backbone
 
     def on_train_begin(self, logs=None):
         # The model may hold programs that were traced before with another tokenization. The one that tests has to go
@@ -73,3 +83,24 @@ class RetokenizationCallback(tf_keras.callbacks.Callback):
 
     def on_predict_begin(self, logs=None):
         self.backbone.set_tokenization(self.schedule.final)
+
+
+def _only_backbone(model: tf_keras.Model) -> AsViT:
+    """The one backbone of a model."""
+    named = getattr(model, "backbone", None)
+    found = [named] if isinstance(named, AsViT) else _backbones(model)
+    if len(found) != 1:
+        raise UserError(
+            f"RetokenizationCallback: model {model.name!r} has {len(found)} AsViT layers; "
+            "name the one to change by the argument backbone"
+        )
+    return found[0]
+
+
+def _backbones(layer: tf_keras.layers.Layer) -> list[AsViT]:
+    """Every backbone in a layer and in the layers of that, each once."""
+    if isinstance(layer, AsViT):
+        return [layer]
+    inner = [*getattr(layer, "layers", ()), getattr(layer, "layer", None)]  # `layer`: what a wrapper wraps.
+    found = [backbone for part in inner if part is not None for backbone in _backbones(part)]
+    return list({id(backbone): backbone for backbone in found}.values())

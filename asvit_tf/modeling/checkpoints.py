@@ -99,7 +99,7 @@ def initialize(model: tf.Module, path: str, modules: str = "all") -> Report:
 
 @contextlib.contextmanager
 def damage_explained(path: str | None) -> Iterator[None]:
-    """Around reading a checkpoint.
+    """Turns errors of reading a checkpoint, in a `with` block, into one line.
 
     Raises:
       UserError: It cannot be read to its end.
@@ -133,7 +133,7 @@ def check_resumable(model: tf.Module, optimizer: tf_keras.optimizers.Optimizer, 
 
     Args:
       model: A built model.
-      optimizer: With its moments created.
+      optimizer: The optimizer; its moments exist already.
       path: The trainer's checkpoint.
 
     Raises:

@@ -17,7 +17,7 @@ def draw_linear(backbone: AsViT, generator: np.random.Generator, scheme: str = "
     """Redraws every linear map and zeroes its bias; stem and norms stay.
 
     Args:
-      backbone: Whose weights to draw.
+      backbone: The backbone whose weights are drawn.
       generator: Source of randomness.
       scheme: "released", N(0, 0.02) whatever the fan-in (the released truncation at +-2 cuts nothing off); or "lecun",
         N(0, 1 / sqrt(fan_in)).

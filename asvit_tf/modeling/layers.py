@@ -112,7 +112,7 @@ class Stem(tf_keras.layers.Layer):
       kernel_size: Taps per side.
       stride: Pixels between tokens.
       dilation: Pixels between taps.
-      seed: Of the initial weights.
+      seed: Seed of the initial weights.
 
     Input [B, H, W, 3], output [B, ceil(H / stride), ceil(W / stride), width].
     """

@@ -13,11 +13,11 @@ import numpy as np
 
 from asvit_tf.errors import NotLearnedError
 
-# Chance is left behind by more than so many of its standard errors; a normal distribution is once in 740 times.
+# A network has to beat chance by more standard errors than this; a normal variable exceeds 3 once in 740 times.
 _STANDARD_ERRORS = 3.0
 
-# Where only accuracy and loss are known: at least so much of the loss of guessing, and at most so much of the way from
-# its accuracy to 1, is guessing. A network that overfits has such a loss, but not such an accuracy.
+# Where only accuracy and loss are known, a network guesses if its loss is at least 0.99 of the loss of guessing and its
+# accuracy at most a tenth of the way from the majority share to 1. Overfitting gives such a loss, not such an accuracy.
 _LOSS, _ACCURACY = 0.99, 0.1
 
 
@@ -32,7 +32,7 @@ def guessing_loss(
     from it (Gibbs' inequality): q is the best one, and its entropy the loss.
 
     Args:
-      shares: Of the K classes in the labels, [K]; they add up to 1.
+      shares: Shares of the K classes in the labels, [K]; they add up to 1.
       label_smoothing: s of q = (1 - s) * shares + s / K.
       prediction: Shares that are predicted, smoothed likewise, [K]; None for the best.
     """
@@ -96,7 +96,7 @@ def judge(confusion: np.ndarray) -> Verdict:
       q_c (1 - q_c) / n_c. The mean of the recalls then has the mean of the q_c as expectation (1 / K where every
       prediction is a class that has images) and sum(q_c (1 - q_c) / n_c) / K^2 as variance.
 
-    Naming one class always is never learned, nor is anything where there is one class only.
+    A network that always names one class has not learned; nor has any where there is one class only.
 
     Args:
       confusion: Counts, [K, K].
@@ -124,7 +124,7 @@ def guesses(accuracy: float, loss: float, shares: Sequence[float]) -> bool:
 
     Args:
       accuracy, loss: On held-out images; the loss is the cross-entropy in nats, without label smoothing.
-      shares: Of the classes in these images.
+      shares: Shares of the classes in these images.
     """
     majority = max(shares)
     return loss >= _LOSS * guessing_loss(shares) and accuracy <= majority + _ACCURACY * (1 - majority)
@@ -165,7 +165,7 @@ def require_learned(metrics: Mapping[str, float]) -> None:
     """Refuses to call a network that learned nothing a success.
 
     Args:
-      metrics: Of an evaluation; without `learned`, as those of a detector, there is nothing to refuse.
+      metrics: Metrics of an evaluation. Those of a detector have no `learned`: nothing is refused.
 
     Raises:
       NotLearnedError: It learned nothing.

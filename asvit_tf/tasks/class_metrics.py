@@ -1,4 +1,4 @@
-"""A classifier's metrics against what its class shares alone would give (see `baselines`)."""
+"""A classifier's metrics against the accuracy that class shares alone give (see `baselines`)."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class GuessingLoss(tf_keras.metrics.Metric):
       num_classes: K.
       label_smoothing: That the loss applies to the labels.
       loss_weight: That the loss is multiplied by.
-      name: Of the metric.
+      name: Name of the metric.
     """
 
     def __init__(

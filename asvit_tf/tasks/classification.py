@@ -51,7 +51,7 @@ class ClassificationTask(image_classification.ImageClassificationTask):
       retokenization: When the stem's stride and dilation change.
       guard: What happens when the training loses what it learned.
       class_names: By label, for the exported model; empty for "0", "1" and so on.
-      seed: Of initial weights, shuffling and augmentation, set by asvit_tf.train; None draws fresh ones.
+      seed: Seed of initial weights, shuffling and augmentation, set by asvit_tf.train; None draws fresh ones.
     """
 
     model: ClassificationModel = dataclasses.field(default_factory=ClassificationModel)
@@ -142,8 +142,8 @@ class Plan:
 
     Attributes:
       image_size: Pixels per side.
-      seed: Of weights and data.
-      epochs: Of training.
+      seed: Seed of weights and data.
+      epochs: Epochs of training.
       batch_size: Images; all of them where they are fewer.
       retokenization: A preset schedule.
       flip: Mirror training images at random.

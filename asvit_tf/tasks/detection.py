@@ -57,7 +57,7 @@ class DenseTask:
     Attributes:
       init_checkpoint_modules: "backbone" or "all".
       class_names: By category identifier or class, for the exported model; empty for the numbers themselves.
-      seed: Of initial weights, shuffling and augmentation, set by asvit_tf.train; None draws fresh ones.
+      seed: Seed of initial weights, shuffling and augmentation, set by asvit_tf.train; None draws fresh ones.
     """
 
     init_checkpoint_modules: str | list[str] = "backbone"

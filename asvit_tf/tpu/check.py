@@ -213,7 +213,7 @@ def find_largest_batch(
 
     Args:
       compile_step: What `compiler` returns.
-      tokenization: Of the phase with the most tokens.
+      tokenization: Tokenization of the phase with the most tokens.
       chip: Whose memory counts.
       batch_size: The larger of the two batches.
 

@@ -12,18 +12,18 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# In shares of the loss of guessing. Far enough apart that data which are hard to learn are not taken for a collapse.
+# Shares of the loss of guessing, far enough apart that slow learning is not taken for a collapse.
 _LEARNED = 0.9
 _GUESSING = 0.97  # A collapsed network varies by a percent or two around 1.
-_UNLEARNED_AFTER = 1 / 3  # Of all steps without a loss below that of guessing: it will not come by itself.
-_UNLEARNED_STEPS = 300  # At the least: networks begin at guessing.
-_LEAST_STEPS = 20  # Of an observation.
-# A loss over few images is noise, so that one observation proves nothing, and a short training no collapse.
+_UNLEARNED_AFTER = 1 / 3  # Share of all steps at the loss of guessing after which learning will not start by itself.
+_UNLEARNED_STEPS = 300  # The least number of such steps: every network begins at guessing.
+_LEAST_STEPS = 20  # The least number of steps in an observation.
+# A loss over few images is noisy: neither one observation nor a few steps prove a collapse.
 _OBSERVATIONS = 3
 _STAYS_STEPS = 200
-_STAYS_SHARE = 0.01  # Of all steps.
+_STAYS_SHARE = 0.01  # Share of all steps.
 
-FACTOR = 1 / 3  # Of the learning rate, at each new try.
+FACTOR = 1 / 3  # The learning rate is multiplied by this at each new try.
 
 
 class Verdict(enum.Enum):
@@ -68,7 +68,7 @@ def judge(history: Sequence[Observation], total_steps: int) -> Verdict:
 
     Args:
       history: In order of their steps; of steps trained twice, the later ones only.
-      total_steps: Of the training. At the last one SUSPECT is COLLAPSED: there is no time left to recover.
+      total_steps: Steps of the training. At the last one SUSPECT is COLLAPSED: there is no time left to recover.
     """
     if not history:
         return Verdict.SOUND
@@ -112,7 +112,7 @@ def observations(rows: Sequence[Mapping[str, Any]], steps_per_loop: int) -> list
 
     Args:
       rows: With `step`, `steps`, `training_loss` and, in classification, `guessing_loss`; in order.
-      steps_per_loop: Of the training; an observation has as many, but at least 20.
+      steps_per_loop: Steps of a block; an observation has as many, but at least 20.
     """
     least = max(steps_per_loop, _LEAST_STEPS)
     joined: list[Observation] = []
@@ -135,8 +135,8 @@ class Rollback:
       step: At which it was noticed.
       restored: Step of the checkpoint that it went on from.
       reason: Value of the verdict.
-      loss, guessing_loss: Of the last block; None where not finite or not known.
-      factor: Of the learning rate from then on.
+      loss, guessing_loss: Losses of the last block; None where not finite or not known.
+      factor: Factor of the learning rate from then on.
     """
 
     step: int

@@ -16,7 +16,7 @@ class EasedLearningRate(tf_keras.optimizers.schedules.LearningRateSchedule):
 
     Args:
       schedule: A schedule of the step, or a constant.
-      warmup_steps: Of the new warm-up, >= 1.
+      warmup_steps: Steps of the new warm-up, >= 1.
     """
 
     def __init__(self, schedule: Any, warmup_steps: int):
@@ -46,7 +46,7 @@ def eased(optimizer: Any, warmup_steps: int) -> EasedLearningRate | None:
 
     Args:
       optimizer: The Model Garden's, with or without averaged weights; it was not used yet.
-      warmup_steps: Of a new warm-up.
+      warmup_steps: Steps of a new warm-up.
 
     Returns:
       The learning rate; None for an optimizer that does not take another one once it is made.

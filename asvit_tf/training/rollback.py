@@ -42,8 +42,8 @@ class Guard:
 
     Args:
       trainer: A `RetokenizingTrainer`.
-      model_dir: Of the training.
-      config: Of the trainer; its steps are read.
+      model_dir: Model directory of the training.
+      config: Config of the trainer; its steps are read.
       most: How often a training is set back before it is stopped.
       writes: Whether this process writes `rollbacks.json`.
 

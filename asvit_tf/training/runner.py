@@ -24,7 +24,7 @@ class ExperimentRunner(train_lib.OrbitExperimentRunner):
 
     With several workers only the first writes checkpoints that are kept. The Model Garden has each of the others look
     for one in an empty directory of its own: after a restart they would begin at step 0, beside a first that does not.
-    Its count traces the model once more, all weights as constants, for a line that its log shows to nobody.
+    Its count traces the model once more, all weights as constants, for a log line that is not shown.
     """
 
     def run(self) -> tuple[tf_keras.Model, dict[str, Any]]:

@@ -29,7 +29,7 @@ class Block:
       stride, dilation: Its tokenization.
       traced: Whether it began with tracing the training step; its seconds then include that.
       seconds: Wall time.
-      metrics: Of these steps.
+      metrics: Metrics of these steps.
     """
 
     step: int

@@ -20,7 +20,7 @@ class Training:
     """What a training left behind.
 
     Attributes:
-      schedule: Of its tokens.
+      schedule: Its re-tokenization schedule.
       planned: What each phase was to cost.
       blocks: Rows of its blocks of steps.
       evaluations: Step and accuracy on held-out images.
@@ -44,12 +44,12 @@ def write(
     """Writes the page.
 
     Args:
-      path: Of the HTML file.
-      source: Of the images, for people.
+      path: Path of the HTML file.
+      source: Name of the images, for the reader.
       result: What `pipeline.run` returns.
       search_trace: Rows of the search.
-      family: Of the growth.
-      training: Of the grown network.
+      family: Members that growth found.
+      training: Training of the grown network.
     """
     verdict = html.escape(baselines.in_words(result))
     parts = [

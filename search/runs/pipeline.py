@@ -104,7 +104,7 @@ class _Run:
         return result
 
     def _plan(self) -> classification.Plan:
-        """Of the training."""
+        """Checkpoints and log of the training."""
         names = [field.name for field in dataclasses.fields(classification.Plan)]
         return classification.Plan(**{name: getattr(self.settings, name) for name in names})
 

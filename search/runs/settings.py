@@ -43,14 +43,14 @@ class RunSettings:
     Attributes:
       data_path: Folder with one subfolder of images for each class; None for the embedded digits.
       image_size: Pixels per side.
-      seed: Of search, weights and training.
+      seed: Seed of search, weights and training.
       search_steps: Topologies that REINFORCE samples.
       repeats: Draws of weights that a score averages.
       score_batch: Images in an NTK.
       width: Real width that growth starts from.
       budget: Parameters, in millions, that the grown network may have.
-      epochs: Of training.
-      batch_size: Of training.
+      epochs: Epochs of training.
+      batch_size: Images in a training step.
       retokenization: A preset schedule.
       flip: Mirror training images at random.
 

@@ -42,7 +42,7 @@ class Pool:
 
     Args:
       workers: Processes, >= 1; one is this process itself.
-      threads: Of every worker, >= 1.
+      threads: Threads of each worker, >= 1.
       backend: joblib's: "loky" for processes on this machine; "dask" and "ray" for a cluster, whose client the caller
         has started and whose package the caller has installed.
       growth: Bytes by which a process on this machine may grow before a new one takes its place.

@@ -1,8 +1,8 @@
 """Every training-free measure of a topology, in every variant, from programs that are traced once.
 
 A measure's name says its variant: `length_distortion:lecun:identity` is the length distortion with LeCun weights and
-the norms off. The weights and circles of a repeat are those that `scoring` draws, so each number is the one that a
-search with those settings would see; but for the NTK with norms off, which no search takes.
+the norms off. The weights and circles of a repeat are those of `training_free`, so each number is the one that a
+search with those settings would see. The NTK with norms off is the exception: no search takes it.
 """
 
 from __future__ import annotations

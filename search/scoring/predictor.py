@@ -30,7 +30,7 @@ class Line:
     """Accuracy as a linear function of logarithms of measures.
 
     Attributes:
-      names: Of the measures.
+      names: Names of the measures.
       slopes: Accuracy for a unit of each logarithm.
       constant: Accuracy where all logarithms are 0.
     """
@@ -64,8 +64,8 @@ class Predictor:
       image_size: H and W in pixels, that its measures are of.
       images: In its NTK.
       points: Angles on its circles.
-      width: Of the first stage of the networks it was fitted on; they have one block a stage.
-      num_classes: Of the networks whose sizes it knows.
+      width: First-stage width of the networks it was fitted on; they have one block a stage.
+      num_classes: Classes of the networks whose sizes it knows.
       topologies: It was fitted on.
       evidence: One line: how such a line, fitted on one half of the topologies, ordered the other half.
     """

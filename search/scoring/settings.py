@@ -26,13 +26,13 @@ class Settings:
       image_size: H and W in pixels.
       repeats: Draws of weights and circles that are averaged, >= 1.
       points: Angles on a circle, >= 3.
-      seed: Of weights and circles.
-      radius: Of the circles, "sqrt_n" or "unit".
+      seed: Seed of weights and circles.
+      radius: Radius of the circles, "sqrt_n" or "unit".
       initialization: "released" or "lecun".
-      normalization: Of the network that the circle goes through, "identity" or "layer"; the NTK keeps its norms.
+      normalization: Norms of the network that maps the circle, "identity" or "layer"; the NTK keeps its norms.
       measures: Which to compute.
       engine: How to differentiate along the circle, one of `choices.ENGINES`.
-      predictor: Of a study, for the measure `predicted_accuracy`.
+      predictor: Predictor of a study, for the measure `predicted_accuracy`.
     """
 
     image_size: tuple[int, int] = (224, 224)

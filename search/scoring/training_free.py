@@ -41,7 +41,7 @@ class Probe:
     """One topology's network with its measures, traced once and used again for every draw of weights.
 
     Args:
-      topology: Of the network.
+      topology: Topology of the network.
       settings: How to measure.
       generator: Draws the stem's weights.
     """

@@ -29,7 +29,7 @@ WIDTH_FACTORS = (1.05, 1.1, 1.15, 1.2)
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Of the growth.
+    """Settings of growth.
 
     Attributes:
       width: Real width of the first stage to start from.

@@ -14,9 +14,9 @@ class Limits:
     """What is allowed, and what is counted.
 
     Attributes:
-      max_parameters: Of the classifier; None for any number.
+      max_parameters: Most parameters of the classifier; None for any number.
       max_macs: Multiply-accumulates of one image; None for any number.
-      image_size, num_classes: Of the classifier that is counted.
+      image_size, num_classes: Image size and classes of the classifier that is counted.
     """
 
     max_parameters: int | None = None

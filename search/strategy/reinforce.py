@@ -36,15 +36,15 @@ _HOPELESS = 20  # The search ends when its first so many topologies cannot be sc
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Of the search itself.
+    """Settings of the search itself.
 
     Attributes:
       total_steps: Topologies to sample.
       learning_rate: Adam's.
-      ema_momentum: Of the moving-average baseline.
+      ema_momentum: Momentum of the moving-average baseline.
       buffer_size: Recent values whose range scales a measure's reward.
       reward_types: Measures in the reward.
-      seed: Of the policy and its samples.
+      seed: Seed of the policy and its samples.
       samples_per_step: Topologies that one update of the policy sees.
     """
 
@@ -80,12 +80,12 @@ class Policy:
 
     @property
     def probabilities(self) -> list[np.ndarray]:
-        """Of every option, by choice."""
+        """Probability of every option, by choice."""
         return [tf.nn.softmax(logits).numpy() for logits in self._logits]
 
     @property
     def entropy(self) -> float:
-        """Of the joint distribution, in nats."""
+        """Entropy of the joint distribution, in nats."""
         return float(-sum(np.sum(p * np.log(np.maximum(p, 1e-300))) for p in self.probabilities))
 
     def sample(self, generator: np.random.Generator) -> tuple[int, ...]:
@@ -152,7 +152,7 @@ def search(directory: Path, options: Options, scorer: Scorer, limits: Limits, pr
 
     Args:
       directory: Owned by this process (`journals.workspace`).
-      options: Of the search.
+      options: Settings of the search.
       scorer: Scores topologies.
       limits: Topologies beyond them are not sampled.
       progress: Show a progress bar on standard error.

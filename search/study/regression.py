@@ -35,7 +35,7 @@ def fit(columns: Columns, names: tuple[str, ...], accuracy: np.ndarray) -> tuple
 
     Args:
       columns: [n] each, positive, none constant.
-      names: Of those to use; one at least.
+      names: Names of the measures to use, at least one.
       accuracy: [n].
 
     Returns:

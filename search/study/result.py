@@ -32,7 +32,7 @@ def without_guessing(rows: Sequence[Row], shares: Sequence[float]) -> list[Row]:
 
     Args:
       rows: With `accuracy` and `loss` on held-out images.
-      shares: Of the classes in these images.
+      shares: Shares of the classes in these images.
     """
 
     def checked(row: Row) -> Row:
@@ -45,7 +45,7 @@ def without_guessing(rows: Sequence[Row], shares: Sequence[float]) -> list[Row]:
 
 
 def accuracies(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """Of all rows, [n], from 0 to 1; NaN where training failed."""
+    """Accuracies of all rows, [n], from 0 to 1; NaN where training failed."""
     return np.array([math.nan if row["accuracy"] is None else row["accuracy"] for row in rows])
 
 
@@ -67,7 +67,7 @@ def summarize(
     """The result of a study.
 
     Args:
-      settings, rows, repeats: Of the study; rows of all topologies, in their order.
+      settings, rows, repeats: Settings and rows of the study; rows of all topologies, in their order.
       columns: From `columns_of`.
 
     Returns:

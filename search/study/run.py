@@ -41,8 +41,8 @@ def sample(count: int, width: int, seed: int) -> list[Topology]:
 
     Args:
       count: How many, up to `space.SIZE`.
-      width: Of the first stage.
-      seed: Of the draws.
+      width: Channels of the first stage.
+      seed: Seed of the draws.
     """
     generator = np.random.default_rng([seed, 0])
     drawn: dict[str, Topology] = {}
@@ -62,7 +62,7 @@ def run(
       save_dir: For everything; holds results of one `StudySettings`, but for its extent.
       settings: What to study.
       workers: Processes, each with one topology at a time.
-      threads: Of each; None shares the cores out.
+      threads: Threads of each worker; None gives each an equal share of the cores.
       backend: joblib's.
 
     Returns:

@@ -41,7 +41,7 @@ def rank_sum(columns: Columns, names: tuple[str, ...], signs: tuple[int, ...]) -
 
     Args:
       columns: [n] each.
-      names: Of the measures.
+      names: Names of the measures.
       signs: +1 if larger is better, -1 if smaller is.
     """
     known = np.all([np.isfinite(columns[name]) for name in names], axis=0)
@@ -57,8 +57,8 @@ def held_out(columns: Columns, accuracy: np.ndarray, seed: int, draws: int) -> d
     Args:
       columns: Measures and baselines of all topologies, [n] each, NaN where undefined.
       accuracy: [n], NaN where training failed.
-      seed: Of the split and the bootstrap.
-      draws: Of the bootstrap.
+      seed: Seed of the split and the bootstrap.
+      draws: Samples of the bootstrap.
 
     Returns:
       `chosen`, `candidates` (how many), `choosing` and `judging` (topologies in each half), `tau_choosing` and
@@ -123,7 +123,7 @@ class _Candidate:
     """A way to order topologies, oriented by the choosing half.
 
     Attributes:
-      name, kind: Of it.
+      name, kind: Its name and kind.
       scores: [n], larger is better.
       tau: On the choosing half; for a fitted one by leaving out each topology in turn.
     """

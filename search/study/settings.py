@@ -39,17 +39,17 @@ class StudySettings:
       dataset: Embedded data set; None where there is a data path.
       data_path: Folder with one subfolder of images for each class.
       topologies: How many are sampled.
-      epochs, batch_size, learning_rate: Of each training.
+      epochs, batch_size, learning_rate: Settings of each training.
       gradient_clip_norm: Longest gradient of a training step, over all weights; 0 for no limit.
       image_size: Pixels per side, for measures and training.
-      width: Of the first stage.
+      width: Channels of the first stage.
       repeats: Draws of weights and circles that a measure averages.
       points: Angles on a circle.
       score_batch: Images in an NTK.
-      seed: Of topologies, weights, circles, images, splits and the bootstrap; trainings have this seed and those after.
+      seed: Seed of topologies, weights, circles, images, splits and bootstrap; trainings use it and the seeds after it.
       repeated_topologies: How many of the topologies, from the first on, are trained with several seeds.
       seed_repeats: Seeds of those; 1 for none but the first.
-      draws: Of the bootstrap.
+      draws: Samples of the bootstrap.
 
     Raises:
       UserError: A value is out of range.

@@ -27,7 +27,7 @@ def relative_range(column: np.ndarray) -> float | None:
 
 @dataclasses.dataclass(frozen=True)
 class Correlation:
-    """Of a measure with the accuracy.
+    """Rank correlation of a measure with the accuracy.
 
     Attributes:
       tau: Kendall's tau-b; None where there is none.
@@ -49,7 +49,7 @@ def correlation(values: np.ndarray, accuracy: np.ndarray, weights: np.ndarray) -
 
     Args:
       values, accuracy: [n]; NaN where undefined.
-      weights: Of `resamples`, for the interval.
+      weights: From `resamples`, for the interval.
     """
     both = np.isfinite(values) & np.isfinite(accuracy)
     ranked = int(both.sum())
@@ -185,7 +185,7 @@ def noise(accuracy: np.ndarray, repeats: Sequence[Sequence[float]], draws: int, 
     Args:
       accuracy: [n], one seed; NaN where a training failed; two numbers at least.
       repeats: Accuracies of the same topology with several seeds, for some topologies; two or more each.
-      draws, seed: Of the bootstrap, over all topologies and over the repeated ones.
+      draws, seed: Samples and seed of the bootstrap, over all topologies and over the repeated ones.
     """
     known = accuracy[np.isfinite(accuracy)]
     deviation = float(np.std(known, ddof=1))

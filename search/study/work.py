@@ -34,7 +34,7 @@ _REASON_LENGTH = 300
 def work(
     settings: StudySettings, directory: str, images: np.ndarray, topology: str, seed: int | None
 ) -> dict[str, Any]:
-    """The row of a topology; or, with a seed, of one more training of it."""
+    """The row of a topology; with a seed, the row of one more training of it."""
     if seed is None:
         return measure_and_train(settings, directory, images, topology)
     return train_again(settings, directory, topology, seed)
@@ -44,9 +44,9 @@ def measure_and_train(settings: StudySettings, directory: str, images: np.ndarra
     """The row of a topology.
 
     Args:
-      settings: Of the study.
-      directory: Of the study; holds `data`, receives `log.txt`.
-      images: For the NTK.
+      settings: Settings of the study.
+      directory: Directory of the study; holds `data`, receives `log.txt`.
+      images: Images of the NTK.
       topology: The string.
 
     Returns:

@@ -1,0 +1,149 @@
+"""The plain Keras classifier: its size, training with the callback in every kind of model, files."""
+
+import numpy as np
+import pytest
+import tf_keras
+from helpers import TINY, relative_error
+
+import asvit_tf
+from asvit_tf import Phase, RetokenizationCallback, Schedule, Tokenization, Topology, UserError
+from asvit_tf.design import counting
+
+# Two batches an epoch: step 0 of the first phase, step 1 of the second.
+SCHEDULE = Schedule((Phase(1, Tokenization(16, 5)), Phase(None, Tokenization(4, 1))))
+LOSS = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def data():
+    generator = np.random.default_rng(0)
+    return generator.standard_normal((4, 32, 32, 3)).astype("float32"), np.array([0, 1, 2, 0])
+
+
+def small(**options):
+    return asvit_tf.build_classifier(TINY, num_classes=3, image_size=32, seed=0, **options)
+
+
+def sequential(classifier):
+    return tf_keras.Sequential([tf_keras.layers.Rescaling(2.0), classifier])
+
+
+def functional(classifier):
+    images = tf_keras.Input((32, 32, 3))
+    features = classifier.get_layer("backbone")(images)["pre_logits"]
+    return tf_keras.Model(images, tf_keras.layers.Dense(3)(tf_keras.layers.Flatten()(features)))
+
+
+def wrapped(classifier):
+    images = tf_keras.Input((32, 32, 3))
+    one_frame = tf_keras.layers.Reshape((1, 32, 32, 3))(images)
+    logits = tf_keras.layers.TimeDistributed(classifier)(one_frame)
+    return tf_keras.Model(images, tf_keras.layers.Flatten()(logits))
+
+
+@pytest.mark.parametrize("options", [{}, {"position_embedding": False}, {"representation_size": 64}])
+def test_parameters_are_those_counted(options):
+    count = counting.count(
+        Topology.parse(TINY),
+        (32, 48),
+        num_classes=3,
+        position_embedding=options.get("position_embedding", True),
+        representation="representation_size" in options,
+    )
+    model = asvit_tf.build_classifier(TINY, num_classes=3, image_size=(32, 48), **options)
+    assert model.count_params() == count.parameters
+    assert model.output_shape == (None, 3)
+
+
+@pytest.mark.parametrize("kind", [sequential, functional])  # README: the classifier itself.
+def test_fit_with_the_callback_trains_each_step_at_its_tokens(kind):
+    classifier = small()
+    backbone = classifier.get_layer("backbone")
+    model = kind(classifier)
+    grids = []
+    call = backbone.stages[0].call
+
+    def noted(x, **kwargs):
+        grids.append(tuple(x.shape[1:3]))
+        return call(x, **kwargs)
+
+    backbone.stages[0].call = noted
+    kernel = backbone.stem.kernel
+    before = kernel.numpy()
+    model.compile("sgd", LOSS)
+    images, labels = data()
+    model.fit(images, labels, batch_size=2, verbose=0, shuffle=False, callbacks=[RetokenizationCallback(SCHEDULE)])
+    assert list(dict.fromkeys(grids)) == [(2, 2), (8, 8)]
+    assert backbone.stem.kernel is kernel
+    assert np.abs(kernel.numpy() - before).max() > 0
+
+
+def test_a_wrapped_backbone_is_found():
+    classifier = small()
+    callback = RetokenizationCallback(SCHEDULE)
+    callback.set_model(wrapped(classifier))
+    assert callback.backbone is classifier.get_layer("backbone")
+
+
+def test_a_model_without_one_backbone_is_refused_by_the_name_of_the_argument():
+    images, labels = data()
+    plain = tf_keras.Sequential([tf_keras.layers.Flatten(), tf_keras.layers.Dense(3)], name="plain")
+    plain.compile("sgd", LOSS)
+    with pytest.raises(UserError, match=r"model 'plain' has 0 AsViT layers; name .* by the argument backbone$"):
+        plain.fit(images, labels, verbose=0, callbacks=[RetokenizationCallback(SCHEDULE)])
+
+    image = tf_keras.Input((32, 32, 3))
+    first, second = small(name="first"), small(name="second")
+    both = tf_keras.Model(image, first(image) + second(image), name="both")
+    both.compile("sgd", LOSS)
+    with pytest.raises(UserError, match="model 'both' has 2 AsViT layers"):
+        both.fit(images, labels, verbose=0, callbacks=[RetokenizationCallback(SCHEDULE)])
+    chosen = RetokenizationCallback(SCHEDULE, backbone=second.get_layer("backbone"))
+    chosen.set_model(both)
+    assert chosen.backbone is second.get_layer("backbone")
+
+
+def test_files_hold_the_whole_model(tmp_path):
+    model = small(dropout=0.5, stochastic_depth=0.2, representation_size=16)
+    model.get_layer("backbone").set_tokenization(Tokenization(8, 2))
+    for variable in model.variables:  # Norms and biases too differ from those of a fresh model.
+        variable.assign_add(np.random.default_rng(len(variable.shape)).standard_normal(variable.shape) * 0.1)
+    images, _ = data()
+    model.save(tmp_path / "model.keras")
+    loaded = tf_keras.models.load_model(tmp_path / "model.keras")
+    expected = model(images)
+    np.testing.assert_array_equal(loaded(images), expected)
+    assert loaded.get_layer("backbone").tokenization == Tokenization(8, 2)
+    assert loaded.get_layer("dropout").rate == 0.5
+
+    model.save_weights(tmp_path / "model.weights.h5")
+    fresh = asvit_tf.build_classifier(TINY, num_classes=3, image_size=32, seed=1, representation_size=16)
+    fresh.get_layer("backbone").set_tokenization(Tokenization(8, 2))
+    assert relative_error(fresh(images), expected) > 0.1
+    fresh.load_weights(tmp_path / "model.weights.h5")
+    np.testing.assert_array_equal(fresh(images), expected)
+
+
+def test_options_reach_the_layers():
+    images, _ = data()
+    np.testing.assert_array_equal(small()(images), small()(images))  # One seed, the same weights.
+    other = asvit_tf.build_classifier(TINY, num_classes=3, image_size=32, seed=1)
+    assert relative_error(other(images), small()(images)) > 0.1
+    tf_keras.utils.set_random_seed(0)
+    half = small(dropout=0.5)
+    features = half.get_layer("dropout")(np.ones((1, 10_000), "float32"), training=True).numpy()
+    assert set(np.unique(features)) == {0.0, 2.0}
+    assert abs(np.mean(features == 0) - 0.5) < 0.02  # Four standard errors.
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_classes": 0}, "num_classes is 0; allowed are whole numbers from 1"),
+        ({"dropout": 1.0}, "dropout is 1.0; allowed are rates from 0 to below 1"),
+        ({"image_size": 0}, "image size is 0 x 0; both sides must be known and at least 1"),
+        ({"window": "wide"}, "unknown window 'wide'; allowed are split, fixed"),
+    ],
+)
+def test_wrong_options_are_named(options, message):
+    with pytest.raises(UserError, match=f"^{message}$"):
+        asvit_tf.build_classifier(**{"topology": TINY, "num_classes": 3, "image_size": 32, **options})
