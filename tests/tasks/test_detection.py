@@ -66,7 +66,7 @@ def checkpoint(tmp_path_factory):
     return tf.train.Checkpoint(model=model, global_step=tf.Variable(1)).save(path), model
 
 
-def start(detector, records, model_dir, *arguments, mode="train_and_eval", **overrides):
+def start(detector, records, model_dir, mode="train_and_eval", **overrides):
     changes = {
         "task.seed": 0,
         "task.model.backbone.asvit.topology": f"'{TINY}'",
@@ -82,15 +82,11 @@ def start(detector, records, model_dir, *arguments, mode="train_and_eval", **ove
         **overrides,
     }
     return train.start(
-        [
-            f"--experiment={detector}_asvit_coco",
-            f"--mode={mode}",
-            f"--model_dir={model_dir}",
-            f"--config_file={CONFIGS}/shapes_{detector}_asvit_i128_cpu.yaml",
-            f"--config_file={records.config_file}",
-            "--params_override=" + ",".join(f"{name}={value}" for name, value in changes.items()),
-            *arguments,
-        ]
+        experiment=f"{detector}_asvit_coco",
+        mode=mode,
+        model_dir=str(model_dir),
+        config_file=[f"{CONFIGS}/shapes_{detector}_asvit_i128_cpu.yaml", str(records.config_file)],
+        params_override=[",".join(f"{name}={value}" for name, value in changes.items())],
     )
 
 

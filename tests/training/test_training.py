@@ -20,8 +20,8 @@ from asvit_tf.dataloaders import classification as data
 from asvit_tf.design import savings
 from asvit_tf.serving import export
 from asvit_tf.tasks import schedules
-from asvit_tf.training import block_log
 from asvit_tf.training import run as train
+from asvit_tf.training import step_log
 from asvit_tf.training.trainer import RetokenizingTrainer
 
 STEPS, BLOCK = 12, 2
@@ -201,7 +201,7 @@ def test_train_run_logs_blocks_by_phase(digits, tmp_path, capsys):
     metrics = train.run(params, str(tmp_path), "train_and_eval")
     assert 0 <= metrics["accuracy"] <= 1
     assert "phase_accuracy" not in metrics  # The last evaluation is in the last phase.
-    blocks = block_log.read_blocks(tmp_path)
+    blocks = step_log.read_blocks(tmp_path)
     assert [block["step"] for block in blocks] == list(range(BLOCK, STEPS + 1, BLOCK))
     assert [block["stride"] for block in blocks] == [16, 16, 8, 8, 4, 4]
     assert [block["traced"] for block in blocks] == [True, False] * 3
@@ -265,7 +265,7 @@ def test_blocks_trained_twice_count_once(tmp_path):
     rows = [{"step": 2, "steps": 2, "n": 0}, {"step": 4, "steps": 2, "n": 1}, {"step": 4, "steps": 2, "n": 2}]
     lines = [json.dumps(rows[0]), json.dumps(rows[1]), '{"step": 6, "st', json.dumps(rows[2]), '{"step"']
     (tmp_path / savings.BLOCKS_FILE).write_text("\n".join(lines))
-    assert [row["n"] for row in block_log.read_blocks(tmp_path)] == [0, 2]
+    assert [row["n"] for row in step_log.read_blocks(tmp_path)] == [0, 2]
 
 
 @pytest.mark.parametrize(
@@ -353,7 +353,7 @@ def test_metrics_of_a_cut_block_are_those_of_all_its_steps(digits, tmp_path):
     """Blocks of 6 are cut at the boundaries, 4 and 8; each summary is the mean over 6 steps."""
     params = experiment(digits, trainer={"steps_per_loop": 6, "summary_interval": 6, "validation_interval": 12})
     train.run(params, str(tmp_path), "train")
-    blocks = {block["step"]: block for block in block_log.read_blocks(tmp_path)}
+    blocks = {block["step"]: block for block in step_log.read_blocks(tmp_path)}
     assert list(blocks) == [4, 6, 8, 12]
     losses = scalars(tmp_path / "train", "training_loss")
     for step, (first, second) in {6: (4, 6), 12: (8, 12)}.items():
