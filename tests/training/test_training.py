@@ -10,6 +10,7 @@ import tensorflow as tf
 import tf_keras
 from helpers import TINY
 from official.core import exp_factory, task_factory, train_lib, train_utils
+from official.vision.dataloaders import classification_input
 from tensorboard.backend.event_processing import event_accumulator
 
 from asvit_tf import (
@@ -90,6 +91,7 @@ class Run:
         tf_keras.utils.set_random_seed(0)
         self.traced = []  # Stride, and the token grid that the traced program computes.
         self.losses = {}
+        self.evaluations = []  # Metrics, evaluation by evaluation.
         self.states = []  # Variables after each block, and when the next program was traced.
         strategy = tf.distribute.OneDeviceStrategy("CPU:0")
         with strategy.scope():
@@ -111,6 +113,7 @@ class Run:
             model_dir=str(model_dir),
             trainer=self.trainer,
             train_actions=[self.after_block],
+            eval_actions=[lambda output: self.evaluations.append({k: float(v) for k, v in output.items()})],
             run_post_eval="eval" in mode,
         )
 
@@ -193,13 +196,42 @@ def test_evaluation_alone_sees_all_tokens_whatever_the_step(digits, unbroken, tm
     copy_checkpoint(model_dir, tmp_path, step=2)
     run = Run(experiment(digits), tmp_path, "eval")
     assert set(run.traced) == {(4, (8, 8))}
-    assert 0 <= run.metrics["accuracy"] <= 1
+    assert run.metrics["accuracy"] == pytest.approx(accuracy_of(digits, tf.train.latest_checkpoint(tmp_path)))
+
+
+def accuracy_of(digits, path):
+    """Share of the first 180 held-out digits that a checkpoint classifies rightly at all tokens."""
+    params = experiment(digits)
+    model = task_factory.get_task(params.task).build_model()
+    tf.train.Checkpoint(model=model).read(path).assert_existing_objects_matched().expect_partial()
+    parser = classification_input.Parser(
+        [32, 32], 10, decode_jpeg_only=False, aug_crop=params.task.validation_data.aug_crop
+    ).parse_fn(is_training=False)
+    features = {"image/encoded": tf.io.FixedLenFeature([], tf.string)}
+    features["image/class/label"] = tf.io.FixedLenFeature([], tf.int64)
+    records = tf.data.TFRecordDataset(digits.validation_path).take(180)
+    rows = [parser(tf.io.parse_single_example(record, features)) for record in records]
+    logits = model(tf.stack([image for image, _ in rows]), training=False).numpy()
+    return np.mean(logits.argmax(1) == [int(label) for _, label in rows])
+
+
+def test_both_evaluations_of_a_phase_run_at_their_own_tokens(digits, tmp_path):
+    """Evaluations after 6 steps, in the second phase, and after 12, in the last one: programs are counted."""
+    params = experiment(digits, task={"retokenization": {"evaluate_phase": True}})
+    run = Run(params, tmp_path, "train_and_eval")
+    trained = [(16, (2, 2)), (8, (4, 4))]
+    evaluated = [(4, (8, 8)), (8, (4, 4))]
+    # Behind the last training step, one of the Model Garden's own counts operations.
+    assert run.traced_in_training == [*trained, *evaluated, (4, (8, 8))]
+    first, last, *_ = run.evaluations
+    assert first["phase_validation_loss"] != pytest.approx(first["validation_loss"], rel=1e-4)
+    assert not any(name.startswith("phase_") for name in last)
 
 
 def test_train_run_logs_blocks_by_phase(digits, tmp_path, capsys):
     params = experiment(digits, task={"retokenization": {"evaluate_phase": True}})
-    metrics = train.run(params, str(tmp_path), "train_and_eval")
-    assert 0 <= metrics["accuracy"] <= 1
+    metrics = train.run(params, str(tmp_path), "train_and_eval", progress=True)
+    assert metrics["accuracy"] == pytest.approx(accuracy_of(digits, tf.train.latest_checkpoint(tmp_path)))
     assert "phase_accuracy" not in metrics  # The last evaluation is in the last phase.
     blocks = step_log.read_blocks(tmp_path)
     assert [block["step"] for block in blocks] == list(range(BLOCK, STEPS + 1, BLOCK))
@@ -210,11 +242,19 @@ def test_train_run_logs_blocks_by_phase(digits, tmp_path, capsys):
     assert all(phase.trace_seconds > phase.warm_seconds > 0 for phase in times)
     assert [step for step, _ in train.read_evaluations(tmp_path)] == [6, 12]
 
-    assert "re-tokenization saves" in capsys.readouterr().err
+    screen = capsys.readouterr()
+    assert screen.out == ""
+    assert "re-tokenization saves" in screen.err
+    assert not any(words in screen.err for words in ("np.float", "saved checkpoint", "Gradients", "retracing"))
+    log = (tmp_path / "log.txt").read_text()
+    assert [f"{step:>2}/12  phase" in log for step in range(BLOCK, STEPS + 1, BLOCK)] == [True] * 6
+    assert "saved checkpoint to" in log  # Of orbit's controller.
     summary = json.loads((tmp_path / "retokenization.json").read_text())
     assert [phase["token_grid"] for phase in summary["planned"]] == [[2, 2], [4, 4], [8, 8]]
     assert [phase["steps"] for phase in summary["measured"]] == [4, 4, 4]
-    assert summary["measured_saving"] == pytest.approx(savings.measured_saving(times))
+    # The second block of each phase traced nothing; four steps of each, twelve at the last one's pace without phases.
+    pace = [block["seconds"] / BLOCK for block in blocks[1::2]]
+    assert summary["measured_saving"] == pytest.approx(1 - 4 * sum(pace) / (STEPS * pace[-1]))
     assert scalars(tmp_path / "validation", "phase_accuracy").keys() == {6}  # At 4 x 4 tokens, beside 8 x 8.
     assert scalars(tmp_path / "validation", "phase_balanced_accuracy").keys() == {6}
     assert metrics["majority_share"] == pytest.approx(0.1, abs=0.03)
