@@ -43,7 +43,7 @@ def trained(tmp_path_factory):
                     "backbone": {"asvit": {"topology": TINY, "stride": 8, "dilation": 2}},
                 },
                 "losses": {"one_hot": True},
-                "retokenization": {"phases": [{"until_step": 2, "stride": 16}, {"stride": 8}]},
+                "retokenization": {"phases": [{"until_step": 3, "stride": 16}, {"stride": 8}]},
                 "train_data": {
                     "input_path": digits.train_path,
                     "global_batch_size": 16,
