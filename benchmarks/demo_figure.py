@@ -9,8 +9,8 @@ import matplotlib.pyplot as plt
 from asvit_tf.journals import Journal
 from asvit_tf.serving import export
 from asvit_tf.tasks import schedules
-from asvit_tf.training import block_log
 from asvit_tf.training import run as train
+from asvit_tf.training import step_log
 from search.report import figures as report
 
 
@@ -29,7 +29,7 @@ def main():
     axes["ntk_condition_number"].set_xlabel("search step")
     report.draw_growth(axes["growth"], family)
     report.draw_accuracy(
-        axes["training"], block_log.read_blocks(run / "train"), train.read_evaluations(run / "train"), schedule
+        axes["training"], step_log.read_blocks(run / "train"), train.read_evaluations(run / "train"), schedule
     )
     target = Path(__file__).parent.parent / "docs" / "figures" / "demo.png"
     target.parent.mkdir(exist_ok=True)

@@ -31,8 +31,8 @@ def train_one(topology, seed, schedule, epochs, image_size, power):
     from asvit_tf.dataloaders import classification as data
     from asvit_tf.design import savings
     from asvit_tf.tasks import classification
-    from asvit_tf.training import block_log
     from asvit_tf.training import run as train
+    from asvit_tf.training import step_log
 
     plan = classification.Plan(image_size, seed, epochs, batch_size=32, retokenization=schedule)
     with tempfile.TemporaryDirectory() as directory:
@@ -44,7 +44,7 @@ def train_one(topology, seed, schedule, epochs, image_size, power):
             decay = dict(initial_learning_rate=rate, decay_steps=params.trainer.train_steps, end_learning_rate=0.0)
             learning_rate.override({"type": "polynomial", "polynomial": {**decay, "power": power}})
         metrics = train.run(params, f"{directory}/train", "train_and_eval")
-        phases = savings.phase_times(block_log.read_blocks(f"{directory}/train"))
+        phases = savings.phase_times(step_log.read_blocks(f"{directory}/train"))
     return dict(
         topology=topology,
         schedule=schedule,

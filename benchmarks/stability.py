@@ -222,7 +222,7 @@ def run(training: Training, recipe: str, seed: int, directory: str) -> dict[str,
     from asvit_tf import traces
     from asvit_tf.dataloaders import classification as data
     from asvit_tf.errors import DivergedError
-    from asvit_tf.training import block_log, guard
+    from asvit_tf.training import guard, step_log
     from asvit_tf.training import run as train
 
     dataset = data.Dataset.load(Path(directory))
@@ -241,7 +241,7 @@ def run(training: Training, recipe: str, seed: int, directory: str) -> dict[str,
             stopped = str(error).split(";")[0]
         finally:
             tf_keras.backend.clear_session()
-        blocks = block_log.read_blocks(scratch)
+        blocks = step_log.read_blocks(scratch)
         seen = guard.observations(blocks, params.trainer.steps_per_loop)
     return dict(
         **dataclasses.asdict(training) | {"seed": seed},

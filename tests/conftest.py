@@ -16,6 +16,7 @@ _LONG = (
     "test_strategies.py",
     "test_detection.py",
     "test_training.py",
+    "test_run.py",
     "test_pipeline.py",
     "test_runs.py",
     "test_configs.py",

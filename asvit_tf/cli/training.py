@@ -2,22 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import click
 
+from asvit_tf.choices import MODES
 from asvit_tf.cli.console import AS_JSON, only_result_on_stdout, print_json, quiet_tensorflow
 from asvit_tf.tasks import baselines
 
-_RAW = dict(ignore_unknown_options=True, help_option_names=["-h", "--help"])
-_flags = click.argument("flags", nargs=-1, type=click.UNPROCESSED)
+_REQUIRED = ("experiment", "mode", "model_dir")
+_MODE = click.option("--mode", type=click.Choice(MODES), metavar="|".join(MODES), help="What to do.  [required]")
+_OPTIONS = (
+    click.option("--experiment", help="Name, as asvit_digits or asvit_imagenet.  [required]"),
+    click.option("--model-dir", help="Checkpoints and logs; a training there is continued.  [required]"),
+    click.option("--config-file", multiple=True, help="YAML of the experiment; may be repeated, later ones win."),
+    click.option(
+        "--params-override",
+        multiple=True,
+        metavar="A.B=C,...",
+        help="Fields, applied after the files; YAML or a file will do, too. May be repeated, later ones win.",
+    ),
+    click.option("--tpu", help="Name or address of a TPU; local is this machine's."),
+    click.option("--tf-data-service", help="Address of a tf.data service that reads the images."),
+    click.option("--gin-file", multiple=True, help="Gin configuration; may be repeated."),
+    click.option("--gin-params", multiple=True, help="Gin binding; may be repeated."),
+)
 
 
-def _train(flags: list[str], as_json: bool) -> None:
-    """Runs asvit_tf.train with the Model Garden's flags in this process."""
+def _options(command: Callable) -> Callable:
+    """The options of both commands, in the order of the list."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def _start(as_json: bool, options: dict[str, Any]) -> None:
+    missing = [f"--{name.replace('_', '-')}" for name in _REQUIRED if options[name] is None]
+    if missing:
+        raise click.UsageError(f"Missing option{'s' * (len(missing) > 1)} {', '.join(missing)}")
     quiet_tensorflow()
     from asvit_tf.training import run as training
 
     with only_result_on_stdout():
-        metrics = training.start(flags)
+        metrics = training.start(**options)
     if as_json:
         print_json(metrics)
     else:
@@ -25,26 +53,22 @@ def _train(flags: list[str], as_json: bool) -> None:
     baselines.require_learned(metrics)
 
 
-@click.command(context_settings=_RAW)
-@_flags
+@click.command()
+@_MODE
+@_options
 @AS_JSON
-def train(flags: tuple[str, ...], as_json: bool) -> None:
-    """Trains an experiment. FLAGS are the Model Garden's own:
+def train(as_json: bool, **options: Any) -> None:
+    """Trains an experiment of the Model Garden's, or goes on with it.
 
-    --experiment NAME, --mode train|train_and_eval|eval|continuous_eval, --model_dir DIR, --config_file YAML (may be
-    repeated), --params_override a.b=c,..., --tpu ADDRESS, --gin_file FILE, --gin_params BINDING.
-
-    Exit status 1: a classifier was evaluated, and learned nothing.
+    On standard error: a line for every block of steps, on a terminal with a bar below. Everything else that is said
+    goes to MODEL_DIR/log.txt. Exit status 1: a classifier was evaluated, and learned nothing.
     """
-    _train(list(flags), as_json)
+    _start(as_json, options)
 
 
-@click.command(context_settings=_RAW)
-@_flags
+@click.command()
+@_options
 @AS_JSON
-def evaluate(flags: tuple[str, ...], as_json: bool) -> None:
-    """Evaluates the newest checkpoint at all tokens. FLAGS are those of train, without --mode.
-
-    Exit status 1: a classifier that learned nothing.
-    """
-    _train([*flags, "--mode=eval"], as_json)
+def evaluate(as_json: bool, **options: Any) -> None:
+    """Evaluates the newest checkpoint of a training at all tokens. Exit status 1: a classifier that learned nothing."""
+    _start(as_json, {**options, "mode": "eval"})

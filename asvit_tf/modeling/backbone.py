@@ -38,11 +38,13 @@ class AsViT(tf_keras.Model):
         and the grid of the position embedding, at what they are on a 224 x 224 image, for detection at large sizes.
       representation_size: Width of the tanh layer behind the pooled features, or None for no such layer. The released
         classifier has one as wide as the last stage.
+      pre_logits: Build the final norm, and return "pre_logits". False where only the stages' outputs are used, as in
+        detection: the norm would get no gradient.
       stochastic_depth: Rate of the last block; it rises linearly from 0 at the first. In [0, 1).
       seed: Seed of the initial weights; None draws a fresh one.
 
     Call: images [B, H, W, 3], normalized, to a dict: "2" to "5", the output of every stage [B, rows, columns, C],
-    and "pre_logits" [B, 1, 1, C or representation_size], the pooled features behind the final norm.
+    and "pre_logits" [B, 1, 1, C or representation_size], the pooled features behind the final norm, where asked for.
 
     Raises:
       UserError: An unknown option, or an image size that is not known.
@@ -58,6 +60,7 @@ class AsViT(tf_keras.Model):
         window: str = "split",
         representation_size: int | None = None,
         stochastic_depth: float = 0.0,
+        pre_logits: bool = True,
         seed: int | None = None,
         **kwargs: Any,
     ):
@@ -70,6 +73,7 @@ class AsViT(tf_keras.Model):
             window=window,
             representation_size=representation_size,
             stochastic_depth=stochastic_depth,
+            pre_logits=pre_logits,
             seed=seed,
         )
         image_size = tuple(input_specs.shape[1:3])
@@ -79,6 +83,8 @@ class AsViT(tf_keras.Model):
             raise UserError(f"unknown window {window!r}; allowed are {', '.join(choices.WINDOWS)}")
         if not 0 <= stochastic_depth < 1:
             raise UserError(f"stochastic_depth is {stochastic_depth}; allowed are rates from 0 to below 1")
+        if representation_size is not None and not pre_logits:
+            raise UserError(f"representation_size is {representation_size} without pre_logits; it must be None")
         self._image_size = image_size
 
         seeds = layers.seed_stream(seed)
@@ -118,7 +124,7 @@ class AsViT(tf_keras.Model):
                 for depth in range(stage.depth)
             ]
             self.stages.append(blocks.Stage(stage_blocks, stage.splits, edges[index], name=f"stage_{index}"))
-        self.norm = layers.LayerNorm(name="norm")
+        self.norm = layers.LayerNorm(name="norm") if pre_logits else None
         self.representation = None
         if representation_size is not None:
             self.representation = tf_keras.layers.Dense(
@@ -142,6 +148,8 @@ class AsViT(tf_keras.Model):
                 x = self.mergings[index - 1](x)
             x = stage(x, training=training)
             endpoints[str(FIRST_LEVEL + index)] = x
+        if self.norm is None:
+            return endpoints
         pooled = tf.reduce_mean(self.norm(x), axis=(1, 2), keepdims=True)
         endpoints["pre_logits"] = pooled if self.representation is None else self.representation(pooled)
         return endpoints
@@ -170,7 +178,7 @@ class AsViT(tf_keras.Model):
     @property
     def normalization(self) -> str:
         """ "layer" or "identity"."""
-        return "identity" if self.norm.identity else "layer"
+        return "identity" if self.stem.norm.identity else "layer"
 
     def set_normalization(self, normalization: str) -> None:
         """Switches every norm on ("layer") or off ("identity"); programs traced before do not change."""

@@ -27,6 +27,7 @@ class AsViT(hyperparams.Config):
       representation: tanh layer, as wide as the last stage, behind the pooled features (classification only).
       window: "split" or "fixed" (see backbone.AsViT).
       stochastic_depth: Rate of the last block.
+      pre_logits: Final norm and pooled features behind the stages; a classifier needs them, a detector does not.
       stride, dilation: Tokenization of evaluation and export; training follows the task's schedule.
     """
 
@@ -35,6 +36,7 @@ class AsViT(hyperparams.Config):
     representation: bool = True
     window: str = "split"
     stochastic_depth: float = 0.0
+    pre_logits: bool = True
     stride: int = 4
     dilation: int = 1
 
@@ -73,4 +75,5 @@ def build_asvit(
         window=config.window,
         representation_size=topology.widths[-1] if config.representation else None,
         stochastic_depth=config.stochastic_depth,
+        pre_logits=config.pre_logits,
     )

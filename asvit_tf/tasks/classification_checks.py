@@ -24,8 +24,11 @@ def check_model(task: image_classification.ImageClassificationTask) -> None:
     """Checks that labels and losses agree: Mixup and CutMix make soft labels; without them labels are numbers.
 
     Raises:
-      UserError: They do not.
+      UserError: They do not, or the backbone has no features to classify by.
     """
+    backbone = task.model.backbone
+    if backbone.type == "asvit" and not backbone.asvit.pre_logits:
+        raise UserError("task.model.backbone.asvit.pre_logits is false; a classifier needs it, so it must be true")
     if task.train_data.is_multilabel:
         return
     mixed, losses = task.train_data.mixup_and_cutmix is not None, task.losses

@@ -29,7 +29,7 @@ CASCADE_IOUS = [0.6, 0.7]  # Of the second and the third head; the first head's 
 
 def detection_backbone() -> Backbone:
     """The backbone's config without what only a classifier has, its windows of the size they have at 224."""
-    return Backbone(asvit=AsViT(representation=False, window="fixed"))
+    return Backbone(asvit=AsViT(representation=False, pre_logits=False, window="fixed"))
 
 
 @dataclasses.dataclass

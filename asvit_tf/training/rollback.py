@@ -7,7 +7,6 @@ import itertools
 import json
 import math
 import os
-import sys
 import tempfile
 from collections.abc import Sequence
 from typing import Any
@@ -17,9 +16,10 @@ from official.core import config_definitions as cfg
 
 from asvit_tf import storage
 from asvit_tf.errors import DivergedError
-from asvit_tf.training import block_log, guard
+from asvit_tf.training import guard, step_log
 from asvit_tf.training.guard import Observation, Rollback, Verdict
 from asvit_tf.training.runner import SoundCheckpoints
+from asvit_tf.training.screen import say
 from asvit_tf.training.trainer import RetokenizingTrainer
 
 ROLLBACKS_FILE = "rollbacks.json"
@@ -60,7 +60,7 @@ class Guard:
         self._most = most if trainer.learning_rate is not None else 0
         self._writes = writes
         self._rollbacks = read_rollbacks(model_dir)
-        self._rows = block_log.read_blocks(model_dir)
+        self._rows = step_log.read_blocks(model_dir)
         self._start = os.path.join(model_dir, "start", "weights")
         self._step = 0
 
@@ -120,7 +120,7 @@ class Guard:
         self._rows = [row for row in self._rows if row["step"] <= restored]
         self._ease(rollback)
         if self._writes:
-            print(rollback, file=sys.stderr)
+            say(rollback)
             rows = [dataclasses.asdict(row) for row in self._rollbacks]
             storage.write_json(os.path.join(self._model_dir, ROLLBACKS_FILE), rows)
         self._checkpoints.sound = True

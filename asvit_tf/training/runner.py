@@ -40,12 +40,24 @@ class ExperimentRunner(train_lib.OrbitExperimentRunner):
             if mode in ("eval", "train_and_post_eval"):
                 self.controller.evaluate(trainer.validation_steps)
             if mode == "continuous_eval":
-                self.controller.evaluate_continuously(
-                    trainer.validation_steps,
-                    trainer.continuous_eval_timeout,
-                    lambda: int(self.trainer.global_step.numpy()) >= trainer.train_steps,
-                )
+                self._evaluate_continuously()
         return self.trainer.model, {}
+
+    def _evaluate_continuously(self) -> None:
+        """Evaluates every checkpoint that appears, up to that of the last step."""
+        trainer = self.params.trainer
+
+        def trained() -> bool:
+            return int(self.trainer.global_step.numpy()) >= trainer.train_steps
+
+        # By itself the iterator would wait for one more checkpoint behind the last, an hour as a rule.
+        for path in tf.train.checkpoints_iterator(
+            self.model_dir, timeout=trainer.continuous_eval_timeout, timeout_fn=trained
+        ):
+            self.controller.restore_checkpoint(path)
+            self.controller.evaluate(trainer.validation_steps)
+            if trained():
+                break
 
     def _maybe_build_checkpoint_manager(self):
         trainer = self.params.trainer

@@ -19,7 +19,7 @@ from asvit_tf.training.learning_rate import eased
 
 
 @dataclasses.dataclass(frozen=True)
-class Block:
+class StepBlock:
     """One block of training steps: `steps_per_loop`, or fewer where the tokenization changes inside.
 
     Attributes:
@@ -42,6 +42,27 @@ class Block:
     metrics: dict[str, float]
 
 
+@dataclasses.dataclass(frozen=True)
+class RunningBlock:
+    """The block that runs now.
+
+    Attributes:
+      step: Steps trained when it began.
+      steps: Steps it will have.
+      phase: Index of its phase.
+      stride: Of its tokenization.
+      traces: Whether it begins with tracing the training step.
+      since: When it began, of `time.perf_counter`.
+    """
+
+    step: int
+    steps: int
+    phase: int
+    stride: int
+    traces: bool
+    since: float
+
+
 def create_slots(optimizer: Any, variables: Sequence[tf.Variable]) -> None:
     """Creates the optimizer's moments now. Created inside the first training step, they would have it traced twice."""
     create = optimizer.build if isinstance(optimizer, tf_keras.optimizers.Optimizer) else optimizer._create_all_weights
@@ -58,6 +79,11 @@ class RetokenizingTrainer(base_trainer.Trainer):
     bind `create_trainer.trainer_cls = @RetokenizingTrainer`.
 
     Args: as `base_trainer.Trainer`; `config.task.retokenization` is the schedule, if the task has one.
+
+    Attributes:
+      blocks: Those that ended, until somebody takes them.
+      running: The one that runs now, if one does.
+      evaluating: Whether an evaluation runs now.
     """
 
     def __init__(self, config, task, model, optimizer, **kwargs):
@@ -65,7 +91,10 @@ class RetokenizingTrainer(base_trainer.Trainer):
         create_slots(optimizer, model.trainable_variables)
         self.schedule = schedules.schedule_of(config)
         self.learning_rate = eased(optimizer, recipes.warmup_steps(config))
-        self.blocks: list[Block] = []
+        self.blocks: list[StepBlock] = []
+        self.running: RunningBlock | None = None
+        self.evaluating = False
+        self._num_steps = 0
         self._evaluated_at = self.schedule.final
         self._traced: set[Tokenization] = set()
 
@@ -95,8 +124,9 @@ class RetokenizingTrainer(base_trainer.Trainer):
         end = start + int(num_steps)
         logs, weights = [], []
         for cut in (*self.schedule.changes(start, end), end):
-            weights.append(cut - int(self.global_step.numpy()))
-            logs.append(super().train(tf.constant(weights[-1], tf.int32)))
+            self._num_steps = cut - int(self.global_step.numpy())
+            weights.append(self._num_steps)
+            logs.append(super().train(tf.constant(self._num_steps, tf.int32)))
         # Means over all the steps; the learning rate, which is no mean, is the last.
         return {
             name: last if name == "learning_rate" else np.average([float(log[name]) for log in logs], weights=weights)
@@ -104,26 +134,31 @@ class RetokenizingTrainer(base_trainer.Trainer):
         }
 
     def train_loop_begin(self):
-        self._begun_at_step = int(self.global_step.numpy())
-        self._begun_at = time.perf_counter()
-        self._phase = self.schedule.phase_index(self._begun_at_step)
-        self.model.backbone.set_tokenization(self.schedule.phases[self._phase].tokenization)
+        since = time.perf_counter()
+        step = int(self.global_step.numpy())
+        phase = self.schedule.phase_index(step)
+        tokenization = self.schedule.phases[phase].tokenization
+        self.model.backbone.set_tokenization(tokenization)
+        self.running = RunningBlock(
+            step, self._num_steps, phase, tokenization.stride, tokenization not in self._traced, since
+        )
         super().train_loop_begin()
 
     def train_loop_end(self):
         logs = super().train_loop_end()  # Reads the metrics, so the device has finished.
         step = int(self.global_step.numpy())
         tokenization = self.model.backbone.tokenization
-        traced, self._traced = tokenization not in self._traced, self._traced | {tokenization}
+        self._traced.add(tokenization)
+        running, self.running = self.running, None
         self.blocks.append(
-            Block(
+            StepBlock(
                 step=step,
-                steps=step - self._begun_at_step,
-                phase=self._phase,
+                steps=step - running.step,
+                phase=running.phase,
                 stride=tokenization.stride,
                 dilation=tokenization.dilation,
-                traced=traced,
-                seconds=time.perf_counter() - self._begun_at,
+                traced=running.traces,
+                seconds=time.perf_counter() - running.since,
                 metrics={name: float(value) for name, value in logs.items()},
             )
         )
@@ -131,6 +166,13 @@ class RetokenizingTrainer(base_trainer.Trainer):
 
     def evaluate(self, num_steps):
         """Evaluates at all tokens; and, if the schedule asks for it, at the present phase's."""
+        self.evaluating = True
+        try:
+            return self._evaluate(num_steps)
+        finally:
+            self.evaluating = False
+
+    def _evaluate(self, num_steps):
         metrics = super().evaluate(num_steps)
         phase = self.schedule.tokenization(int(self.global_step.numpy()))
         if phase != self.schedule.final and self.config.task.retokenization.evaluate_phase:

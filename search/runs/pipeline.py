@@ -6,7 +6,6 @@ repeated. The same function serves the embedded digits and a user's own images.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import time
@@ -25,7 +24,7 @@ from asvit_tf.journals import Journal
 from asvit_tf.serving import export
 from asvit_tf.storage import write_json
 from asvit_tf.tasks import classification, schedules
-from asvit_tf.training import block_log, rollback
+from asvit_tf.training import rollback, step_log
 from asvit_tf.training import run as train
 from search.report import run_page
 from search.runs.settings import PROXY_DIVISOR, RunSettings
@@ -167,9 +166,7 @@ class _Run:
         directory = self.directory / "train"
 
         def trained(path: Path) -> dict[str, Any]:
-            # The Model Garden prints every block; beside a progress bar that belongs in a file.
-            with open(path / "log.txt", "a") as log, contextlib.redirect_stdout(log):
-                metrics = train.run(params, str(path), "train_and_eval", progress=True)
+            metrics = train.run(params, str(path), "train_and_eval", progress=True)
             write_json(path / "result.json", metrics)
             return metrics
 
@@ -194,7 +191,7 @@ class _Run:
             training=run_page.Training(
                 schedule=schedules.schedule_of(params),
                 planned=train.plan_of(params),
-                blocks=block_log.read_blocks(directory / "train"),
+                blocks=step_log.read_blocks(directory / "train"),
                 evaluations=train.read_evaluations(directory / "train"),
             ),
         )

@@ -118,7 +118,7 @@ def train_briefly(settings: StudySettings, directory: str, topology: str, seed: 
     params = experiment(settings, data.Dataset.load(Path(directory) / "data"), Topology.parse(topology), seed)
     scratches = Path(directory) / SCRATCH
     scratches.mkdir(exist_ok=True)
-    # The Model Garden prints every block; beside a progress bar that belongs in a file.
+    # A line for every block; beside a progress bar that belongs in a file.
     with (
         traces.forgotten(),
         tempfile.TemporaryDirectory(dir=scratches) as scratch,
@@ -127,7 +127,7 @@ def train_briefly(settings: StudySettings, directory: str, topology: str, seed: 
         contextlib.redirect_stderr(log),
     ):
         try:
-            return train.run(params, scratch, "train_and_eval")
+            return train.run(params, scratch, "train_and_eval", progress=True)
         finally:
             tf_keras.backend.clear_session()
 

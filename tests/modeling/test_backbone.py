@@ -50,6 +50,28 @@ def test_config_round_trip():
         np.testing.assert_array_equal(one, other)  # The seed is part of the config.
 
 
+def test_without_pre_logits_only_the_final_norm_is_missing():
+    """Nothing else changes, the draw of the weights neither."""
+    complete, dense = backbone(), backbone(pre_logits=False)
+    x = images()
+    expected = complete(x)
+    assert list(dense(x)) == ["2", "3", "4", "5"]
+    for level, value in dense(x).items():
+        np.testing.assert_array_equal(value, expected[level])
+    assert complete.count_params() - dense.count_params() == 2 * 64
+    assert AsViT.from_config(dense.get_config()).norm is None
+    with pytest.raises(UserError, match="representation_size is 5 without pre_logits"):
+        backbone(pre_logits=False, representation_size=5)
+
+
+def test_stochastic_depth_rises_linearly_over_the_blocks():
+    topology = "4,2,2,2|3,2,2,1|2,1,2,3|2,1,2,2|16,8"
+    specs = tf_keras.layers.InputSpec(shape=[None, 32, 32, 3])
+    model = AsViT(topology, specs, stochastic_depth=0.35, seed=0)
+    rates = [block.drop_path.rate for stage in model.stages for block in stage.blocks]
+    assert rates == pytest.approx([0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35])
+
+
 def test_weights_differ_from_each_other_and_between_seeds():
     model, other = backbone(), AsViT(TINY, tf_keras.layers.InputSpec(shape=[None, 32, 32, 3]), seed=1)
     kernels = [w.numpy().ravel()[:8] for w in model.trainable_variables if "kernel" in w.name]

@@ -43,7 +43,7 @@ def trained(tmp_path_factory):
                     "backbone": {"asvit": {"topology": TINY, "stride": 8, "dilation": 2}},
                 },
                 "losses": {"one_hot": True},
-                "retokenization": {"phases": [{"until_step": 2, "stride": 16}, {"stride": 8}]},
+                "retokenization": {"phases": [{"until_step": 3, "stride": 16}, {"stride": 8}]},
                 "train_data": {
                     "input_path": digits.train_path,
                     "global_batch_size": 16,
@@ -60,6 +60,7 @@ def trained(tmp_path_factory):
                 "train_steps": STEPS,
                 "steps_per_loop": 2,
                 "summary_interval": 2,
+                "checkpoint_interval": 2,
                 "validation_steps": -1,
                 "optimizer_config": {
                     "learning_rate": {"cosine": {"decay_steps": STEPS}},
@@ -94,14 +95,19 @@ def exported(trained, tmp_path_factory):
     return get
 
 
+def restored(model_dir, checkpoint):
+    """The Python model with the weights of a checkpoint, at the final tokens."""
+    model = task_factory.get_task(export.read_params(str(model_dir)).task).build_model()
+    read = tf.train.Checkpoint(model=model).read(str(checkpoint))
+    read.assert_existing_objects_matched().expect_partial()
+    return model
+
+
 @pytest.fixture(scope="module")
 def answers(trained):
     """What the model says to encoded images, read as the evaluation reads them; and these images, 0 to 255."""
     model_dir = trained[0]
-    params = export.read_params(str(model_dir))
-    model = task_factory.get_task(params.task).build_model()
-    restored = tf.train.Checkpoint(model=model).read(tf.train.latest_checkpoint(model_dir))
-    restored.assert_existing_objects_matched().expect_partial()
+    model = restored(model_dir, tf.train.latest_checkpoint(model_dir))
     assert model.backbone.tokenization == Tokenization(8, 2)
     parse = classification_input.Parser([SIDE, SIDE], 10, decode_jpeg_only=False).parse_fn(is_training=False)
 
@@ -144,6 +150,19 @@ def test_every_signature_answers_batches_of_any_size(trained, exported, answers,
         np.testing.assert_allclose(answer["logits"], expected[:count], atol=1e-5)
         labels = [f"digit {i}".encode() for i in expected[:count].argmax(1)]
         assert answer["label"].numpy().tolist() == labels
+
+
+def test_a_checkpoint_of_the_first_phase_answers_at_the_final_tokens(trained, answers, tmp_path):
+    model_dir, images = trained[0], trained[1]
+    arguments = ["export", "--model-dir", str(model_dir), "--export-dir", str(tmp_path / "model")]
+    assert cli.main([*arguments, "--checkpoint", str(model_dir / "ckpt-2")]) == 0
+    serve = tf.saved_model.load(str(tmp_path / "model")).signatures["serving_default"]
+    actual = serve(inputs=tf.constant(images))["logits"].numpy()
+    pixels = ((answers(images)[1] - MEAN) / DEVIATION).astype(np.float32)
+    model = restored(model_dir, model_dir / "ckpt-2")
+    np.testing.assert_allclose(actual, model(pixels, training=False), atol=1e-4)
+    model.backbone.set_tokenization(Tokenization.auto(16, 4))  # That of the phase, which gives another answer.
+    assert np.abs(actual - model(pixels, training=False)).max() > 0.1
 
 
 @pytest.mark.parametrize(("tflite", "tolerance"), [("fp32", 1e-3), ("fp16", 1e-2), ("int8", 0.12)])

@@ -54,7 +54,7 @@ def shrunk(photos, **overrides):
         "trainer.validation_interval": 1,
         **overrides,
     }
-    return "--params_override=" + ",".join(f"{name}={value}" for name, value in changes.items())
+    return ",".join(f"{name}={value}" for name, value in changes.items())
 
 
 def test_the_yaml_of_a_target_trains_as_it_is(photos, tmp_path):
@@ -62,13 +62,11 @@ def test_the_yaml_of_a_target_trains_as_it_is(photos, tmp_path):
     member = dict(topology=str(Topology.parse(TINY)), parameters=100_000, macs=10_000_000)
     written, _ = family.write_configs(tmp_path, [member], (0.1,), Limits(image_size=(32, 32), num_classes=2))
     metrics = train.start(
-        [
-            "--experiment=asvit_imagenet",
-            "--mode=train_and_eval",
-            f"--model_dir={tmp_path / 'model'}",
-            f"--config_file={written['0.1']}",
-            shrunk(photos),
-        ]
+        experiment="asvit_imagenet",
+        mode="train_and_eval",
+        model_dir=str(tmp_path / "model"),
+        config_file=[str(written["0.1"])],
+        params_override=[shrunk(photos)],
     )
     assert np.isfinite(metrics["validation_loss"])
     assert 0 <= metrics["accuracy"] <= 1
@@ -213,8 +211,13 @@ def test_imagenet_yamls_differ_by_size_only(hardware):
 def test_imagenet_yamls_train_and_evaluate_when_shrunk(path, photos, tmp_path):
     tiny = {"task.model.backbone.asvit.topology": f"'{TINY}'", "task.model.input_size": "[32,32,3]"}
     tiny["task.model.num_classes"] = 2
-    arguments = ["--experiment=asvit_imagenet", "--mode=train_and_eval", f"--model_dir={tmp_path}"]
-    metrics = train.start([*arguments, f"--config_file={path}", shrunk(photos, **tiny)])
+    metrics = train.start(
+        experiment="asvit_imagenet",
+        mode="train_and_eval",
+        model_dir=str(tmp_path),
+        config_file=[str(path)],
+        params_override=[shrunk(photos, **tiny)],
+    )
     assert np.isfinite(metrics["validation_loss"])
 
 

@@ -30,6 +30,7 @@ from asvit_tf.serving import detect as detecting
 from asvit_tf.serving import export
 from asvit_tf.tasks import checks
 from asvit_tf.training import run as train
+from asvit_tf.training.trainer import create_slots
 
 DETECTORS = ("retinanet", "cascadercnn")
 
@@ -49,13 +50,13 @@ def records(tmp_path_factory):
 
 
 class Classifier(tf_keras.Model):
-    """A model with a backbone; a classifier's has a tanh layer too."""
+    """A model with a backbone; a classifier's has a final norm and a tanh layer, a detector's neither."""
 
-    def __init__(self, side, representation=True, window="fixed"):
+    def __init__(self, side, window="fixed", representation=True, pre_logits=True):
         super().__init__()
         input_specs = tf_keras.layers.InputSpec(shape=[None, side, side, 3])
         width = Topology.parse(TINY).widths[-1] if representation else None
-        self.backbone = AsViT(TINY, input_specs, window=window, representation_size=width)
+        self.backbone = AsViT(TINY, input_specs, window=window, representation_size=width, pre_logits=pre_logits)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def checkpoint(tmp_path_factory):
     return tf.train.Checkpoint(model=model, global_step=tf.Variable(1)).save(path), model
 
 
-def start(detector, records, model_dir, *arguments, mode="train_and_eval", **overrides):
+def start(detector, records, model_dir, mode="train_and_eval", **overrides):
     changes = {
         "task.seed": 0,
         "task.model.backbone.asvit.topology": f"'{TINY}'",
@@ -82,15 +83,11 @@ def start(detector, records, model_dir, *arguments, mode="train_and_eval", **ove
         **overrides,
     }
     return train.start(
-        [
-            f"--experiment={detector}_asvit_coco",
-            f"--mode={mode}",
-            f"--model_dir={model_dir}",
-            f"--config_file={CONFIGS}/shapes_{detector}_asvit_i128_cpu.yaml",
-            f"--config_file={records.config_file}",
-            "--params_override=" + ",".join(f"{name}={value}" for name, value in changes.items()),
-            *arguments,
-        ]
+        experiment=f"{detector}_asvit_coco",
+        mode=mode,
+        model_dir=str(model_dir),
+        config_file=[f"{CONFIGS}/shapes_{detector}_asvit_i128_cpu.yaml", str(records.config_file)],
+        params_override=[",".join(f"{name}={value}" for name, value in changes.items())],
     )
 
 
@@ -290,9 +287,30 @@ def test_every_variable_of_a_224_checkpoint_is_accounted_for_at_another_size(che
             np.testing.assert_array_equal(ours, theirs)
 
 
-def test_the_classifiers_own_layer_is_all_that_a_detector_leaves(checkpoint):
-    report = checkpoints.initialize(Classifier(128, representation=False), checkpoint[0], "backbone")
-    assert report.unused == ("representation/bias", "representation/kernel")
+def test_final_norm_and_tanh_layer_are_all_that_a_detector_leaves(checkpoint):
+    detector = Classifier(128, representation=False, pre_logits=False)
+    report = checkpoints.initialize(detector, checkpoint[0], "backbone")
+    assert report.unused == ("norm/beta", "norm/gamma", "representation/bias", "representation/kernel")
+    assert len(report.loaded) == len(detector.backbone.variables) == len(checkpoint[1].backbone.variables) - 4
+
+
+def test_a_training_of_a_detector_with_the_unused_norm_is_continued(tmp_path):
+    """As earlier versions saved it: two variables more, and their moments."""
+    earlier, now = (Classifier(64, representation=False, pre_logits=pre_logits) for pre_logits in (True, False))
+    optimizers = [tf_keras.optimizers.legacy.Adam() for _ in range(2)]
+    for model, optimizer in zip((earlier, now), optimizers):
+        create_slots(optimizer, model.trainable_variables)
+    for variable in optimizers[0].variables():
+        variable.assign(tf.ones_like(variable))
+    path = tf.train.Checkpoint(model=earlier, optimizer=optimizers[0]).save(str(tmp_path / "ckpt"))
+    checkpoints.check_resumable(now, optimizers[1], path)
+    tf.train.Checkpoint(model=now, optimizer=optimizers[1]).restore(path).assert_existing_objects_matched()
+    kept = {variable.name: variable.numpy() for variable in earlier.variables}
+    assert {name for name in kept if name.startswith("norm/")} == {"norm/gamma:0", "norm/beta:0"}
+    assert len(now.variables) == len(earlier.variables) - 2
+    for variable in now.variables:
+        np.testing.assert_array_equal(variable, kept[variable.name])
+    assert all(np.all(variable.numpy() == 1) for variable in optimizers[1].variables())
 
 
 YAMLS = sorted(CONFIGS.glob("coco_*.yaml"))
@@ -323,7 +341,8 @@ def test_coco_yamls_load_strictly_and_agree_with_themselves(path):
         backbone = factory.build_backbone(input_specs, model.backbone, model.norm_activation)
         shape = tuple(model.input_size[:2])
         counted = counting.count(Topology.named(size), shape, 1, representation=False, window="fixed")
-        assert backbone.count_params() == counted.parameters - Topology.named(size).widths[-1] - 1  # No classes here.
+        # Neither classes nor a final norm here.
+        assert backbone.count_params() == counted.parameters - 3 * Topology.named(size).widths[-1] - 1
         assert set(backbone.output_specs) == {"2", "3", "4", "5"}
     if detector == "cascadercnn":
         sampler = model.roi_sampler

@@ -50,14 +50,11 @@ def start(records, model_dir, mode="train_and_eval", **overrides):
         **overrides,
     }
     return train.start(
-        [
-            "--experiment=segmentation_asvit_coco",
-            f"--mode={mode}",
-            f"--model_dir={model_dir}",
-            f"--config_file={CONFIG}",
-            f"--config_file={records}/semantic.yaml",
-            "--params_override=" + ",".join(f"{name}={value}" for name, value in changes.items()),
-        ]
+        experiment="segmentation_asvit_coco",
+        mode=mode,
+        model_dir=str(model_dir),
+        config_file=[str(CONFIG), f"{records}/semantic.yaml"],
+        params_override=[",".join(f"{name}={value}" for name, value in changes.items())],
     )
 
 

@@ -12,7 +12,7 @@ from official.modeling.optimization import lr_schedule
 from asvit_tf import registry_imports  # noqa: F401
 from asvit_tf.dataloaders import classification as data
 from asvit_tf.errors import DivergedError
-from asvit_tf.training import block_log, guard, rollback
+from asvit_tf.training import guard, rollback, step_log
 from asvit_tf.training import run as train
 from asvit_tf.training.learning_rate import EasedLearningRate, eased
 from asvit_tf.training.runner import ExperimentRunner
@@ -79,13 +79,13 @@ def test_a_planted_collapse_is_set_back_and_finished_also_when_killed(digits, tm
             raise Killed
 
     def blocks():
-        return block_log.read_blocks(tmp_path)
+        return step_log.read_blocks(tmp_path)
 
-    wrote = block_log.BlockLog.__call__
-    monkeypatch.setattr(block_log.BlockLog, "__call__", kill_after_a_rollback)
+    wrote = step_log.StepLog.__call__
+    monkeypatch.setattr(step_log.StepLog, "__call__", kill_after_a_rollback)
     with pytest.raises(Killed):
         train.run(params, str(tmp_path), "train")
-    monkeypatch.setattr(block_log.BlockLog, "__call__", wrote)
+    monkeypatch.setattr(step_log.StepLog, "__call__", wrote)
     before = rollback.read_rollbacks(tmp_path)
     assert len(before) == 1
     assert "the loss is back at that of guessing; training went on from step 2" in capsys.readouterr().err

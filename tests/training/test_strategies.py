@@ -23,8 +23,8 @@ from asvit_tf import registry_imports  # noqa: F401
 from asvit_tf.dataloaders import classification as data
 from asvit_tf.design import savings
 from asvit_tf.errors import StoppedError
-from asvit_tf.training import block_log
 from asvit_tf.training import run as train
+from asvit_tf.training import step_log
 from asvit_tf.training.runner import ExperimentRunner
 from asvit_tf.training.trainer import RetokenizingTrainer
 
@@ -206,7 +206,7 @@ def test_a_killed_worker_and_a_restart_continue_from_the_checkpoint(digits, tmp_
     assert workers.wait() == [0, 0], workers.said()
     rows = [json.loads(line) for line in (model_dir / savings.BLOCKS_FILE).read_text().splitlines() if line]
     restarted = next(i for i, (one, other) in enumerate(itertools.pairwise(rows), 1) if other["traced"] and one["step"])
-    blocks = block_log.read_blocks(model_dir)
+    blocks = step_log.read_blocks(model_dir)
     assert [block["step"] for block in blocks] == list(range(10, 201, 10))
     assert [block["stride"] for block in blocks] == [16] * 10 + [4] * 10
     assert rows[restarted]["step"] == trained + 10  # Nothing was trained again that a checkpoint held.
@@ -238,7 +238,7 @@ def test_a_lost_device_is_connected_again_while_there_is_progress(digits, tmp_pa
     if times == 1:
         train.run(params, str(tmp_path), "train")
         assert begun == [0, 2, 4, 6, 8, 8, 10, 12, 14, 16, 18]
-        assert [block["step"] for block in block_log.read_blocks(tmp_path)] == list(range(2, STEPS + 1, 2))
+        assert [block["step"] for block in step_log.read_blocks(tmp_path)] == list(range(2, STEPS + 1, 2))
     else:
         with pytest.raises(StoppedError, match=r"a worker was lost \(socket closed\).*continues from .*ckpt-8"):
             train.run(params, str(tmp_path), "train")

@@ -18,7 +18,7 @@ from sklearn import datasets
 from asvit_tf import cli
 from asvit_tf.serving import export
 from asvit_tf.tasks import class_metrics
-from asvit_tf.training import block_log
+from asvit_tf.training import step_log
 
 OPTIONS = [
     *("--image-size", "16", "--search-steps", "2", "--repeats", "1", "--score-batch", "2", "--budget", "0.51"),
@@ -120,8 +120,8 @@ def test_killed_in_search_growth_and_training_it_ends_the_same(folder, unbroken,
         assert rows_without_seconds(output / name) == rows_without_seconds(expected_output / name)
     assert (output / "scores.jsonl").read_text() == scored  # Nothing was measured again.
     assert (
-        block_log.read_blocks(output / "train")[-1]["step"]
-        == block_log.read_blocks(expected_output / "train")[-1]["step"]
+        step_log.read_blocks(output / "train")[-1]["step"]
+        == step_log.read_blocks(expected_output / "train")[-1]["step"]
     )
 
 

@@ -1,0 +1,120 @@
+"""One connection to the devices: strategy, task and trainer, and the Model Garden's runner on them."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from official.common import distribute_utils
+from official.core import base_task, task_factory, train_lib, train_utils
+from official.core import config_definitions as cfg
+from official.vision.utils import summary_manager
+
+from asvit_tf.errors import UserError
+from asvit_tf.modeling import checkpoints
+from asvit_tf.training.runner import ExperimentRunner
+from asvit_tf.training.screen import Screen
+from asvit_tf.training.trainer import RetokenizingTrainer
+
+
+@dataclasses.dataclass(frozen=True)
+class Session:
+    """What one connection to the devices holds.
+
+    Attributes:
+      params, model_dir: Of the experiment.
+      strategy: How its work is distributed.
+      task, trainer: Made in the strategy's scope.
+      newest: Checkpoint to continue from, or to evaluate; None at the first start.
+    """
+
+    params: cfg.ExperimentConfig
+    model_dir: str
+    strategy: tf.distribute.Strategy
+    task: base_task.Task
+    trainer: RetokenizingTrainer
+    newest: str | None
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes summaries and logs; of several workers one does."""
+        return self.strategy.extended.should_save_summary
+
+    def step(self) -> int:
+        """Steps trained so far."""
+        return int(self.trainer.global_step.numpy())
+
+    def runner(self, mode: str, train_actions: Sequence[Callable], eval_action: Callable) -> ExperimentRunner:
+        """The Model Garden's runner; the newest checkpoint, if there is one, has been restored."""
+        tf.summary.experimental.set_step(self.trainer.global_step)  # Pictures take whatever step there is.
+        with checkpoints.damage_explained(self.newest):
+            return ExperimentRunner(
+                distribution_strategy=self.strategy,
+                task=self.task,
+                mode=mode,
+                params=self.params,
+                model_dir=self.model_dir,
+                trainer=self.trainer,
+                save_summary=self.writes,
+                train_actions=list(train_actions),
+                eval_actions=[eval_action],
+                # One that takes pictures where `allow_image_summary` asks for them.
+                eval_summary_manager=(
+                    summary_manager.maybe_build_eval_summary_manager(self.params, self.model_dir)
+                    if self.writes
+                    else None
+                ),
+            )
+
+
+@contextlib.contextmanager
+def connected(params: cfg.ExperimentConfig, model_dir: str, mode: str) -> Iterator[Session]:
+    """Connects to the devices and builds task and trainer."""
+    strategy = distribute_utils.get_distribution_strategy(
+        distribution_strategy=params.runtime.distribution_strategy,
+        all_reduce_alg=params.runtime.all_reduce_alg,
+        num_gpus=params.runtime.num_gpus,
+        tpu_address=params.runtime.tpu,
+    )
+    with contextlib.ExitStack() as stack:
+        # All workers take part in saving the best checkpoint; those that do not write it save it where nobody looks.
+        writes = strategy.extended.should_save_summary
+        best_dir = model_dir if writes else stack.enter_context(tempfile.TemporaryDirectory())
+        with strategy.scope():
+            task = task_factory.get_task(params.task, logging_dir=model_dir)
+            trainer = train_utils.create_trainer(
+                params,
+                task,
+                train="train" in mode,
+                evaluate="eval" in mode,
+                checkpoint_exporter=train_lib.maybe_create_best_ckpt_exporter(params, best_dir),
+                trainer_cls=RetokenizingTrainer,
+            )
+        newest = tf.train.latest_checkpoint(model_dir)
+        if newest is not None:
+            checkpoints.check_resumable(trainer.model, trainer.optimizer, newest)
+        yield Session(params, model_dir, strategy, task, trainer, newest)
+
+
+class Evaluation:
+    """Evaluation action: keeps the numbers of the last evaluation in `metrics`, and shows them."""
+
+    def __init__(self, session: Session, screen: Screen):
+        self.metrics: dict[str, float] = {}
+        self._session = session
+        self._screen = screen
+
+    def __call__(self, output: Mapping[str, Any]) -> None:
+        # Segmentation reports pictures too.
+        self.metrics = {name: float(value) for name, value in output.items() if np.ndim(value) == 0}
+        if "validation_loss" not in self.metrics:
+            raise UserError(
+                "nothing was evaluated: the data have fewer images than task.validation_data.global_batch_size, "
+                "and drop_remainder leaves the rest out"
+            )
+        self._screen.evaluated(self._session.step(), self.metrics)
