@@ -263,6 +263,23 @@ def test_candidates_are_one_block_times_wider_widths():
     assert len(grow.candidates(start, SMALL_GROWTH, tight)) < 12
 
 
+def test_candidates_are_scored_as_proxies_and_chosen_at_their_own_width(tmp_path):
+    received = []
+
+    def scorer(topologies):
+        received.extend(topologies)
+        return fake_scorer(topologies)
+
+    result = grow.grow(tmp_path, SEED, SMALL_GROWTH, scorer, SMALL)
+    rows = without_seconds(tmp_path / "trace.jsonl")
+    tried = [Topology.parse(candidate["topology"]) for row in rows for candidate in row["candidates"]]
+    assert [topology.width for topology in received[:12]] == [8, 9, 10] * 4  # By hand: half of 16, 18 and 20.
+    assert [topology.width for topology in received] == [topology.width // 2 for topology in tried]
+    assert [topology.depths for topology in received] == [topology.depths for topology in tried]
+    assert {Topology.parse(row["topology"]).width for row in rows} <= {topology.width for topology in tried}
+    assert min(Topology.parse(member["topology"]).width for member in result["family"]) == 16
+
+
 def test_a_killed_growth_ends_as_an_unbroken_one(tmp_path):
     results = {}
     for name, kills in (("unbroken", ()), ("killed", (5, 14))):
