@@ -19,7 +19,7 @@ from search.scoring import battery as study_measures
 from search.scoring import names as study_names
 from search.scoring.predictor import Predictor
 from search.scoring.score import summarize
-from search.scoring.settings import Settings
+from search.scoring.settings import ScoringSettings
 from search.scoring.training_free import TrainingFreeScorer
 from search.strategy import space
 from search.study import report as study_report
@@ -62,13 +62,13 @@ def test_every_variant_is_what_a_search_with_those_settings_sees():
     generator = np.random.default_rng(0)
     images = generator.standard_normal((3, 16, 16, 3)).astype(np.float32)
     topology = Topology.parse("4,2,2|2,1,2|2,1,2|2,1,2|16,8")
-    settings = Settings(image_size=(16, 16), repeats=2, points=4, seed=1)
+    settings = ScoringSettings(image_size=(16, 16), repeats=2, points=4, seed=1)
     battery = study_measures.Battery(settings, images).score(topology)
     assert list(battery.measures) == study_names.measure_names()
     assert all(study_names.direction(name_of(name)) == choices.DIRECTIONS[name] for name in choices.RANKABLE[:-1])
     assert {"build", "circle:identity", "circle:layer", "ntk:identity", "ntk:layer"} <= set(battery.split)
     for scheme, norms in (("released", "identity"), ("lecun", "layer")):
-        alone = Settings(
+        alone = ScoringSettings(
             image_size=(16, 16),
             repeats=2,
             points=4,
