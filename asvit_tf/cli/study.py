@@ -63,6 +63,6 @@ def study(
     if as_json:
         print_json(result)
         return
-    from search.study import report as study_report
+    from search.study import tables
 
-    click.echo("\n".join(study_report.in_lines(result)))
+    click.echo("\n".join(tables.in_lines(result)))

@@ -23,7 +23,7 @@ from asvit_tf.design.topology import Topology
 from asvit_tf.errors import UserError
 from asvit_tf.journals import Journal
 from asvit_tf.serving import export
-from asvit_tf.storage import write_json
+from asvit_tf.storage import write_json, write_text
 from asvit_tf.tasks import classification, schedules
 from asvit_tf.training import block_log, rollback
 from asvit_tf.training import run as train
@@ -187,8 +187,7 @@ class _Run:
     def write_report(self, params: cfg.ExperimentConfig, family: list[dict[str, Any]], result: dict[str, Any]) -> None:
         self._say("writing the report")
         directory = self.directory
-        run_page.write(
-            directory / "report.html",
+        page = run_page.render(
             source=self.settings.data_path or "scikit-learn's handwritten digits (embedded)",
             result=result,
             search_trace=Journal(directory / "search" / "trace.jsonl").rows,
@@ -200,3 +199,4 @@ class _Run:
                 evaluations=train.read_evaluations(directory / "train"),
             ),
         )
+        write_text(directory / "report.html", page)

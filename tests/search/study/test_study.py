@@ -22,10 +22,11 @@ from search.scoring.score import summarize
 from search.scoring.settings import ScoringSettings
 from search.scoring.training_free import TrainingFreeScorer
 from search.strategy import space
-from search.study import report as study_report
+from search.study import figures as study_figures
 from search.study import result as study_result
 from search.study import run as study
 from search.study import selection as study_selection
+from search.study import tables as study_tables
 from search.study import work as study_work
 from search.study.settings import StudySettings
 
@@ -124,7 +125,7 @@ def work(monkeypatch):
             return dict(accuracy=0.1, validation_loss=2.4)
         return dict(accuracy=number(topology, seed), validation_loss=1.0)
 
-    monkeypatch.setattr(study_report, "_DRAWN", ("curvature",))  # Drawing takes most of the time.
+    monkeypatch.setattr(study_figures, "_DRAWN", ("curvature",))  # Drawing takes most of the time.
     monkeypatch.setattr(study_work, "_measure", measure)
     monkeypatch.setattr(study_work, "train_briefly", train)
     monkeypatch.setattr(study, "prepare", lambda directory, settings: (np.zeros((2, 8, 8, 3)), [0.1] * 10))
@@ -235,7 +236,7 @@ def test_what_fails_is_listed_and_what_is_undefined_is_counted(work, tmp_path):
     constant = result["measures"]["curvature:released:layer"]
     assert (constant["tau"], constant["reason"]) == (None, "the measure is the same for all topologies")
     result["measures"]["axis_ratio:released:layer"]["relative_range"] = 3e-6
-    text = "\n".join(study_report.in_lines(result))
+    text = "\n".join(study_tables.in_lines(result))
     assert "axis ratio, released, norms on: all topologies have the same to 3e-06" in text
     assert f"failed: {drawn[2]} seed 8, measuring: ValueError: no such thing" in text
     assert "the measure is the same for all topologies" in text
