@@ -27,7 +27,7 @@ from asvit_tf.choices import ENGINES
 from asvit_tf.measures import complexity, ntk
 from asvit_tf.measures import derivatives as autodiff
 from asvit_tf.modeling import reference_weights
-from search.scoring.settings import Settings
+from search.scoring.settings import ScoringSettings
 from search.scoring.training_free import Probe, TrainingFreeScorer
 
 RESULTS = Path(__file__).parent / "results" / "measures.jsonl"
@@ -41,7 +41,7 @@ def graph(function):
 
 def circle_arms():
     """Programs that take the points of a circle and their velocities."""
-    probe = Probe(TOPOLOGY, Settings(), np.random.default_rng(0))
+    probe = Probe(TOPOLOGY, ScoringSettings(), np.random.default_rng(0))
     probe.draw(np.random.default_rng(1))
     circle = complexity.Circle.random((224, 224), POINTS, np.random.default_rng(0))
     h, dh = (tf.constant(part, tf.float32) for part in circle.path())
@@ -70,7 +70,7 @@ def circle_arms():
 
 def ntk_arms():
     """Programs on a batch of images."""
-    probe = Probe(TOPOLOGY, Settings(), np.random.default_rng(0))
+    probe = Probe(TOPOLOGY, ScoringSettings(), np.random.default_rng(0))
     probe.draw(np.random.default_rng(1))
     variables = reference_weights.ntk_variables(probe.backbone)
     images = tf.constant(np.random.default_rng(2).standard_normal((IMAGES, 224, 224, 3)), tf.float32)
@@ -157,7 +157,7 @@ def check():
 def cold_scoring():
     """One whole scoring of a topology in a process that has imported everything and traced nothing."""
     images = np.random.default_rng(2).standard_normal((IMAGES, 224, 224, 3)).astype(np.float32)
-    score = TrainingFreeScorer(Settings(), images)(TOPOLOGY)
+    score = TrainingFreeScorer(ScoringSettings(), images)(TOPOLOGY)
     return dict(kind="cold scoring, 5 repeats", seconds=score.seconds, **score.split, measures_of=score.measures)
 
 

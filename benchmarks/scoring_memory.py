@@ -16,7 +16,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import tqdm
 
-from search.scoring.settings import Settings
+from search.scoring.settings import ScoringSettings
 from search.scoring.training_free import TrainingFreeScorer
 from search.strategy import space
 
@@ -32,7 +32,7 @@ def resident_mib():
 def main():
     generator = np.random.default_rng(0)
     images = generator.standard_normal((16, 32, 32, 3)).astype(np.float32)
-    scorer = TrainingFreeScorer(Settings(image_size=(32, 32), repeats=1), images)
+    scorer = TrainingFreeScorer(ScoringSettings(image_size=(32, 32), repeats=1), images)
     sizes = []
     for _ in tqdm.trange(TOPOLOGIES):
         indices = [int(generator.integers(len(options))) for options in space.CHOICES.values()]

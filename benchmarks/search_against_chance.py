@@ -69,19 +69,20 @@ def searched(directory, settings, images, steps, predictor):
     """The topology that REINFORCE finds on these images; scored, as it is trained, at the study's width."""
     from search.scoring.predicting import scorer_of
     from search.scoring.score import Remembered
-    from search.scoring.settings import Settings
+    from search.scoring.settings import ScoringSettings
     from search.strategy import reinforce
     from search.strategy.limits import Limits
+    from search.strategy.settings import SearchSettings
 
     size = (settings.image_size, settings.image_size)
     measures = SEARCHED if predictor is None else (PREDICTED,)
-    chosen = Settings(image_size=size, seed=settings.seed, measures=measures, predictor=predictor)
+    chosen = ScoringSettings(image_size=size, seed=settings.seed, measures=measures, predictor=predictor)
     if predictor is not None:
         chosen = dataclasses.replace(chosen, repeats=settings.repeats)
-    chosen.check(len(images))
+    chosen.check_images(len(images))
     base = scorer_of(chosen, images)
     limits = Limits(image_size=size, num_classes=NUM_CLASSES)
-    options = reinforce.Options(total_steps=steps, seed=settings.seed, reward_types=measures)
+    options = SearchSettings(total_steps=steps, seed=settings.seed, reward_types=measures)
     identity = dict(image_size=size, seed=settings.seed, steps=steps, measures=measures)
     if predictor is not None:
         identity["predictor"] = predictor.as_dict()
@@ -140,6 +141,7 @@ def report(rows, found, others, seeds):
 @click.option("--workers", default=2, show_default=True, type=click.IntRange(min=1))
 @click.option("--save_dir", required=True, type=click.Path(), help="Holds the data and the search.")
 def main(arch, predictor, results, steps, others, seeds, epochs, workers, save_dir):
+    from search.runs.search_settings import WorkerSettings
     from search.runs.workers import Pool
     from search.study import run as study
     from search.study import work as study_work
@@ -165,7 +167,7 @@ def main(arch, predictor, results, steps, others, seeds, epochs, workers, save_d
             for topology in compared
             if (topology, seed) not in done
         ]
-        for row in tqdm.tqdm(Pool(workers).map(study_work.train_again, calls), total=len(calls)):
+        for row in tqdm.tqdm(Pool(WorkerSettings(workers, 1)).map(study_work.train_again, calls), total=len(calls)):
             journal.append({**row, "found": row["topology"] == compared[0], **key})
     rows = [
         row

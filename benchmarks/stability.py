@@ -303,6 +303,7 @@ def summary(rows: list[dict[str, Any]]) -> Iterator[str]:
 def main(save_dir, table, recipes, results, workers, threads, **sources):
     from asvit_tf.dataloaders import classification as data
     from asvit_tf.journals import Journal
+    from search.runs.search_settings import WorkerSettings
     from search.runs.workers import Pool
 
     trainings, names = TABLES[table]
@@ -322,7 +323,7 @@ def main(save_dir, table, recipes, results, workers, threads, **sources):
         for recipe in names
         if (recipe, *dataclasses.astuple(training)) not in done
     ]
-    for row in tqdm.tqdm(Pool(workers, threads).map(run, calls), total=len(calls)):
+    for row in tqdm.tqdm(Pool(WorkerSettings(workers, threads)).map(run, calls), total=len(calls)):
         journal.append({**row, "table": table})
     print("\n".join(summary([row for row in journal.rows if row["table"] == table])))
 

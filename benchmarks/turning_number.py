@@ -25,7 +25,7 @@ import tqdm
 
 from asvit_tf.measures import complexity
 from asvit_tf.modeling import initialization
-from search.scoring.settings import Settings
+from search.scoring.settings import ScoringSettings
 from search.scoring.training_free import Probe
 from search.strategy import space
 
@@ -51,7 +51,7 @@ def rows():
         for name, (normalization, scheme) in SETTINGS.items():
             draws = np.random.default_rng([2, index])
             if normalization not in probes:
-                settings = Settings((SIDE, SIDE), normalization=normalization, measures=("curvature",))
+                settings = ScoringSettings((SIDE, SIDE), normalization=normalization, measures=("curvature",))
                 probes[normalization] = Probe(topology, settings, draws)
             probe = probes[normalization]
             initialization.draw_stem(probe.backbone, draws)

@@ -19,22 +19,23 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 
 from asvit_tf import Topology
+from search.runs.search_settings import WorkerSettings
 from search.runs.workers import ParallelScorer
-from search.scoring.settings import Settings
+from search.scoring.settings import ScoringSettings
 from search.scoring.training_free import TrainingFreeScorer
 from search.strategy import growth as grow
 from search.strategy.limits import Limits
+from search.strategy.settings import GrowthSettings
 
 RESULTS = Path(__file__).parent / "results" / "workers.jsonl"
-SETTINGS = Settings(repeats=2)
+SETTINGS = ScoringSettings(repeats=2)
 # Workers, and threads of each; None is this process with all threads.
 ARMS = {"1 worker, 1 thread": (1, 1), "2 workers, 1 thread each": (2, 1), "1 process, all threads": None}
 
 
 def tried():
-    options = grow.Options(
-        width=80
-    )  # Four different widths: 1.05, 1.1, 1.15 and 1.2 times 20 are not rounded together.
+    # Four different widths: 1.05, 1.1, 1.15 and 1.2 times 20 are not rounded together.
+    options = GrowthSettings(width=80)
     start = options.start(Topology.named("seed"))
     return [options.proxy(candidate) for candidate in grow.candidates(start, options, Limits())]
 
@@ -43,7 +44,9 @@ def run(name):
     """Scores all candidates in the arm `name`; prints a row."""
     images = np.random.default_rng(0).standard_normal((16, 224, 224, 3)).astype(np.float32)
     arm = ARMS[name]
-    scorer = TrainingFreeScorer(SETTINGS, images) if arm is None else ParallelScorer(SETTINGS, images, *arm)
+    scorer = (
+        TrainingFreeScorer(SETTINGS, images) if arm is None else ParallelScorer(SETTINGS, images, WorkerSettings(*arm))
+    )
     topologies = tried()
     list(scorer([Topology.parse("4,2,2|2,1,2|2,1,2|2,1,2|16,8")] * (arm[0] if arm else 1)))  # Warms up.
     start = time.perf_counter()

@@ -2,44 +2,32 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from typing import Any
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from asvit_tf.choices import PREDICTED, RANKABLE, SHAPE_MEASURES
+from asvit_tf.choices import (
+    ENGINES,
+    INITIALIZATIONS,
+    NORMALIZATIONS,
+    PREDICTED,
+    RADII,
+    RANKABLE,
+    SEARCHED,
+    SHAPE_MEASURES,
+)
 from asvit_tf.cli.console import AS_JSON, only_result_on_stdout, print_json, quiet_tensorflow
+from asvit_tf.cli.options import Positive, together, worker_options
 from asvit_tf.design.topology import Topology
+from asvit_tf.errors import UserError
 
+if TYPE_CHECKING:
+    from search.runs.search_settings import ScoredRun
 
-class _Positive(click.ParamType):
-    """A finite number above 0; NaN and infinity are none."""
-
-    name = "number above 0"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        try:
-            number = float(value)
-        except ValueError:
-            number = math.nan
-        if not (math.isfinite(number) and number > 0):
-            self.fail(f"{value!r} is not a number above 0", param, ctx)
-        return number
-
-
-def _options(*options: Callable) -> Callable:
-    """Several click options as one decorator."""
-
-    def decorate(function: Callable) -> Callable:
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return decorate
-
-
-_IMAGES = _options(
+_IMAGES = together(
     click.option(
         "--dataset", help="digits, cluttered_digits, noise, or a data set that TensorFlow Datasets has prepared."
     ),
@@ -50,34 +38,34 @@ _IMAGES = _options(
     click.option("--batch-size", default=16, show_default=True, type=click.IntRange(min=2), help="Images in an NTK."),
     click.option("--image-size", default=224, show_default=True, type=click.IntRange(min=1), help="Pixels per side."),
 )
-_MEASURING = _options(
+_MEASURING = together(
     click.option("--points", default=10, show_default=True, type=click.IntRange(min=3), help="Angles on a circle."),
     click.option(
         "--radius",
         default="sqrt_n",
         show_default=True,
-        type=click.Choice(["sqrt_n", "unit"]),
+        type=click.Choice(RADII),
         help="Radius of the circle: the root of the number of inputs, or 1.",
     ),
     click.option(
         "--normalization",
         default="identity",
         show_default=True,
-        type=click.Choice(["identity", "layer"]),
+        type=click.Choice(NORMALIZATIONS),
         help="Norms of the network that the circle goes through; the NTK always keeps them.",
     ),
     click.option(
         "--initialization",
         default="released",
         show_default=True,
-        type=click.Choice(["released", "lecun"]),
+        type=click.Choice(INITIALIZATIONS),
         help="Initial weights: deviation 0.02, or one over the root of the fan-in.",
     ),
     click.option(
         "--engine",
         default="jet",
         show_default=True,
-        type=click.Choice(["jet", "accumulator", "tape"]),
+        type=click.Choice(ENGINES),
         help="How to differentiate along the circle; all give the same.",
     ),
 )
@@ -116,12 +104,12 @@ def complexity(
         quiet_tensorflow()
         from asvit_tf.dataloaders import images
         from asvit_tf.measures import complexity
-        from search.scoring.settings import Settings
+        from search.scoring.settings import ScoringSettings
         from search.scoring.training_free import TrainingFreeScorer
 
         size = (image_size, image_size)
         sample, skipped = images.sample(images.Source.of_flags(dataset, data_path, data_dir), batch_size, size, seed)
-        chosen = Settings(image_size=size, seed=seed, measures=(*RANKABLE[:-1], *SHAPE_MEASURES), **settings)
+        chosen = ScoringSettings(image_size=size, seed=seed, measures=(*RANKABLE[:-1], *SHAPE_MEASURES), **settings)
         score = TrainingFreeScorer(chosen, sample, profile=True).score(parsed)
     third = score.measures["length_distortion_with_curvature"]
     turning = None if third is None else complexity.turning_number(third)
@@ -157,7 +145,7 @@ def complexity(
         click.echo(f"{skipped} files were skipped because they are no images")
 
 
-_SEARCHING = _options(
+_SEARCHING = together(
     click.option("--save-dir", required=True, type=click.Path(), help="Directory for results; continued if it exists."),
     click.option("--timestamp", default="none", show_default=True, help="Subdirectory of --save-dir, or none."),
     _IMAGES,
@@ -178,7 +166,7 @@ _SEARCHING = _options(
     click.option(
         "--predictor", type=click.Path(), help="predictor.json of asvit study, for the measure predicted_accuracy."
     ),
-    click.option("--max-macs", type=_Positive(), help="Most multiply-accumulates of an image, in billions."),
+    click.option("--max-macs", type=Positive(), help="Most multiply-accumulates of an image, in billions."),
     click.option(
         "--num-classes",
         default=1000,
@@ -186,33 +174,11 @@ _SEARCHING = _options(
         type=click.IntRange(min=1),
         help="Classes of the classifier whose parameters are counted.",
     ),
-    click.option(
-        "--workers",
-        default=1,
-        show_default=True,
-        type=click.IntRange(min=1),
-        help="Processes that score topologies side by side (not threads that read data).",
-    ),
-    click.option(
-        "--worker-threads",
-        type=click.IntRange(min=1),
-        help="Threads of each process.  [default: an equal share of the cores]",
-    ),
-    click.option(
-        "--backend",
-        default="loky",
-        show_default=True,
-        type=click.Choice(["loky", "dask", "ray"]),
-        help="Backend of joblib: processes on this machine, or a cluster.",
-    ),
+    worker_options(" that score topologies side by side", "a cluster"),
     AS_JSON,
 )
 # As in the released code.
-_ALIASES = {
-    "ntk_exp": ("length_distortion", "ntk_condition_number"),
-    "ntk": ("ntk_condition_number",),
-    "exp": ("length_distortion",),
-}
+_ALIASES = {"ntk_exp": SEARCHED, "exp": ("length_distortion",), "ntk": ("ntk_condition_number",)}
 
 
 @click.command()
@@ -233,8 +199,8 @@ _ALIASES = {
     show_default=True,
     help="Topologies in one update, scored side by side by the workers.",
 )
-@click.option("--max-parameters", type=_Positive(), help="Most parameters, in millions.")
-@click.option("--learning-rate", default=0.08, show_default=True, type=_Positive(), help="Learning rate of Adam.")
+@click.option("--max-parameters", type=Positive(), help="Most parameters, in millions.")
+@click.option("--learning-rate", default=0.08, show_default=True, type=Positive(), help="Learning rate of Adam.")
 @click.option(
     "--ema-momentum",
     "--EMA-momentum",
@@ -248,16 +214,15 @@ _ALIASES = {
 )
 def search(seed: int, as_json: bool, **options: Any) -> None:
     """Searches a seed topology by REINFORCE over training-free measures. Start it again, and it continues."""
-    policy = {
-        name: options.pop(name)
-        for name in ("total_steps", "samples_per_step", "learning_rate", "ema_momentum", "buffer_size")
-    }
-    measures = _measures(options.pop("reward_types"), options["predictor"])
+    policy = _take(options, ("total_steps", "samples_per_step", "learning_rate", "ema_momentum", "buffer_size"))
     with only_result_on_stdout():
         quiet_tensorflow()
-        from search.runs import searches as runs
+        from search.runs import searches
+        from search.strategy.settings import SearchSettings
 
-        result = runs.search(policy=policy, measures=measures, seed=seed, **options)
+        directory, run = _run_of(options, seed)
+        settings = SearchSettings(seed=seed, reward_types=run.scoring.measures, **policy)
+        result = searches.search(directory, settings, run)
     if as_json:
         print_json(result)
         return
@@ -292,20 +257,25 @@ def search(seed: int, as_json: bool, **options: Any) -> None:
     help="Candidates are scored at their width divided by this.",
 )
 @click.option(
-    "--max-parameters", default=110.0, show_default=True, type=_Positive(), help="Most parameters, in millions."
+    "--max-parameters", default=110.0, show_default=True, type=Positive(), help="Most parameters, in millions."
 )
 @click.option(
-    "--stop-parameters", default=80.0, show_default=True, type=_Positive(), help="Growth ends here, in millions."
+    "--stop-parameters", default=80.0, show_default=True, type=Positive(), help="Growth ends here, in millions."
 )
 @click.option("--targets", help="Sizes in millions, with commas: the nearest members become YAMLs in SAVE_DIR/configs.")
 def grow(arch: str, seed: int, as_json: bool, targets: str | None, **options: Any) -> None:
     """Grows a seed topology, depth and width, into a family of sizes. Start it again, and it continues."""
-    measures = _measures(options.pop("reward_types"), options["predictor"])
+    stop_parameters = round(options.pop("stop_parameters") * 1e6)
+    growth = _take(options, ("width", "proxy_divisor"))
+    topology = Topology.parse(arch)
     with only_result_on_stdout():
         quiet_tensorflow()
-        from search.runs import searches as runs
+        from search.runs import searches
+        from search.strategy.settings import GrowthSettings
 
-        result = runs.grow(Topology.parse(arch), measures=measures, seed=seed, targets=targets, **options)
+        directory, run = _run_of(options, seed)
+        settings = GrowthSettings(stop_parameters=stop_parameters, **growth)
+        result = searches.grow(directory, topology, settings, targets, run)
     if as_json:
         print_json(result)
         return
@@ -317,9 +287,51 @@ def grow(arch: str, seed: int, as_json: bool, targets: str | None, **options: An
     click.echo("\n".join([*result["missed"], f"figure {result['figure']}"]))
 
 
+def _take(options: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """Takes these out of the options."""
+    return {name: options.pop(name) for name in names}
+
+
+def _run_of(options: Mapping[str, Any], seed: int) -> tuple[Path, ScoredRun]:
+    """The directory, and the settings that search and growth share, from their flags (`_SEARCHING`)."""
+    from search.runs.search_settings import ImageSettings, ScoredRun, SizeSettings, WorkerSettings
+    from search.scoring.predictor import Predictor
+    from search.scoring.settings import ScoringSettings
+
+    def of(settings: type) -> dict[str, Any]:
+        fields = {field.name for field in dataclasses.fields(settings)}
+        return {name: value for name, value in options.items() if name in fields}
+
+    images = ImageSettings(**of(ImageSettings))
+    predictor = options["predictor"]
+    scoring = {
+        **of(ScoringSettings),
+        "image_size": images.size,
+        "seed": seed,
+        "measures": _measures(options["reward_types"], predictor),
+        "predictor": None if predictor is None else Predictor.read(predictor),
+    }
+    run = ScoredRun(
+        images,
+        ScoringSettings(**scoring),
+        SizeSettings(**of(SizeSettings)),
+        WorkerSettings(options["workers"], options["worker_threads"], options["backend"]),
+    )
+    directory = Path(options["save_dir"])
+    return (directory if options["timestamp"] == "none" else directory / options["timestamp"]), run
+
+
 def _measures(text: str | None, predictor: str | None) -> tuple[str, ...]:
-    """Measures by name or by the released code's words for them."""
+    """Measures by name or by the released code's words for them.
+
+    Raises:
+      UserError: One is unknown.
+    """
     if text is None:
         text = "ntk_exp" if predictor is None else PREDICTED
     words = [word.strip() for word in text.split(",")]
-    return tuple(dict.fromkeys(name for word in words for name in _ALIASES.get(word, (word,))))
+    names = tuple(dict.fromkeys(name for word in words for name in _ALIASES.get(word, (word,))))
+    for name in names:
+        if name not in RANKABLE:
+            raise UserError(f"unknown measure {name!r}; allowed are {', '.join((*_ALIASES, *RANKABLE))}")
+    return names

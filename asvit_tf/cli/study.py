@@ -9,6 +9,8 @@ from typing import Any
 import click
 
 from asvit_tf.cli.console import AS_JSON, only_result_on_stdout, print_json, quiet_tensorflow, setting
+from asvit_tf.cli.options import worker_options
+from search.runs.search_settings import WorkerSettings
 from search.study.settings import StudySettings
 
 _setting = functools.partial(setting, StudySettings)
@@ -32,25 +34,7 @@ _setting = functools.partial(setting, StudySettings)
 @_setting("seed-repeats", "Seeds with which the repeated topologies are trained.")
 @_setting("repeated-topologies", "Number of topologies that are trained with all of these seeds.")
 @_setting("draws", "Samples of the bootstrap.")
-@click.option(
-    "--workers",
-    default=1,
-    show_default=True,
-    type=click.IntRange(min=1),
-    help="Processes, each with a topology of its own (not threads that read data).",
-)
-@click.option(
-    "--worker-threads",
-    type=click.IntRange(min=1),
-    help="Threads of each process.  [default: an equal share of the cores]",
-)
-@click.option(
-    "--backend",
-    default="loky",
-    show_default=True,
-    type=click.Choice(["loky", "dask", "ray"]),
-    help="Backend of joblib: processes on this machine, or a cluster that shares SAVE_DIR.",
-)
+@worker_options(", each with a topology of its own", "a cluster that shares SAVE_DIR")
 @AS_JSON
 def study(
     save_dir: str,
@@ -75,10 +59,10 @@ def study(
         quiet_tensorflow()
         from search.study import run as running
 
-        result = running.run(save_dir, settings, workers, worker_threads, backend)
+        result = running.run(save_dir, settings, WorkerSettings(workers, worker_threads, backend))
     if as_json:
         print_json(result)
         return
-    from search.study import report as study_report
+    from search.study import tables
 
-    click.echo("\n".join(study_report.in_lines(result)))
+    click.echo("\n".join(tables.in_lines(result)))

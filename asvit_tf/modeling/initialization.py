@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import tf_keras
 
@@ -13,6 +15,19 @@ from asvit_tf.modeling.layers import PatchMerging
 _RELEASED_DEVIATION = 0.02
 
 
+def linear_layers(backbone: AsViT) -> Iterator[tf_keras.layers.Dense | PatchMerging]:
+    """Every linear map, in the order in which `draw_linear` draws them: first all mergings, then block by block.
+
+    Scores depend on this order: it decides which part of the generator's stream each kernel gets.
+    """
+    yield from backbone.mergings
+    for stage in backbone.stages:
+        for block in stage.blocks:
+            yield from (block.attention.qkv, block.attention.proj, block.fc1, block.fc2)
+    if backbone.representation is not None:
+        yield backbone.representation
+
+
 def draw_linear(backbone: AsViT, generator: np.random.Generator, scheme: str = "released") -> None:
     """Redraws every linear map and zeroes its bias; stem and norms stay.
 
@@ -20,19 +35,18 @@ def draw_linear(backbone: AsViT, generator: np.random.Generator, scheme: str = "
       backbone: The backbone whose weights are drawn.
       generator: Source of randomness.
       scheme: "released", N(0, 0.02) whatever the fan-in (the released truncation at +-2 cuts nothing off); or "lecun",
-        N(0, 1 / sqrt(fan_in)).
+        N(0, 1 / sqrt(fan_in)), where a merging's fan-in is k x k x C.
 
     Raises:
       UserError: Unknown scheme.
     """
     if scheme not in INITIALIZATIONS:
         raise UserError(f"unknown initialization {scheme!r}; allowed are {', '.join(INITIALIZATIONS)}")
-    for layer in backbone._flatten_layers():
-        if isinstance(layer, (tf_keras.layers.Dense, PatchMerging)):
-            shape = tuple(layer.kernel.shape)
-            fan_in = int(np.prod(shape[:-1]))
-            deviation = _RELEASED_DEVIATION if scheme == "released" else fan_in**-0.5
-            layer.kernel.assign(deviation * generator.standard_normal(shape, np.float32))
+    for layer in linear_layers(backbone):
+        shape = tuple(layer.kernel.shape)
+        fan_in = int(np.prod(shape[:-1]))
+        deviation = _RELEASED_DEVIATION if scheme == "released" else fan_in**-0.5
+        layer.kernel.assign(deviation * generator.standard_normal(shape, np.float32))
         if isinstance(layer, tf_keras.layers.Dense):
             layer.bias.assign(np.zeros(layer.bias.shape, np.float32))
 

@@ -1,35 +1,36 @@
-"""Figures of a run, and one HTML page that holds them all."""
+"""Figures of a run: drawn without pyplot, so that nothing global of matplotlib is touched."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-import matplotlib.ticker
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from asvit_tf.choices import PREDICTED
 from asvit_tf.design.retokenization import Schedule
 from asvit_tf.design.topology import Topology
 
+_DOTS_PER_INCH = 130
 _COLOURS = dict(first="#1f6f8b", second="#d1603d", third="#3b7d4f", quiet="#9a9a9a")
 
 
-def tidy(axis: plt.Axes) -> None:
+def tidy(axis: Axes) -> None:
     """The common look of all drawings."""
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _figure(rows: int, height: float) -> tuple[plt.Figure, Sequence[plt.Axes]]:
-    figure, axes = plt.subplots(rows, 1, figsize=(7.2, height * rows), sharex=True, layout="constrained", squeeze=False)
+def _figure(rows: int, height: float) -> tuple[Figure, Sequence[Axes]]:
+    figure = Figure(figsize=(7.2, height * rows), layout="constrained")
+    axes = figure.subplots(rows, 1, sharex=True, squeeze=False)
     for axis in axes[:, 0]:
         tidy(axis)
-    return figure, axes[:, 0]
+    return figure, list(axes[:, 0])
 
 
 def _column(trace: Sequence[Mapping], *path: str) -> list[float]:
@@ -52,7 +53,7 @@ _LABELS = {
 }
 
 
-def draw_measure(axis: plt.Axes, trace: Sequence[Mapping], name: str) -> None:
+def draw_measure(axis: Axes, trace: Sequence[Mapping], name: str) -> None:
     """One measure of the sampled topologies over the steps."""
     colour = _COLOURS["first" if name == "length_distortion" else "second"]
     axis.plot(_column(trace, "step"), _column(trace, "scores", name), ".-", color=colour)
@@ -61,7 +62,7 @@ def draw_measure(axis: plt.Axes, trace: Sequence[Mapping], name: str) -> None:
         axis.set_yscale("log")
 
 
-def search_figure(trace: Sequence[Mapping]) -> plt.Figure:
+def search_figure(trace: Sequence[Mapping]) -> Figure:
     """Every measure, reward with its baseline, and policy entropy over the steps."""
     names = list(trace[0]["scores"])
     figure, (*measures, reward, entropy) = _figure(len(names) + 2, 1.7)
@@ -87,7 +88,7 @@ _OTHERS = {
 }
 
 
-def draw_growth(axis: plt.Axes, family: Sequence[Mapping], others: bool = False) -> None:
+def draw_growth(axis: Axes, family: Sequence[Mapping], others: bool = False) -> None:
     """Total depth against the sum of the stages' widths, every member labelled with its parameters."""
     topologies = [Topology.parse(member["topology"]) for member in family]
     widths = [sum(topology.widths) for topology in topologies]
@@ -116,13 +117,14 @@ def draw_growth(axis: plt.Axes, family: Sequence[Mapping], others: bool = False)
         axis.legend(frameon=False)
     axis.set_xlabel("total width (sum over stages)")
     axis.set_ylabel("total depth (blocks)")
-    axis.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+    axis.yaxis.set_major_locator(MaxNLocator(integer=True))
     axis.margins(0.15)
 
 
-def growth_figure(family: Sequence[Mapping], others: bool = False) -> plt.Figure:
+def growth_figure(family: Sequence[Mapping], others: bool = False) -> Figure:
     """The family as a path, with other networks for comparison if asked, and its parameters over the steps."""
-    figure, (path, parameters) = plt.subplots(2, 1, figsize=(7.2, 6.2), layout="constrained", height_ratios=(2, 1))
+    figure = Figure(figsize=(7.2, 6.2), layout="constrained")
+    path, parameters = figure.subplots(2, 1, height_ratios=(2, 1))
     draw_growth(path, family, others)
     parameters.plot([member["parameters"] / 1e6 for member in family], "o-", color=_COLOURS["third"])
     parameters.set_xlabel("growth step")
@@ -132,15 +134,21 @@ def growth_figure(family: Sequence[Mapping], others: bool = False) -> plt.Figure
     return figure
 
 
-def save(path: Path, figure: plt.Figure) -> str:
-    """Writes a drawing as PNG and closes it; returns the path."""
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+def png(figure: Figure) -> bytes:
+    """A drawing as PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=_DOTS_PER_INCH)
+    return buffer.getvalue()
+
+
+def save(path: Path, figure: Figure) -> str:
+    """Writes a drawing as PNG; returns the path."""
+    path.write_bytes(png(figure))
     return str(path)
 
 
 def draw_accuracy(
-    axis: plt.Axes, blocks: Sequence[Mapping], evaluations: Sequence[tuple[int, float]], schedule: Schedule
+    axis: Axes, blocks: Sequence[Mapping], evaluations: Sequence[tuple[int, float]], schedule: Schedule
 ) -> None:
     """Accuracy in training and on held-out images over the steps."""
     axis.plot(
@@ -154,7 +162,7 @@ def draw_accuracy(
     mark_phases(axis, schedule)
 
 
-def mark_phases(axis: plt.Axes, schedule: Schedule) -> None:
+def mark_phases(axis: Axes, schedule: Schedule) -> None:
     """Dotted lines where the tokenization changes, and what it is above each phase."""
     for start, phase in zip((0, *schedule.boundaries), schedule.phases):
         if start:
@@ -163,9 +171,7 @@ def mark_phases(axis: plt.Axes, schedule: Schedule) -> None:
         axis.annotate(label, (start, 1.02), xycoords=("data", "axes fraction"), fontsize=8)
 
 
-def training_figure(
-    blocks: Sequence[Mapping], evaluations: Sequence[tuple[int, float]], schedule: Schedule
-) -> plt.Figure:
+def training_figure(blocks: Sequence[Mapping], evaluations: Sequence[tuple[int, float]], schedule: Schedule) -> Figure:
     """Training loss and accuracies, with the phases marked."""
     figure, (loss, accuracy) = _figure(2, 2.4)
     loss.plot(_column(blocks, "step"), _column(blocks, "training_loss"), color=_COLOURS["first"])

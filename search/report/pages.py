@@ -1,26 +1,21 @@
-"""HTML pages that hold their figures."""
+"""HTML pages that hold their figures, as text."""
 
 from __future__ import annotations
 
 import base64
 import html
-import io
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 from asvit_tf.design import savings
-from asvit_tf.storage import write_text
+from search.report.figures import png
 
 
-def embedded(figure: plt.Figure, caption: str) -> str:
-    """An HTML figure with the drawing inside; closes the drawing."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    plt.close(figure)
-    data = base64.b64encode(buffer.getvalue()).decode()
+def embedded(figure: Figure, caption: str) -> str:
+    """An HTML figure with the drawing inside."""
+    data = base64.b64encode(png(figure)).decode()
     text = html.escape(caption)
     return f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'
 
@@ -45,9 +40,14 @@ code {{ overflow-wrap: anywhere }}
 """
 
 
-def write_page(path: Path, title: str, parts: Sequence[str]) -> None:
-    """Writes the page, whole."""
-    write_text(path, _PAGE.format(title=html.escape(title), body="\n".join(parts)))
+def page(title: str, parts: Sequence[str]) -> str:
+    """A whole page.
+
+    Args:
+      title: Plain text.
+      parts: HTML, one below the other.
+    """
+    return _PAGE.format(title=html.escape(title), body="\n".join(parts))
 
 
 def family_table(family: Sequence[Mapping]) -> str:

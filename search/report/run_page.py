@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import html
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from asvit_tf.design import savings
@@ -32,19 +31,17 @@ class Training:
     evaluations: Sequence[tuple[int, float]]
 
 
-def write(
-    path: Path,
+def render(
     *,
     source: str,
     result: Mapping[str, Any],
     search_trace: Sequence[Mapping[str, Any]],
     family: Sequence[Mapping[str, Any]],
     training: Training,
-) -> None:
-    """Writes the page.
+) -> str:
+    """The page, as HTML.
 
     Args:
-      path: Path of the HTML file.
       source: Name of the images, for the reader.
       result: What `pipeline.run` returns.
       search_trace: Rows of the search.
@@ -78,4 +75,4 @@ def write(
         ),
         pages.phase_table(training.planned, savings.phase_times(training.blocks)),
     ]
-    pages.write_page(path, "As-ViT: searched, grown, trained", parts)
+    return pages.page("As-ViT: searched, grown, trained", parts)

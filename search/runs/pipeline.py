@@ -22,18 +22,18 @@ from asvit_tf.design.topology import Topology
 from asvit_tf.errors import UserError
 from asvit_tf.journals import Journal
 from asvit_tf.serving import export
-from asvit_tf.storage import write_json
+from asvit_tf.storage import write_json, write_text
 from asvit_tf.tasks import classification, schedules
 from asvit_tf.training import rollback, step_log
 from asvit_tf.training import run as train
 from search.report import run_page
 from search.runs.settings import PROXY_DIVISOR, RunSettings
 from search.scoring.score import Remembered, Scorer
-from search.scoring.settings import Settings
+from search.scoring.settings import ScoringSettings
 from search.scoring.training_free import TrainingFreeScorer
-from search.strategy import growth as grow
-from search.strategy import reinforce
+from search.strategy import growth, reinforce
 from search.strategy.limits import Limits
+from search.strategy.settings import GrowthSettings, SearchSettings
 
 # Growth stops once a member has this share of the budget: one more step would rarely fit, and each one costs a minute.
 _FULL_ENOUGH = 0.8
@@ -127,13 +127,15 @@ class _Run:
             )
         source = images.Source(data_path=dataset.train_path)
         sample, _ = images.sample(source, settings.score_batch, size, settings.seed)
-        scorer = TrainingFreeScorer(Settings(image_size=size, repeats=settings.repeats, seed=settings.seed), sample)
+        scorer = TrainingFreeScorer(
+            ScoringSettings(image_size=size, repeats=settings.repeats, seed=settings.seed), sample
+        )
         return Remembered(scorer, self.directory / "scores.jsonl")
 
     def search_seed(self, scorer: Scorer) -> dict[str, Any]:
         self._say(f"searching a seed topology: {self.settings.search_steps} steps")
         limits = Limits(image_size=(self.settings.image_size, self.settings.image_size))
-        options = reinforce.Options(total_steps=self.settings.search_steps, seed=self.settings.seed)
+        options = SearchSettings(total_steps=self.settings.search_steps, seed=self.settings.seed)
         return self._once("search", lambda path: reinforce.search(path, options, scorer, limits, progress=True))
 
     def grow_seed(self, topology: Topology, scorer: Scorer, num_classes: int) -> dict[str, Any]:
@@ -144,14 +146,14 @@ class _Run:
             image_size=(self.settings.image_size, self.settings.image_size),
             num_classes=num_classes,
         )
-        options = grow.Options(self.settings.width, PROXY_DIVISOR, stop_parameters=round(_FULL_ENOUGH * budget))
+        options = GrowthSettings(self.settings.width, PROXY_DIVISOR, stop_parameters=round(_FULL_ENOUGH * budget))
         smallest = limits.count(options.start(topology)).parameters
         if smallest > budget:
             raise UserError(
                 f"the smallest network of this topology has {smallest / 1e6:.2f} M parameters, over the budget of "
                 f"{self.settings.budget:g} M; start again in another directory with a larger budget"
             )
-        return self._once("grow", lambda path: grow.grow(path, topology, options, scorer, limits, progress=True))
+        return self._once("grow", lambda path: growth.grow(path, topology, options, scorer, limits, progress=True))
 
     def _once(self, name: str, step: Callable[[Path], dict[str, Any]], key: str | None = None) -> dict[str, Any]:
         """The step's `result.json`, made if it is not there, or lacks a key that earlier versions did not write."""
@@ -182,8 +184,7 @@ class _Run:
     def write_report(self, params: cfg.ExperimentConfig, family: list[dict[str, Any]], result: dict[str, Any]) -> None:
         self._say("writing the report")
         directory = self.directory
-        run_page.write(
-            directory / "report.html",
+        page = run_page.render(
             source=self.settings.data_path or "scikit-learn's handwritten digits (embedded)",
             result=result,
             search_trace=Journal(directory / "search" / "trace.jsonl").rows,
@@ -195,3 +196,4 @@ class _Run:
                 evaluations=train.read_evaluations(directory / "train"),
             ),
         )
+        write_text(directory / "report.html", page)

@@ -21,43 +21,39 @@ from joblib.externals.loky import process_executor
 
 from asvit_tf.design.topology import Topology
 from asvit_tf.errors import UserError
+from search.runs.search_settings import WorkerSettings
 
 if TYPE_CHECKING:
     from search.scoring.predicting import PredictingScorer
     from search.scoring.score import Score
-    from search.scoring.settings import Settings
+    from search.scoring.settings import ScoringSettings
     from search.scoring.training_free import TrainingFreeScorer
 
-BACKENDS = ("loky", "dask", "ray")
 _ORPHAN_CHECK_SECONDS = 2.0
 _LEAK_BYTES = 8e9
 
 _prepared = False  # Whether this process is set up for work.
 # The scorer of this worker process: made at its first task, used for all that have the same settings and images.
-_kept: tuple[tuple[Settings, str], TrainingFreeScorer | PredictingScorer] | None = None
+_kept: tuple[tuple[ScoringSettings, str], TrainingFreeScorer | PredictingScorer] | None = None
 
 
 class Pool:
     """Calls a function many times, side by side; the order of the results is that of the calls.
 
     Args:
-      workers: Processes, >= 1; one is this process itself.
-      threads: Threads of each worker, >= 1.
-      backend: joblib's: "loky" for processes on this machine; "dask" and "ray" for a cluster, whose client the caller
-        has started and whose package the caller has installed.
+      workers: How many processes, threads of each, and joblib's backend: "loky" for processes on this machine; "dask"
+        and "ray" for a cluster, whose client the caller has started and whose package the caller has installed.
       growth: Bytes by which a process on this machine may grow before a new one takes its place.
 
     Raises:
-      UserError: A value is out of range, or the backend's package is not installed.
+      UserError: The backend's package is not installed.
     """
 
-    def __init__(self, workers: int, threads: int = 1, backend: str = "loky", growth: float = _LEAK_BYTES):
-        if workers < 1 or threads < 1:
-            raise UserError(f"workers is {workers} and threads {threads}; both must be at least 1")
-        _register(backend)
-        self._threads = threads
+    def __init__(self, workers: WorkerSettings, growth: float = _LEAK_BYTES):
+        _register(workers.backend)
+        self._threads = workers.threads_each
         self._growth = growth
-        self._parallel = dict(n_jobs=workers, backend=backend)
+        self._parallel = dict(n_jobs=workers.workers, backend=workers.backend)
 
     def map(self, function: Callable, calls: Iterable[tuple]) -> Iterator[Any]:
         """`function(*arguments)` for each of the calls.
@@ -82,14 +78,14 @@ class ParallelScorer:
 
     Args:
       settings, images: As `TrainingFreeScorer`.
-      workers, threads, backend: As `Pool`.
+      workers: As `Pool`.
 
     Raises:
-      UserError: A value is out of range, or the backend's package is not installed.
+      UserError: The backend's package is not installed.
     """
 
-    def __init__(self, settings: Settings, images: np.ndarray, workers: int, threads: int = 1, backend: str = "loky"):
-        self._pool = Pool(workers, threads, backend)
+    def __init__(self, settings: ScoringSettings, images: np.ndarray, workers: WorkerSettings):
+        self._pool = Pool(workers)
         self._images = images
         self._key = (settings, hashlib.sha256(images.tobytes()).hexdigest())
 
@@ -98,8 +94,6 @@ class ParallelScorer:
 
 
 def _register(backend: str) -> None:
-    if backend not in BACKENDS:
-        raise UserError(f"unknown backend {backend!r}; allowed are {', '.join(BACKENDS)}")
     try:
         if backend == "ray":
             from ray.util.joblib import register_ray
@@ -120,7 +114,7 @@ def _work(process: tuple[int, int | None, float], function: Callable, arguments:
     return function(*arguments)
 
 
-def _score(key: tuple[Settings, str], images: np.ndarray, topology: str) -> Score:
+def _score(key: tuple[ScoringSettings, str], images: np.ndarray, topology: str) -> Score:
     global _kept
     from search.scoring.predicting import scorer_of
 

@@ -22,7 +22,7 @@ from asvit_tf.measures import complexity, ntk
 from asvit_tf.modeling import initialization, reference_weights
 from search.scoring.names import measure_names, name_of
 from search.scoring.score import Clock, Score, summarize
-from search.scoring.settings import Settings
+from search.scoring.settings import ScoringSettings
 from search.scoring.training_free import Probe, circles, weights_generator
 
 
@@ -37,8 +37,8 @@ class Battery:
       UserError: Settings that cannot be measured.
     """
 
-    def __init__(self, settings: Settings, images: np.ndarray):
-        settings.check(len(images))
+    def __init__(self, settings: ScoringSettings, images: np.ndarray):
+        settings.check_images(len(images))
         self._settings = settings
         self._circles = circles(settings)
         self._images = tf.constant(images, tf.float32)
@@ -72,7 +72,7 @@ class Battery:
 class _Programs:
     """One network, with a program along the circle and one for the kernel for each normalization."""
 
-    def __init__(self, topology: Topology, settings: Settings):
+    def __init__(self, topology: Topology, settings: ScoringSettings):
         probe = Probe(topology, settings, np.random.default_rng(settings.seed))
         self.backbone = probe.backbone
 

@@ -14,7 +14,7 @@ from asvit_tf.design.topology import Topology
 from search.scoring.battery import Battery
 from search.scoring.predictor import Predictor
 from search.scoring.score import Score
-from search.scoring.settings import Settings
+from search.scoring.settings import ScoringSettings
 from search.scoring.sizes import sizes
 from search.scoring.training_free import TrainingFreeScorer
 
@@ -30,8 +30,8 @@ class PredictingScorer:
       UserError: Settings that cannot be measured.
     """
 
-    def __init__(self, settings: Settings, images: np.ndarray):
-        settings.check(len(images))
+    def __init__(self, settings: ScoringSettings, images: np.ndarray):
+        settings.check_images(len(images))
         assert settings.predictor is not None
         self._predictor: Predictor = settings.predictor
         others = tuple(name for name in settings.measures if name != PREDICTED)
@@ -69,6 +69,6 @@ class PredictingScorer:
         )
 
 
-def scorer_of(settings: Settings, images: np.ndarray) -> TrainingFreeScorer | PredictingScorer:
+def scorer_of(settings: ScoringSettings, images: np.ndarray) -> TrainingFreeScorer | PredictingScorer:
     """The scorer that the measures of the settings need."""
     return (PredictingScorer if PREDICTED in settings.measures else TrainingFreeScorer)(settings, images)

@@ -107,8 +107,8 @@ class Remembered:
 
     def __call__(self, topologies: Sequence[Topology]) -> Iterator[Score]:
         keys = [str(topology) for topology in topologies]
-        new = [key for key in dict.fromkeys(keys) if key not in self._scores]
-        fresh = zip(new, self._scorer([Topology.parse(key) for key in new])) if new else iter(())
+        new = {key: topology for key, topology in zip(keys, topologies) if key not in self._scores}
+        fresh = zip(new, self._scorer(list(new.values()))) if new else iter(())
         for key in keys:
             while key not in self._scores:
                 measured, score = next(fresh)

@@ -19,8 +19,8 @@ from search.scoring.predictor import Predictor
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-    """What a score depends on besides the topology and the images.
+class ScoringSettings:
+    """What a score depends on besides the topology and the images; checks itself.
 
     Attributes:
       image_size: H and W in pixels.
@@ -32,7 +32,10 @@ class Settings:
       normalization: Norms of the network that maps the circle, "identity" or "layer"; the NTK keeps its norms.
       measures: Which to compute.
       engine: How to differentiate along the circle, one of `choices.ENGINES`.
-      predictor: Predictor of a study, for the measure `predicted_accuracy`.
+      predictor: Predictor of a study, for the measure `predicted_accuracy`; None where that is not measured.
+
+    Raises:
+      UserError: A value is unknown or out of range, or there is a predictor without its measure or the reverse.
     """
 
     image_size: tuple[int, int] = (224, 224)
@@ -46,15 +49,7 @@ class Settings:
     engine: str = "jet"
     predictor: Predictor | None = None
 
-    def check(self, images: int) -> None:
-        """Refuses what cannot be measured, before any long work.
-
-        Args:
-          images: How many the NTK will have.
-
-        Raises:
-          UserError: A value is unknown or out of range.
-        """
+    def __post_init__(self) -> None:
         for name, value, allowed in (
             ("normalization", self.normalization, NORMALIZATIONS),
             ("initialization", self.initialization, INITIALIZATIONS),
@@ -68,11 +63,21 @@ class Settings:
             raise UserError(f"repeats is {self.repeats}; it must be at least 1")
         if self.points < 3:
             raise UserError(f"points is {self.points}; a circle needs at least 3")
-        if PREDICTED in self.measures:
-            if self.predictor is None:
-                raise UserError(f"{PREDICTED} needs a predictor: --predictor, the predictor.json of asvit study")
-            self.predictor.check(self.image_size, images, self.points, self.radius)
-        elif self.predictor is not None:
+        if PREDICTED in self.measures and self.predictor is None:
+            raise UserError(f"{PREDICTED} needs a predictor: --predictor, the predictor.json of asvit study")
+        if PREDICTED not in self.measures and self.predictor is not None:
             raise UserError(f"a predictor is given, but {PREDICTED} is not among the reward types")
+
+    def check_images(self, images: int) -> None:
+        """Refuses a number of images that the measures cannot be taken over, before any long work.
+
+        Args:
+          images: How many the NTK will have.
+
+        Raises:
+          UserError: They are too few, or the predictor was fitted on other images or circles.
+        """
+        if self.predictor is not None:
+            self.predictor.check(self.image_size, images, self.points, self.radius)
         if "ntk_condition_number" in self.measures and images < 2:
             raise UserError(f"the NTK needs at least 2 images, not {images}")

@@ -17,12 +17,12 @@ from asvit_tf.measures import complexity, ntk
 from asvit_tf.modeling import initialization, reference_weights
 from asvit_tf.modeling.backbone import AsViT
 from search.scoring.score import Clock, Score, summarize
-from search.scoring.settings import Settings
+from search.scoring.settings import ScoringSettings
 
 _BENDING = ("curvature", "length_distortion_with_curvature", *SHAPE_MEASURES)
 
 
-def circles(settings: Settings) -> list[complexity.Circle]:
+def circles(settings: ScoringSettings) -> list[complexity.Circle]:
     """The circle of every repeat, the same for all topologies."""
     return [
         complexity.Circle.random(
@@ -32,7 +32,7 @@ def circles(settings: Settings) -> list[complexity.Circle]:
     ]
 
 
-def weights_generator(settings: Settings, topology: Topology) -> np.random.Generator:
+def weights_generator(settings: ScoringSettings, topology: Topology) -> np.random.Generator:
     """Draws a topology's weights: first the stem's, then the linear ones of each repeat."""
     return np.random.default_rng([settings.seed, zlib.crc32(str(topology).encode())])
 
@@ -46,7 +46,7 @@ class Probe:
       generator: Draws the stem's weights.
     """
 
-    def __init__(self, topology: Topology, settings: Settings, generator: np.random.Generator):
+    def __init__(self, topology: Topology, settings: ScoringSettings, generator: np.random.Generator):
         self.settings = settings
         inputs = tf_keras.layers.InputSpec(shape=[None, *settings.image_size, 3])
         self.backbone = AsViT(topology, inputs, position_embedding=False)
@@ -84,8 +84,8 @@ class TrainingFreeScorer:
       UserError: Settings that cannot be measured.
     """
 
-    def __init__(self, settings: Settings, images: np.ndarray, profile: bool = False):
-        settings.check(len(images))
+    def __init__(self, settings: ScoringSettings, images: np.ndarray, profile: bool = False):
+        settings.check_images(len(images))
         self.settings = settings
         self._profile = profile
         self._images = tf.constant(images, tf.float32)

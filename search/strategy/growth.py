@@ -8,7 +8,6 @@ we take the better one. Candidates with a failed measure are counted and not ran
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,46 +22,18 @@ from asvit_tf.storage import write_json
 from search.scoring.score import Scorer
 from search.strategy.limits import Limits
 from search.strategy.scalars import Scalars
+from search.strategy.settings import GrowthSettings
 
 WIDTH_FACTORS = (1.05, 1.1, 1.15, 1.2)
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """Settings of growth.
-
-    Attributes:
-      width: Real width of the first stage to start from.
-      proxy_divisor: Candidates are scored at their width over this; it divides `width`.
-      stop_parameters: Growth ends when a member has as many.
-    """
-
-    width: int = 32
-    proxy_divisor: int = 4
-    stop_parameters: int = 80_000_000
-
-    def __post_init__(self) -> None:
-        if self.proxy_divisor < 1 or self.width % self.proxy_divisor:
-            raise UserError(f"width {self.width} is not a multiple of the proxy divisor {self.proxy_divisor}")
-
-    def start(self, seed_topology: Topology) -> Topology:
-        """The first member: the seed topology's choices, one block a stage."""
-        first = seed_topology.scaled(self.width, (1,) * NUM_STAGES)
-        self.proxy(first)  # Refuses heads without a channel now, not after hours.
-        return first
-
-    def proxy(self, topology: Topology) -> Topology:
-        """The narrow stand-in that is scored."""
-        return topology.scaled(topology.width // self.proxy_divisor, topology.depths)
-
-
-def candidates(topology: Topology, options: Options, limits: Limits) -> list[Topology]:
+def candidates(topology: Topology, settings: GrowthSettings, limits: Limits) -> list[Topology]:
     """One more block in one stage, times one of the wider widths; without duplicates, and within the limits.
 
     Widths are rounded at the proxy's width and therefore stay multiples of the divisor.
     """
-    proxy_width = topology.width // options.proxy_divisor
-    widths = dict.fromkeys(round(proxy_width * factor) * options.proxy_divisor for factor in WIDTH_FACTORS)
+    proxy_width = topology.width // settings.proxy_divisor
+    widths = dict.fromkeys(round(proxy_width * factor) * settings.proxy_divisor for factor in WIDTH_FACTORS)
     grown = []
     for stage in range(NUM_STAGES):
         depths = tuple(depth + (index == stage) for index, depth in enumerate(topology.depths))
@@ -97,7 +68,7 @@ def choose(measures: Sequence[Mapping[str, float]]) -> int:
 def grow(
     directory: Path,
     seed_topology: Topology,
-    options: Options,
+    settings: GrowthSettings,
     scorer: Scorer,
     limits: Limits,
     progress: bool = False,
@@ -106,8 +77,8 @@ def grow(
 
     Args:
       directory: Owned by this process (`journals.workspace`).
-      seed_topology: Whose choices are kept; growth starts at one block a stage and `options.width`.
-      options: Where it starts and ends.
+      seed_topology: Whose choices are kept; growth starts at one block a stage and `settings.width`.
+      settings: Where it starts and ends.
       scorer: Scores topologies; give it one that remembers, and a step that was killed continues inside.
       limits: Candidates beyond them are dropped.
       progress: Show a progress bar on standard error.
@@ -121,19 +92,19 @@ def grow(
     """
     journal = Journal(directory / "trace.jsonl")
     scalars = Scalars(directory)
-    topology = options.start(seed_topology)
+    topology = settings.start(seed_topology)
     counted = limits.count(topology)
     family = [dict(topology=str(topology), parameters=counted.parameters, macs=counted.macs, scores=None)]
     with tqdm.tqdm(desc="grow", unit="candidate", disable=not progress) as bar:
-        while counted.parameters < options.stop_parameters:
+        while counted.parameters < settings.stop_parameters:
             step = len(family) - 1
             if step == len(journal.rows):
-                tried = candidates(topology, options, limits)
+                tried = candidates(topology, settings, limits)
                 if not tried:
                     break
                 bar.reset(total=len(tried))
                 bar.set_description(f"grow step {step + 1}, {counted.parameters / 1e6:.2f} M")
-                row = _step(step, tried, options, scorer, limits, bar)
+                row = _step(step, tried, settings, scorer, limits, bar)
                 scalars.write(row, step)
                 journal.append(row)
             row = journal.rows[step]
@@ -146,13 +117,13 @@ def grow(
 
 
 def _step(
-    step: int, tried: Sequence[Topology], options: Options, scorer: Scorer, limits: Limits, bar: tqdm.tqdm
+    step: int, tried: Sequence[Topology], settings: GrowthSettings, scorer: Scorer, limits: Limits, bar: tqdm.tqdm
 ) -> dict:
     """Scores all candidates and returns the row of the chosen one."""
     start = time.perf_counter()
     scored = []
     failed = 0
-    for candidate, score in zip(tried, scorer([options.proxy(candidate) for candidate in tried])):
+    for candidate, score in zip(tried, scorer([settings.proxy(candidate) for candidate in tried])):
         values = {name: value for name, value in score.measures.items() if value is not None}
         if len(values) == len(score.measures):
             scored.append((candidate, values))

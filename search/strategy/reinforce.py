@@ -8,7 +8,6 @@ where a measure failed, it kept -1 as a score, and we skip the update instead.
 
 from __future__ import annotations
 
-import dataclasses
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ import tensorflow as tf
 import tf_keras
 import tqdm
 
-from asvit_tf.choices import DIRECTIONS, SEARCHED
+from asvit_tf.choices import DIRECTIONS
 from asvit_tf.design.topology import Topology
 from asvit_tf.errors import UserError
 from asvit_tf.journals import Journal
@@ -28,43 +27,11 @@ from search.scoring.score import Scorer
 from search.strategy import space
 from search.strategy.limits import Limits
 from search.strategy.scalars import Scalars
+from search.strategy.settings import SearchSettings
 
 _RANGE_EPSILON = 1e-6
 _DRAWS = 1000  # Until one is within the limits.
 _HOPELESS = 20  # The search ends when its first so many topologies cannot be scored.
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """Settings of the search itself.
-
-    Attributes:
-      total_steps: Topologies to sample.
-      learning_rate: Adam's.
-      ema_momentum: Momentum of the moving-average baseline.
-      buffer_size: Recent values whose range scales a measure's reward.
-      reward_types: Measures in the reward.
-      seed: Seed of the policy and its samples.
-      samples_per_step: Topologies that one update of the policy sees.
-    """
-
-    total_steps: int = 500
-    learning_rate: float = 0.08
-    ema_momentum: float = 0.9
-    buffer_size: int = 20
-    reward_types: tuple[str, ...] = SEARCHED
-    seed: int = 8
-    samples_per_step: int = 1
-
-    def __post_init__(self) -> None:
-        if min(self.total_steps, self.samples_per_step) < 1:
-            raise UserError("total_steps and samples_per_step must be at least 1")
-        if self.buffer_size < 2:
-            raise UserError(f"te_buffer_size is {self.buffer_size}; a change needs at least 2 values")
-        if not self.learning_rate > 0:
-            raise UserError(f"learning_rate is {self.learning_rate}; it must be above 0")
-        if not 0 <= self.ema_momentum < 1:
-            raise UserError(f"EMA_momentum is {self.ema_momentum}; allowed are numbers from 0 to below 1")
 
 
 class Policy:
@@ -147,12 +114,12 @@ class Baseline:
         return self._average / self._weight
 
 
-def search(directory: Path, options: Options, scorer: Scorer, limits: Limits, progress: bool = False) -> dict:
+def search(directory: Path, settings: SearchSettings, scorer: Scorer, limits: Limits, progress: bool = False) -> dict:
     """Runs the search, or continues it: what `directory/trace.jsonl` holds is replayed without measuring.
 
     Args:
       directory: Owned by this process (`journals.workspace`).
-      options: Settings of the search.
+      settings: Settings of the search.
       scorer: Scores topologies.
       limits: Topologies beyond them are not sampled.
       progress: Show a progress bar on standard error.
@@ -166,16 +133,16 @@ def search(directory: Path, options: Options, scorer: Scorer, limits: Limits, pr
     """
     journal = Journal(directory / "trace.jsonl")
     scalars = Scalars(directory)
-    policy = Policy(options.learning_rate, options.seed)
-    reward_of = Reward({name: DIRECTIONS[name] for name in options.reward_types}, options.buffer_size)
-    baseline_of = Baseline(options.ema_momentum)
-    _sample(policy, options.seed, 0, 0, limits)  # Limits that leave nothing are refused before a progress bar appears.
+    policy = Policy(settings.learning_rate, settings.seed)
+    reward_of = Reward({name: DIRECTIONS[name] for name in settings.reward_types}, settings.buffer_size)
+    baseline_of = Baseline(settings.ema_momentum)
+    _sample(policy, settings.seed, 0, 0, limits)  # Limits that leave nothing are refused before a progress bar appears.
     failed = 0
-    total = options.total_steps * options.samples_per_step
+    total = settings.total_steps * settings.samples_per_step
     with tqdm.tqdm(total=total, desc="search", unit="topology", disable=not progress) as bar:
-        for step in range(options.total_steps):
+        for step in range(settings.total_steps):
             sampled = [
-                _sample(policy, options.seed, step, sample, limits) for sample in range(options.samples_per_step)
+                _sample(policy, settings.seed, step, sample, limits) for sample in range(settings.samples_per_step)
             ]
             rows = _rows(journal, step, list(map(space.topology_at, sampled)), scorer, limits)
             moves = []
@@ -191,10 +158,10 @@ def search(directory: Path, options: Options, scorer: Scorer, limits: Limits, pr
             policy.update(moves)
             for sample, row in enumerate(rows):
                 row["entropy"] = policy.entropy
-                if step * options.samples_per_step + sample == len(journal.rows):
+                if step * settings.samples_per_step + sample == len(journal.rows):
                     scalars.write(row, len(journal.rows))
                     journal.append(row)
-            done = (step + 1) * options.samples_per_step
+            done = (step + 1) * settings.samples_per_step
             if failed == done and (failed >= _HOPELESS or failed == total):
                 raise UserError(
                     f"none of {failed} topologies could be scored (see {directory / 'trace.jsonl'}); "
@@ -203,7 +170,7 @@ def search(directory: Path, options: Options, scorer: Scorer, limits: Limits, pr
             best = space.topology_at(policy.best())
             bar.set_postfix_str(f"best {best}" + (f", {failed} failed" if failed else ""), refresh=False)
     topology = _within(policy, limits)
-    result = dict(topology=str(topology), steps=options.total_steps, failed=failed, **_counts(topology, limits))
+    result = dict(topology=str(topology), steps=settings.total_steps, failed=failed, **_counts(topology, limits))
     write_json(directory / "result.json", result)
     return result
 

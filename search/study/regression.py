@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from sklearn.linear_model import RidgeCV
 
 from search.scoring.predictor import Columns, Line
 from search.study.statistics import ROUNDING
@@ -39,21 +40,17 @@ def fit(columns: Columns, names: tuple[str, ...], accuracy: np.ndarray) -> tuple
       accuracy: [n].
 
     Returns:
-      The line; and a prediction of each from the others, less the mean accuracy: from the residual e_i of the whole fit
-      and the leverage h_i, accuracy_i - e_i / (1 - h_i). Were the mean left out with a topology too, predictions would
-      fall where accuracies rise, for no other reason.
+      The line; and a prediction of each from the others, less the mean accuracy. That mean is of all topologies: were
+      it left out with a topology too, predictions would fall where accuracies rise, for no other reason.
     """
     logarithms = np.log(np.stack([columns[name] for name in names], axis=1))
     centres, scales = logarithms.mean(axis=0), logarithms.std(axis=0)
     features, mean = (logarithms - centres) / scales, accuracy.mean()
-    y = accuracy - mean
-    fits = []
-    for penalty in _PENALTIES:
-        covariance = features.T @ features + penalty * np.eye(len(names))
-        solution = np.linalg.solve(covariance, features.T)  # [names, n]
-        residual = (y - features @ (solution @ y)) / (1 - np.einsum("if,fi->i", features, solution))
-        fits.append((float(np.sum(residual**2)), solution @ y / scales, y - residual))
-    _, slopes, left_out = min(fits, key=lambda found: found[0])
+    # With a scoring of its own, scikit-learn keeps the predictions that leaving one out gives, not squared errors.
+    ridge = RidgeCV(_PENALTIES, fit_intercept=False, scoring="neg_mean_squared_error", store_cv_results=True)
+    ridge.fit(features, accuracy - mean)
+    left_out = ridge.cv_results_[:, _PENALTIES.index(ridge.alpha_)]
+    slopes = ridge.coef_ / scales
     return Line(names, tuple(map(float, slopes)), float(mean - centres @ slopes)), left_out
 
 

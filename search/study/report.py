@@ -1,191 +1,60 @@
-"""What a study leaves behind for people: a table, CSV files, scatter plots."""
+"""What a study leaves behind for people: tables, scatter plots, the predictor; each file written whole."""
 
 from __future__ import annotations
 
-import csv
-import io
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from asvit_tf.choices import SIZE_MEASURES
 from asvit_tf.storage import write_json, write_text
-from search.report.figures import plt, save, tidy
-from search.scoring.names import RANK_SUM, direction, in_words, measure_names, name_of
+from search.report.figures import save
 from search.scoring.predictor import Predictor
+from search.study import figures, tables
 from search.study.result import accuracies
-from search.study.statistics import ROUNDING
-
-_PUBLISHED = ("curvature", "length_distortion", "length_distortion_with_curvature")
-_DRAWN = (*_PUBLISHED, "ntk_condition_number")
-_OTHERS = (*SIZE_MEASURES, RANK_SUM)
 
 
 def write(
     directory: Path,
-    rows: Sequence[Mapping],
+    rows: Sequence[Mapping[str, Any]],
     columns: Mapping[str, np.ndarray],
-    result: dict[str, Any],
+    result: Mapping[str, Any],
     predictor: Predictor | None,
 ) -> dict[str, Any]:
-    """Writes `result.json`, both CSV files, both figures and the predictor, each whole; returns the result with their
-    paths."""
-    accuracy = accuracies(rows)
-    released = [name_of(measure, "released", "identity") for measure in _PUBLISHED]
-    figures = {
-        "published.png": _figure([*released, "parameters"], 4, columns, accuracy, result["measures"]),
-        "measures.png": _figure([*measure_names(_DRAWN), *_OTHERS], 4, columns, accuracy, result["measures"]),
+    """Writes both figures, both CSV files, the predictor and `result.json`.
+
+    Args:
+      directory: For all of them.
+      rows: Of all topologies.
+      columns: Every measure and baseline of them, [n] each.
+      result: Of `result.summarize`.
+      predictor: None takes away the one of an earlier result.
+
+    Returns:
+      The result with the paths: `figures`, `csv`, `predictor`.
+    """
+    accuracy, measures = accuracies(rows), result["measures"]
+    drawings = {
+        "published.png": figures.published(columns, accuracy, measures),
+        "measures.png": figures.all_measures(columns, accuracy, measures),
     }
-    result["figures"] = [save(directory / name, figure) for name, figure in figures.items()]
-    result["csv"] = [str(directory / name) for name in ("topologies.csv", "measures.csv")]
-    for path, table in zip(result["csv"], (_topologies_csv(rows, columns), _measures_csv(result["measures"]))):
-        write_text(Path(path), _csv(table))
+    texts = {
+        "topologies.csv": tables.topologies_csv(rows, columns),
+        "measures.csv": tables.measures_csv(measures),
+    }
+    for name, text in texts.items():
+        write_text(directory / name, text)
     written = directory / "predictor.json"
     if predictor is None:
         written.unlink(missing_ok=True)  # One of more topologies than these.
     else:
         write_json(written, predictor.as_dict())
-    result["predictor"] = None if predictor is None else str(written)
-    write_json(directory / "result.json", result)
-    return result
-
-
-def _csv(table: Iterator[Sequence[Any]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(table)
-    return text.getvalue()
-
-
-def _topologies_csv(rows: Sequence[Mapping], columns: Mapping[str, np.ndarray]) -> Iterator[Sequence[Any]]:
-    """A line for each topology; what is undefined is empty."""
-    yield ["topology", "accuracy", *columns, "failed"]
-    for i, row in enumerate(rows):
-        values = ["" if math.isnan(column[i]) else repr(float(column[i])) for column in columns.values()]
-        failed = "; ".join(f"{part}: {reason}" for part, reason in row["failed"].items())
-        yield [row["topology"], "" if row["accuracy"] is None else row["accuracy"], *values, failed]
-
-
-def _measures_csv(measures: Mapping[str, Mapping]) -> Iterator[Sequence[Any]]:
-    plain = ("direction", "tau", "spearman", "regret", "ranked", "undefined", "relative_range", "seconds", "reason")
-    yield ["measure", *plain, "interval_low", "interval_high"]
-    for name, measure in measures.items():
-        cells = [measure[key] for key in plain] + list(measure["interval"] or (None, None))
-        yield [name, *("" if cell is None else cell for cell in cells)]
-
-
-def _figure(
-    names: Sequence[str],
-    across: int,
-    columns: Mapping[str, np.ndarray],
-    accuracy: np.ndarray,
-    measures: Mapping[str, Mapping],
-) -> plt.Figure:
-    """Accuracy against each measure, with tau and its interval above."""
-    down = math.ceil(len(names) / across)
-    figure, axes = plt.subplots(
-        down, across, figsize=(3.3 * across, 2.9 * down), sharey=True, layout="constrained", squeeze=False
+    complete = dict(
+        **result,
+        figures=[save(directory / name, drawing) for name, drawing in drawings.items()],
+        csv=[str(directory / name) for name in texts],
+        predictor=None if predictor is None else str(written),
     )
-    for axis in axes.flat[len(names) :]:
-        axis.set_visible(False)
-    for axis, name in zip(axes.flat, names):
-        tidy(axis)
-        axis.scatter(columns[name], 100 * accuracy, s=12, color="#1f6f8b", alpha=0.7)
-        known = columns[name][np.isfinite(columns[name])]
-        if len(known) and known.min() > 0 and known.max() > 5 * known.min():
-            axis.set_xscale("log")
-        axis.set_title(tau_in_words(measures[name]), fontsize=9)
-        label, _, variant = in_words(name).partition(", ")
-        axis.set_xlabel(f"{label}\n{variant}".strip(), fontsize=8)
-        axis.tick_params(which="both", labelsize=7)
-        axis.xaxis.get_offset_text().set_fontsize(6)
-    for axis in axes[:, 0]:
-        axis.set_ylabel("accuracy (%)", fontsize=8)
-    return figure
-
-
-def tau_in_words(measure: Mapping[str, Any]) -> str:
-    """Tau with its interval, or why there is none."""
-    if measure["tau"] is None:
-        return f"no τ: {measure['reason']}"
-    if measure["interval"] is None:
-        return f"τ = {measure['tau']:+.2f}"
-    low, high = measure["interval"]
-    return f"τ = {measure['tau']:+.2f} [{low:+.2f}, {high:+.2f}]"
-
-
-def in_lines(result: Mapping[str, Any]) -> Iterator[str]:
-    """The result for a terminal."""
-    noise, accuracy = result["noise"], result["accuracy"]
-    yield (
-        f"{result['trained']} of {result['topologies']} topologies trained; accuracy {accuracy['least']:.1%} to "
-        f"{accuracy['most']:.1%}, mean {accuracy['mean']:.1%}, deviation {noise['over_topologies']:.2%}"
-    )
-    if noise["reliability"] is not None:
-        yield (
-            f"deviation over {noise['seeds']} seeds of {noise['repeated']} topologies {noise['over_seeds']:.2%}: a "
-            f"perfect measure would have a tau of about {noise['highest_tau']:.2f}" + _between(noise["interval"])
-        )
-    yield f"{'measure':<58}{'better':>7}{'tau':>7}{'95 %':>18}{'rho':>7}{'regret':>8}{'none':>6}{'seconds':>9}"
-    for name, measure in result["measures"].items():
-        yield _line(name, measure)
-    for name, measure in result["measures"].items():
-        if measure["tau"] is not None and measure["relative_range"] < ROUNDING:
-            yield (
-                f"{in_words(name)}: all topologies have the same to {measure['relative_range']:.0e} of it, which is "
-                "rounding; its tau says nothing"
-            )
-    yield from _selection_lines(result["selection"])
-    for failure in result["failed"]:
-        yield f"failed: {failure['topology']} seed {failure['seed']}, {failure['part']}: {failure['reason']}"
-    yield "seconds a topology: " + ", ".join(f"{part} {value:.1f}" for part, value in result["seconds"].items())
-    written = [*result["figures"], *result["csv"], *filter(None, [result["predictor"]])]
-    yield from (f"written: {path}" for path in written)
-
-
-def _line(name: str, measure: Mapping[str, Any]) -> str:
-    better = "more" if direction(name) > 0 else "less"
-    regret = "" if measure["regret"] is None else f"{measure['regret']:.2%}"
-    seconds = "" if measure["seconds"] is None else f"{measure['seconds']:.1f}"
-    if measure["tau"] is None:
-        return f"{in_words(name):<58}{better:>7}  {measure['reason']}; {measure['undefined']} undefined"
-    interval = "" if measure["interval"] is None else "[{:+.2f}, {:+.2f}]".format(*measure["interval"])
-    return (
-        f"{in_words(name):<58}{better:>7}{measure['tau']:>+7.2f}{interval:>18}{measure['spearman']:>+7.2f}"
-        f"{regret:>8}{measure['undefined']:>6}{seconds:>9}"
-    )
-
-
-def _selection_lines(selection: Mapping[str, Any] | None) -> Iterator[str]:
-    if selection is None:
-        yield "too few topologies, or accuracies all alike: no measure was chosen on one half and judged on the other"
-        return
-    chosen = " + ".join(map(in_words, selection["chosen"].split(" + ")))
-    yield f"best of {selection['candidates']} candidates on {selection['choosing']} topologies: {chosen}"
-    yield (
-        f"  tau there {selection['tau_choosing']:+.2f}; on the {selection['judging']} other topologies "
-        f"{selection['tau_judging']:+.2f}"
-    )
-    for name, against in selection["against"].items():
-        yield (
-            f"  against {in_words(name)}: {against['tau_chosen']:+.2f} and {against['tau']:+.2f}, difference "
-            f"{against['difference']:+.2f}"
-            + _between(against["interval"])
-            + _elsewhere(name, selection["other_splits"]["differences"])
-        )
-    splits = selection["other_splits"]
-    if splits["splits"]:
-        yield f"  the mean tau of what is chosen in {splits['splits']} other halvings is {splits['tau']:+.2f}"
-
-
-def _elsewhere(name: str, differences: Mapping[str, Mapping[str, float]]) -> str:
-    if name not in differences:
-        return ""
-    found = differences[name]
-    return f"; in other halvings {found['mean']:+.2f}, above 0 in {found['above_zero']:.0%}"
-
-
-def _between(interval: Sequence[float] | None) -> str:
-    return "" if interval is None else " [{:+.2f}, {:+.2f}]".format(*interval)
+    write_json(directory / "result.json", complete)
+    return complete

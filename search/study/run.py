@@ -6,7 +6,6 @@ soon as it is done, further seeds of some topologies go to `repeats.jsonl`; star
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from asvit_tf.dataloaders.folders import class_folders
 from asvit_tf.design.topology import NUM_STAGES, Topology
 from asvit_tf.errors import UserError
 from asvit_tf.journals import Journal, workspace
+from search.runs.search_settings import WorkerSettings
 from search.strategy import space
 from search.study.settings import StudySettings
 
@@ -53,17 +53,13 @@ def sample(count: int, width: int, seed: int) -> list[Topology]:
     return list(drawn.values())
 
 
-def run(
-    save_dir: str, settings: StudySettings, workers: int = 1, threads: int | None = None, backend: str = "loky"
-) -> dict[str, Any]:
+def run(save_dir: str, settings: StudySettings, workers: WorkerSettings = WorkerSettings()) -> dict[str, Any]:
     """Runs the study, or continues it.
 
     Args:
       save_dir: For everything; holds results of one `StudySettings`, but for its extent.
       settings: What to study.
       workers: Processes, each with one topology at a time.
-      threads: Threads of each worker; None gives each an equal share of the cores.
-      backend: joblib's.
 
     Returns:
       What `result.json` holds: see `study_result.summarize`.
@@ -73,14 +69,13 @@ def run(
     """
     if settings.data_path is not None and not (Path(save_dir) / "data" / "dataset.json").exists():
         class_folders(Path(settings.data_path))
-    threads = threads or max(1, (os.cpu_count() or 1) // workers)
     with workspace(save_dir, settings.identity()) as directory:
         try:
             from search.runs.workers import Pool, set_threads
 
-            pool = Pool(workers, threads, backend, _GROWTH)
-            if workers == 1:
-                set_threads(threads)  # Before anything starts TensorFlow.
+            pool = Pool(workers, _GROWTH)
+            if workers.workers == 1:
+                set_threads(workers.threads_each)  # Before anything starts TensorFlow.
             own = not (directory / "data").exists()
             images, shares = prepare(directory, settings)
         except UserError:

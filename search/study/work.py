@@ -23,7 +23,7 @@ from asvit_tf.tasks import classification
 from asvit_tf.training import run as train
 from search.scoring.battery import Battery
 from search.scoring.score import Clock, Score
-from search.scoring.settings import Settings
+from search.scoring.settings import ScoringSettings
 from search.study.settings import StudySettings
 
 RECIPE = "study_asvit_i32_cpu.yaml"
@@ -101,7 +101,7 @@ def _attempt(part: str, failed: dict[str, str], work: Callable[[], Any]) -> Any:
 
 def _measure(settings: StudySettings, images: np.ndarray, topology: str) -> Score:
     size = (settings.image_size, settings.image_size)
-    chosen = Settings(image_size=size, repeats=settings.repeats, points=settings.points, seed=settings.seed)
+    chosen = ScoringSettings(image_size=size, repeats=settings.repeats, points=settings.points, seed=settings.seed)
     return Battery(chosen, images).score(Topology.parse(topology))
 
 

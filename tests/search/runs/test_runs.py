@@ -12,7 +12,10 @@ import pytest
 import tensorflow as tf
 from helpers import ROOT
 
-from asvit_tf import cli
+from asvit_tf import UserError, cli
+from search.runs.search_settings import ImageSettings, ScoredRun, SizeSettings, WorkerSettings
+from search.scoring.settings import ScoringSettings
+from search.strategy.limits import Limits
 
 SMALL = ["--image_size", "16", "--batch_size", "2", "--repeat", "1", "--points", "3"]
 GROW = [
@@ -146,10 +149,57 @@ def test_bad_input_is_one_line(arguments, message, folder, tmp_path, capsys):
     assert not (tmp_path / "out/settings.json").exists()  # Other settings may be tried there.
 
 
-def test_a_directory_of_another_configuration_is_refused(tmp_path, capsys):
-    (tmp_path / "settings.json").write_text(json.dumps({"seed": 1}))
-    assert cli.main(["search", "--dataset", "noise", "--save_dir", str(tmp_path), *SMALL]) == 2
-    assert "seed was 1, now 8" in capsys.readouterr().err
+# What an earlier version wrote: directories that it began continue.
+KEPT = {
+    **{"dataset": "digits", "data_dir": None, "batch_size": 2, "image_size": 16, "repeats": 1, "points": 3},
+    **{"radius": "sqrt_n", "initialization": "released", "normalization": "identity", "engine": "jet"},
+    **{"max_parameters": None, "max_macs": None, "num_classes": 1000, "data_path": None, "seed": 8},
+    "measures": ["length_distortion", "ntk_condition_number"],
+}
+KEPT_BY_SEARCH = {**KEPT, "samples_per_step": 1, "learning_rate": 0.08, "ema_momentum": 0.9, "buffer_size": 20}
+KEPT_BY_GROWTH = {
+    **KEPT,
+    **{"seed": 27, "max_parameters": 110.0, "width": 16, "proxy_divisor": 2},
+    "arch": "8,2,3,1|4,1,2,1|4,1,4,1|4,1,6,1|32,32",
+}
+ARCH = ["--arch", "seed", "--width", "16", "--proxy-divisor", "2", "--stop-parameters", "7"]
+
+
+@pytest.mark.parametrize(
+    ("command", "kept"), [(["search"], KEPT_BY_SEARCH), (["grow", *ARCH], KEPT_BY_GROWTH)], ids=["search", "grow"]
+)
+def test_a_directory_of_another_configuration_is_refused_and_says_all_that_differs(command, kept, tmp_path, capsys):
+    (tmp_path / "settings.json").write_text(json.dumps({**kept, "seed": 1, "max_macs": 0.5}))
+    assert cli.main([*command, "--dataset", "digits", "--save_dir", str(tmp_path), *SMALL]) == 2
+    differences = f"other settings (max_macs was 0.5, now None; seed was 1, now {kept['seed']});"
+    assert differences in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        (ImageSettings, {}, "give --data_path, or --dataset"),
+        (ImageSettings, {"dataset": "noise", "batch_size": 1}, "batch_size is 1; it must be at least 2"),
+        (ImageSettings, {"dataset": "noise", "image_size": 0}, "image_size is 0; it must be at least 1"),
+        (SizeSettings, {"max_parameters": 1e-7}, "max_parameters is 0; it must be at least 1"),
+        (SizeSettings, {"num_classes": 0}, "num_classes is 0; it must be at least 1"),
+        (WorkerSettings, {"workers": 0}, "workers is 0 and threads None; both must be at least 1"),
+        (WorkerSettings, {"threads": 0}, "workers is 1 and threads 0; both must be at least 1"),
+        (WorkerSettings, {"backend": "mpi"}, "unknown backend 'mpi'; allowed are loky, dask, ray"),
+    ],
+)
+def test_settings_check_themselves(kind, options, message):
+    with pytest.raises(UserError, match=message):
+        kind(**options)
+
+
+def test_the_parts_of_a_run_must_fit_together():
+    images = ImageSettings("noise", image_size=16)
+    assert ScoredRun(images, ScoringSettings((16, 16)), SizeSettings(1.5, 0.25, 7)).limits == Limits(
+        1_500_000, 250_000_000, (16, 16), 7
+    )
+    with pytest.raises(UserError, match=r"images of \(32, 32\), not of \(16, 16\)"):
+        ScoredRun(images, ScoringSettings((32, 32)))
 
 
 def test_help_says_what_workers_are(capsys):

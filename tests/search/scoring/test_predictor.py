@@ -12,12 +12,12 @@ from asvit_tf.choices import PREDICTED
 from search.scoring.battery import Battery
 from search.scoring.predicting import PredictingScorer
 from search.scoring.predictor import Line, Predictor
-from search.scoring.settings import Settings
+from search.scoring.settings import ScoringSettings
 from search.study import regression
 
 TINY = Topology.parse("4,2,2|2,1,2|2,1,2|2,1,2|8,8")
 MEASURE = "length_distortion:released:identity"
-SETTINGS = Settings(image_size=(16, 16), repeats=1, points=3, measures=(PREDICTED,))
+SETTINGS = ScoringSettings(image_size=(16, 16), repeats=1, points=3, measures=())
 
 
 def planted(count=30, seed=0):
@@ -111,7 +111,7 @@ def test_a_score_is_the_line_over_the_studys_measures(images):
 
     settings = dataclasses.replace(SETTINGS, measures=(PREDICTED, "length_distortion"), predictor=predictor_of())
     score = PredictingScorer(settings, images).score(TINY)
-    measured = Battery(dataclasses.replace(SETTINGS, measures=()), images).score(TINY).measures[MEASURE]
+    measured = Battery(SETTINGS, images).score(TINY).measures[MEASURE]
     macs = counting.count(TINY, (16, 16), 10).macs
     assert score.measures[PREDICTED] == pytest.approx(0.1 * math.log(measured) + 0.02 * math.log(macs) + 0.3)
     assert score.measures["length_distortion"] == measured
@@ -119,7 +119,7 @@ def test_a_score_is_the_line_over_the_studys_measures(images):
 
     # Two images that are the same have no condition number.
     singular = predictor_of(names=("ntk_condition_number:released:layer", "macs"))
-    settings = dataclasses.replace(SETTINGS, predictor=singular)
+    settings = dataclasses.replace(SETTINGS, measures=(PREDICTED,), predictor=singular)
     score = PredictingScorer(settings, np.repeat(images[:1], 2, axis=0)).score(TINY)
     assert score.measures == {PREDICTED: None}
     assert score.failures == {PREDICTED: 1}

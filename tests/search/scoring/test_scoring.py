@@ -13,9 +13,10 @@ from tensorflow.python.framework import func_graph
 
 from asvit_tf import Topology, UserError, journals, storage
 from search.runs import workers
+from search.runs.search_settings import WorkerSettings
 from search.scoring import battery as study_measures
 from search.scoring.score import summarize
-from search.scoring.settings import Settings
+from search.scoring.settings import ScoringSettings
 from search.scoring.training_free import TrainingFreeScorer
 
 
@@ -41,9 +42,8 @@ def test_a_measure_that_fails_in_one_repeat_has_no_mean_and_is_counted():
     ],
 )
 def test_bad_scoring_settings_are_refused(options, images, message):
-    settings = Settings(**{"image_size": (8, 8), **options})
     with pytest.raises(UserError, match=message):
-        TrainingFreeScorer(settings, np.zeros((images, 8, 8, 3)))
+        TrainingFreeScorer(ScoringSettings(**{"image_size": (8, 8), **options}), np.zeros((images, 8, 8, 3)))
 
 
 def test_scores_depend_on_seed_and_images_only():
@@ -52,7 +52,7 @@ def test_scores_depend_on_seed_and_images_only():
     topology = Topology.parse("4,2,2|2,1,2|2,1,2|2,1,2|16,8")
 
     def score(seed=1, images=images):
-        settings = Settings(image_size=(16, 16), repeats=2, points=4, seed=seed)
+        settings = ScoringSettings(image_size=(16, 16), repeats=2, points=4, seed=seed)
         return TrainingFreeScorer(settings, images).score(topology)
 
     first = score()
@@ -72,7 +72,7 @@ def test_scores_depend_on_seed_and_images_only():
 @pytest.mark.parametrize("kind", [TrainingFreeScorer, study_measures.Battery])
 def test_what_a_score_traces_is_forgotten(kind):
     images = np.random.default_rng(0).standard_normal((2, 16, 16, 3)).astype(np.float32)
-    scorer = kind(Settings(image_size=(16, 16), repeats=1, points=3), images)
+    scorer = kind(ScoringSettings(image_size=(16, 16), repeats=1, points=3), images)
 
     def graphs_after_a_score():
         scorer.score(Topology.parse("4,2,2,1|3,1,2,1|3,1,2,1|3,1,2,1|16,8"))
@@ -105,11 +105,11 @@ def test_a_damaged_journal_is_named(tmp_path):
 
 def test_one_worker_scores_in_this_process_and_other_images_are_others():
     generator = np.random.default_rng(0)
-    settings = Settings(image_size=(16, 16), repeats=1, points=3, measures=("ntk_condition_number",))
+    settings = ScoringSettings(image_size=(16, 16), repeats=1, points=3, measures=("ntk_condition_number",))
     topology = Topology.parse("4,2,2|2,1,2|2,1,2|2,1,2|16,8")
     for _ in range(2):
         images = generator.standard_normal((2, 16, 16, 3)).astype(np.float32)
-        (parallel,) = workers.ParallelScorer(settings, images, workers=1)([topology])
+        (parallel,) = workers.ParallelScorer(settings, images, WorkerSettings(1, 1))([topology])
         assert parallel.measures == TrainingFreeScorer(settings, images).score(topology).measures
 
 
@@ -129,6 +129,6 @@ def hold(number):
 
 
 def test_a_worker_that_grows_is_replaced_and_nothing_is_lost():
-    done = list(workers.Pool(2, growth=5e7).map(hold, [(number,) for number in range(8)]))
+    done = list(workers.Pool(WorkerSettings(2, 1), growth=5e7).map(hold, [(number,) for number in range(8)]))
     assert [number for number, _ in done] == list(range(8))
     assert len({process for _, process in done}) > 2

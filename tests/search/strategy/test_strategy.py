@@ -13,6 +13,7 @@ from search.scoring.score import Remembered, Score
 from search.strategy import growth as grow
 from search.strategy import reinforce, space
 from search.strategy.limits import Limits
+from search.strategy.settings import GrowthSettings, SearchSettings
 
 SEED = Topology.named("seed")
 
@@ -136,7 +137,7 @@ def test_one_update_with_several_samples_is_their_mean():
 
 
 def test_search_with_samples_side_by_side_and_killed_inside_a_step(tmp_path):
-    options = reinforce.Options(total_steps=4, samples_per_step=3)
+    options = SearchSettings(total_steps=4, samples_per_step=3)
     for name in ("killed", "unbroken"):
         (tmp_path / name).mkdir()
     scorer = Remembered(Counting(7), tmp_path / "killed/scores.jsonl")
@@ -154,18 +155,18 @@ def test_search_with_samples_side_by_side_and_killed_inside_a_step(tmp_path):
 
 def test_limits_hold_for_every_sample_and_for_the_result(tmp_path):
     limits = Limits(max_parameters=2_500_000, max_macs=400_000_000)
-    result = reinforce.search(tmp_path, reinforce.Options(total_steps=6), fake_scorer, limits)
+    result = reinforce.search(tmp_path, SearchSettings(total_steps=6), fake_scorer, limits)
     for row in [*without_seconds(tmp_path / "trace.jsonl"), result]:
         assert row["parameters"] <= 2_500_000
         assert row["macs"] <= 400_000_000
     with pytest.raises(UserError, match="not one is within the limits"):
-        reinforce.search(tmp_path / "none", reinforce.Options(total_steps=1), fake_scorer, Limits(max_parameters=10))
+        reinforce.search(tmp_path / "none", SearchSettings(total_steps=1), fake_scorer, Limits(max_parameters=10))
     with pytest.raises(UserError, match="max_macs is 0"):
         Limits(max_macs=0)
 
 
 def test_tensorboard_has_the_released_names(tmp_path):
-    reinforce.search(tmp_path, reinforce.Options(total_steps=3), fake_scorer, Limits())
+    reinforce.search(tmp_path, SearchSettings(total_steps=3), fake_scorer, Limits())
     events = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     names = {"TE/NTK", "TE/Exp", "TE/flops", "TE/params", "reinforce/entropy", "reward/reward"}
@@ -203,7 +204,7 @@ def without_seconds(path):
 
 
 def test_a_killed_search_ends_as_an_unbroken_one(tmp_path):
-    options = reinforce.Options(total_steps=12)
+    options = SearchSettings(total_steps=12)
     results = {}
     for name, kills in (("unbroken", ()), ("killed", (3, 4))):
         directory = tmp_path / name
@@ -226,7 +227,7 @@ def test_search_depends_on_the_seed(tmp_path):
     found = set()
     for seed in (1, 2):
         (tmp_path / str(seed)).mkdir()
-        options = reinforce.Options(total_steps=5, seed=seed)
+        options = SearchSettings(total_steps=5, seed=seed)
         found.add(reinforce.search(tmp_path / str(seed), options, fake_scorer, Limits())["topology"])
     assert len(found) == 2
 
@@ -239,15 +240,15 @@ def test_a_failed_measure_moves_nothing_and_is_counted(tmp_path):
             yield Score({"length_distortion": 1.0, "ntk_condition_number": None}, {"ntk_condition_number": 5}, 0.0)
 
     with pytest.raises(UserError, match="none of 20 topologies could be scored"):
-        reinforce.search(tmp_path / "long", reinforce.Options(total_steps=500), failing, Limits())
+        reinforce.search(tmp_path / "long", SearchSettings(total_steps=500), failing, Limits())
     with pytest.raises(UserError, match="none of 3 topologies could be scored"):
-        reinforce.search(tmp_path, reinforce.Options(total_steps=3), failing, Limits())
+        reinforce.search(tmp_path, SearchSettings(total_steps=3), failing, Limits())
     rows = without_seconds(tmp_path / "trace.jsonl")
     assert all(row["reward"] is None and row["scores"]["ntk_condition_number"] is None for row in rows)
     assert rows[0]["entropy"] == rows[2]["entropy"]
 
 
-SMALL_GROWTH = grow.Options(width=16, proxy_divisor=2, stop_parameters=1_200_000)
+SMALL_GROWTH = GrowthSettings(width=16, proxy_divisor=2, stop_parameters=1_200_000)
 SMALL = Limits(max_parameters=2_000_000, image_size=(32, 32), num_classes=10)
 
 
@@ -261,6 +262,23 @@ def test_candidates_are_one_block_times_wider_widths():
     tight = dataclasses.replace(SMALL, max_parameters=SMALL.count(found[0]).parameters)
     assert grow.candidates(start, SMALL_GROWTH, tight)[0] == found[0]
     assert len(grow.candidates(start, SMALL_GROWTH, tight)) < 12
+
+
+def test_candidates_are_scored_as_proxies_and_chosen_at_their_own_width(tmp_path):
+    received = []
+
+    def scorer(topologies):
+        received.extend(topologies)
+        return fake_scorer(topologies)
+
+    result = grow.grow(tmp_path, SEED, SMALL_GROWTH, scorer, SMALL)
+    rows = without_seconds(tmp_path / "trace.jsonl")
+    tried = [Topology.parse(candidate["topology"]) for row in rows for candidate in row["candidates"]]
+    assert [topology.width for topology in received[:12]] == [8, 9, 10] * 4  # By hand: half of 16, 18 and 20.
+    assert [topology.width for topology in received] == [topology.width // 2 for topology in tried]
+    assert [topology.depths for topology in received] == [topology.depths for topology in tried]
+    assert {Topology.parse(row["topology"]).width for row in rows} <= {topology.width for topology in tried}
+    assert min(Topology.parse(member["topology"]).width for member in result["family"]) == 16
 
 
 def test_a_killed_growth_ends_as_an_unbroken_one(tmp_path):

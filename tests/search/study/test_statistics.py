@@ -9,8 +9,10 @@ import scipy.stats
 
 from asvit_tf import choices
 from search.scoring import names as study_names
+from search.study import result as study_result
 from search.study import selection as study_selection
 from search.study import statistics
+from search.study.settings import StudySettings
 
 
 def pair_counting_tau(one, other):
@@ -170,3 +172,23 @@ def test_noise_is_not_found_to_predict():
     found = [study_selection.held_out(columns, accuracy, seed=0, draws=100) for accuracy in drawn]
     assert np.mean([row["tau_choosing"] for row in found]) > 0.15  # The best of many, on the half that chose it.
     assert abs(np.mean([row["tau_judging"] for row in found])) < 0.08  # Three standard errors.
+
+
+@pytest.mark.parametrize("kind", list(study_selection.RIDGES))
+def test_the_choosing_half_chooses_the_kind_of_regression_also_where_the_judging_half_disagrees(kind):
+    columns, accuracy = planted()
+    (other,) = set(study_selection.RIDGES) - {kind}
+    selection = dict(
+        choosing=60,
+        judging=60,
+        against={},
+        kinds={
+            kind: dict(name=kind, tau_choosing=0.5, tau_judging=0.1),
+            other: dict(name=other, tau_choosing=0.4, tau_judging=0.9),
+            "measure": dict(name="curvature:lecun:layer", tau_choosing=0.6, tau_judging=0.95),  # No regression.
+        },
+    )
+    rows = [dict(accuracy=value) for value in accuracy]
+    found = study_result.predictor_of(StudySettings(), rows, columns, num_classes=10, selection=selection)
+    assert found.evidence.startswith(f"{kind}; fitted on 60 topologies, tau +0.10 on 60 others")
+    assert set(choices.SIZE_MEASURES) & set(found.line.names) == set(study_selection.RIDGES[kind])

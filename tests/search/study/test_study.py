@@ -19,13 +19,14 @@ from search.scoring import battery as study_measures
 from search.scoring import names as study_names
 from search.scoring.predictor import Predictor
 from search.scoring.score import summarize
-from search.scoring.settings import Settings
+from search.scoring.settings import ScoringSettings
 from search.scoring.training_free import TrainingFreeScorer
 from search.strategy import space
-from search.study import report as study_report
+from search.study import figures as study_figures
 from search.study import result as study_result
 from search.study import run as study
 from search.study import selection as study_selection
+from search.study import tables as study_tables
 from search.study import work as study_work
 from search.study.settings import StudySettings
 
@@ -62,13 +63,13 @@ def test_every_variant_is_what_a_search_with_those_settings_sees():
     generator = np.random.default_rng(0)
     images = generator.standard_normal((3, 16, 16, 3)).astype(np.float32)
     topology = Topology.parse("4,2,2|2,1,2|2,1,2|2,1,2|16,8")
-    settings = Settings(image_size=(16, 16), repeats=2, points=4, seed=1)
+    settings = ScoringSettings(image_size=(16, 16), repeats=2, points=4, seed=1)
     battery = study_measures.Battery(settings, images).score(topology)
     assert list(battery.measures) == study_names.measure_names()
     assert all(study_names.direction(name_of(name)) == choices.DIRECTIONS[name] for name in choices.RANKABLE[:-1])
     assert {"build", "circle:identity", "circle:layer", "ntk:identity", "ntk:layer"} <= set(battery.split)
     for scheme, norms in (("released", "identity"), ("lecun", "layer")):
-        alone = Settings(
+        alone = ScoringSettings(
             image_size=(16, 16),
             repeats=2,
             points=4,
@@ -124,7 +125,7 @@ def work(monkeypatch):
             return dict(accuracy=0.1, validation_loss=2.4)
         return dict(accuracy=number(topology, seed), validation_loss=1.0)
 
-    monkeypatch.setattr(study_report, "_DRAWN", ("curvature",))  # Drawing takes most of the time.
+    monkeypatch.setattr(study_figures, "_DRAWN", ("curvature",))  # Drawing takes most of the time.
     monkeypatch.setattr(study_work, "_measure", measure)
     monkeypatch.setattr(study_work, "train_briefly", train)
     monkeypatch.setattr(study, "prepare", lambda directory, settings: (np.zeros((2, 8, 8, 3)), [0.1] * 10))
@@ -235,7 +236,7 @@ def test_what_fails_is_listed_and_what_is_undefined_is_counted(work, tmp_path):
     constant = result["measures"]["curvature:released:layer"]
     assert (constant["tau"], constant["reason"]) == (None, "the measure is the same for all topologies")
     result["measures"]["axis_ratio:released:layer"]["relative_range"] = 3e-6
-    text = "\n".join(study_report.in_lines(result))
+    text = "\n".join(study_tables.in_lines(result))
     assert "axis ratio, released, norms on: all topologies have the same to 3e-06" in text
     assert f"failed: {drawn[2]} seed 8, measuring: ValueError: no such thing" in text
     assert "the measure is the same for all topologies" in text

@@ -1,0 +1,164 @@
+"""What a search or a growth depends on, as the commands build it once: images, scores, sizes, processes. No TensorFlow.
+
+Each part checks itself; `ScoredRun` checks that they fit together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import zlib
+from typing import Any
+
+from asvit_tf.choices import BACKENDS
+from asvit_tf.errors import UserError
+from search.runs.settings import check_least
+from search.scoring.settings import ScoringSettings
+from search.strategy.limits import Limits
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSettings:
+    """The images of the NTK, and the size of all images; whether they are there is looked up when they are drawn.
+
+    Attributes:
+      dataset: Embedded or from TensorFlow Datasets; None where there is a data path.
+      data_path: Folder of image files, or TFRecords by a pattern.
+      data_dir: Where TensorFlow Datasets keeps its data sets; None for its own default.
+      batch_size: Images in an NTK, >= 2.
+      image_size: Pixels per side, >= 1.
+
+    Raises:
+      UserError: A value is out of range, or neither a data set nor a path is given.
+    """
+
+    dataset: str | None = None
+    data_path: str | None = None
+    data_dir: str | None = None
+    batch_size: int = 16
+    image_size: int = 224
+
+    def __post_init__(self) -> None:
+        check_least(self, {"batch_size": 2, "image_size": 1})
+        if self.dataset is None and self.data_path is None:
+            raise UserError("give --data_path, or --dataset (noise needs no data)")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """H and W in pixels."""
+        return self.image_size, self.image_size
+
+
+@dataclasses.dataclass(frozen=True)
+class SizeSettings:
+    """Limits of a classifier in the units of the command line.
+
+    Attributes:
+      max_parameters: Millions; None for any number.
+      max_macs: Billions of multiply-accumulates of one image; None for any number.
+      num_classes: Of the classifier that is counted, >= 1.
+
+    Raises:
+      UserError: A value is out of range.
+    """
+
+    max_parameters: float | None = None
+    max_macs: float | None = None
+    num_classes: int = 1000
+
+    def __post_init__(self) -> None:
+        check_least(self, {"num_classes": 1})
+        self.limits((1, 1))  # Refuses limits that round to nothing.
+
+    def limits(self, image_size: tuple[int, int]) -> Limits:
+        """The same in whole numbers, for images of H x W pixels."""
+
+        def whole(value: float | None, unit: float) -> int | None:
+            return None if value is None else round(value * unit)
+
+        return Limits(whole(self.max_parameters, 1e6), whole(self.max_macs, 1e9), image_size, self.num_classes)
+
+
+@dataclasses.dataclass(frozen=True)
+class WorkerSettings:
+    """Processes that score or train side by side; results do not depend on them.
+
+    Attributes:
+      workers: How many, >= 1; one is this process itself.
+      threads: Of each, >= 1; None shares the cores out.
+      backend: joblib's, one of `choices.BACKENDS`.
+
+    Raises:
+      UserError: A value is out of range.
+    """
+
+    workers: int = 1
+    threads: int | None = None
+    backend: str = "loky"
+
+    def __post_init__(self) -> None:
+        if self.workers < 1 or (self.threads is not None and self.threads < 1):
+            raise UserError(f"workers is {self.workers} and threads {self.threads}; both must be at least 1")
+        if self.backend not in BACKENDS:
+            raise UserError(f"unknown backend {self.backend!r}; allowed are {', '.join(BACKENDS)}")
+
+    @property
+    def threads_each(self) -> int:
+        """Threads of every worker."""
+        return self.threads or max(1, (os.cpu_count() or 1) // self.workers)
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoredRun:
+    """What a search and a growth share.
+
+    Attributes:
+      images: Of the NTK.
+      scoring: How topologies are scored, on images of the same size.
+      sizes: Which topologies are allowed.
+      workers: What scores them.
+
+    Raises:
+      UserError: The parts do not fit together.
+    """
+
+    images: ImageSettings
+    scoring: ScoringSettings
+    sizes: SizeSettings = SizeSettings()
+    workers: WorkerSettings = WorkerSettings()
+
+    def __post_init__(self) -> None:
+        if self.scoring.image_size != self.images.size:
+            raise UserError(f"scores are of images of {self.scoring.image_size}, not of {self.images.size}")
+        self.scoring.check_images(self.images.batch_size)
+
+    @property
+    def limits(self) -> Limits:
+        """Of the classifiers, on these images."""
+        return self.sizes.limits(self.images.size)
+
+    def identity(self) -> dict[str, Any]:
+        """What must not change between starts: the content of `settings.json`, but for the strategy's own settings."""
+        images, scoring, sizes = self.images, self.scoring, self.sizes
+        identity = dict(
+            dataset=images.dataset,
+            data_dir=images.data_dir,
+            batch_size=images.batch_size,
+            image_size=images.image_size,
+            repeats=scoring.repeats,
+            points=scoring.points,
+            radius=scoring.radius,
+            initialization=scoring.initialization,
+            normalization=scoring.normalization,
+            engine=scoring.engine,
+            max_parameters=sizes.max_parameters,
+            max_macs=sizes.max_macs,
+            num_classes=sizes.num_classes,
+            data_path=None if images.data_path is None else os.path.abspath(images.data_path),
+            measures=list(scoring.measures),
+            seed=scoring.seed,
+        )
+        if scoring.predictor is not None:
+            identity["predictor"] = zlib.crc32(json.dumps(scoring.predictor.as_dict()).encode())
+        return identity

@@ -1,0 +1,77 @@
+"""What a search and a growth depend on besides scores and limits. No TensorFlow."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from asvit_tf.choices import SEARCHED
+from asvit_tf.design.topology import NUM_STAGES, Topology
+from asvit_tf.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchSettings:
+    """Of REINFORCE.
+
+    Attributes:
+      total_steps: Updates of the policy, >= 1.
+      learning_rate: Adam's, > 0.
+      ema_momentum: Of the moving-average baseline, in [0, 1).
+      buffer_size: Recent values whose range scales a measure's reward, >= 2.
+      reward_types: Measures in the reward.
+      seed: Of the policy and its samples.
+      samples_per_step: Topologies that one update of the policy sees, >= 1.
+
+    Raises:
+      UserError: A value is out of range.
+    """
+
+    total_steps: int = 500
+    learning_rate: float = 0.08
+    ema_momentum: float = 0.9
+    buffer_size: int = 20
+    reward_types: tuple[str, ...] = SEARCHED
+    seed: int = 8
+    samples_per_step: int = 1
+
+    def __post_init__(self) -> None:
+        if min(self.total_steps, self.samples_per_step) < 1:
+            raise UserError("total_steps and samples_per_step must be at least 1")
+        if self.buffer_size < 2:
+            raise UserError(f"te_buffer_size is {self.buffer_size}; a change needs at least 2 values")
+        if not self.learning_rate > 0:
+            raise UserError(f"learning_rate is {self.learning_rate}; it must be above 0")
+        if not 0 <= self.ema_momentum < 1:
+            raise UserError(f"EMA_momentum is {self.ema_momentum}; allowed are numbers from 0 to below 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class GrowthSettings:
+    """Of the growth.
+
+    Attributes:
+      width: Real width of the first stage to start from.
+      proxy_divisor: Candidates are scored at their width over this; >= 1, and it divides `width`.
+      stop_parameters: Growth ends when a member has as many.
+
+    Raises:
+      UserError: The divisor does not divide the width.
+    """
+
+    width: int = 32
+    proxy_divisor: int = 4
+    stop_parameters: int = 80_000_000
+
+    def __post_init__(self) -> None:
+        if self.proxy_divisor < 1 or self.width % self.proxy_divisor:
+            raise UserError(f"width {self.width} is not a multiple of the proxy divisor {self.proxy_divisor}")
+
+    def start(self, seed_topology: Topology) -> Topology:
+        """The first member: the seed topology's choices, one block a stage."""
+        first = seed_topology.scaled(self.width, (1,) * NUM_STAGES)
+        self.proxy(first)  # Refuses heads without a channel now, not after hours.
+        return first
+
+    def proxy(self, topology: Topology) -> Topology:
+        """The narrow stand-in that is scored."""
+        return topology.scaled(topology.width // self.proxy_divisor, topology.depths)
