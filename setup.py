@@ -13,7 +13,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.13",
     packages=find_packages(include=["asvit_tf", "asvit_tf.*", "search", "search.*", "official_configs"]),
-    package_data={"official_configs": ["*.yaml"]},
+    package_data={"official_configs": ["*.yaml", "coco/*.yaml"]},
     install_requires=[
         "tensorflow>=2.20,<2.21",
         "tf-keras>=2.20,<2.21",

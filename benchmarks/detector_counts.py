@@ -1,6 +1,6 @@
 """Parameters and multiply-adds of the whole Cascade Mask R-CNN on As-ViT Large at 1024 x 1024, part by part.
 
-    python benchmarks/detector_counts.py [--yaml NAME] [--side PIXELS] [--topology TOPOLOGY]
+    python benchmarks/detector_counts.py [--yaml NAME ...] [--side PIXELS] [--topology TOPOLOGY]
 
 One image forward: the backbone, FPN, RPN, three box heads on 1000 proposals each, the mask head on 100 detections.
 The convolutions and matrix products of the traced graph are counted by TensorFlow's own registered statistics, without
@@ -72,13 +72,14 @@ def owner(operation, layers):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--yaml", default="coco_cascadercnn_asvit_large_i1024_tpu")
-    parser.add_argument("--side", type=int, help="Pixels, instead of the YAML's.")
-    parser.add_argument("--topology", help="Instead of the YAML's.")
+    parser.add_argument("--yaml", nargs="+", default=["asvit_large", "coco/cascadercnn_i1024_batch64"])
+    parser.add_argument("--side", type=int, help="Pixels, instead of the YAMLs'.")
+    parser.add_argument("--topology", help="Instead of the YAMLs'.")
     parser.add_argument("--why", action="store_true", help="Show what stops the Model Garden's own count.")
     options = parser.parse_args()
     params = exp_factory.get_exp_config("cascadercnn_asvit_coco")
-    params = hyperparams.override_params_dict(params, str(CONFIGS / f"{options.yaml}.yaml"), is_strict=True)
+    for name in options.yaml:
+        params = hyperparams.override_params_dict(params, str(CONFIGS / f"{name}.yaml"), is_strict=True)
     config = params.task.model
     if options.side:
         config.input_size = [options.side, options.side, 3]

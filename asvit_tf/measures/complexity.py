@@ -178,43 +178,28 @@ def _linear_part(circle: Circle, velocity: np.ndarray, acceleration: np.ndarray)
 
 
 def compile_measure(
-    fn: autodiff.Function,
-    acceleration: bool = True,
-    jit_compile: bool = False,
-    engine: str = "jet",
-    point_batch: int | None = None,
+    fn: autodiff.Function, acceleration: bool = True, engine: str = "jet"
 ) -> Callable[[Circle], Complexity]:
     """A measuring function that is traced once and reused over circles and over new values of `fn`'s variables.
 
     Args:
       fn: [n, H, W, 3] float32 to [n, C], each row a function of its own point only.
       acceleration: Also compute the second derivative, and with it the two measures of bending.
-      jit_compile: Compile with XLA.
       engine: How to differentiate, one of `choices.ENGINES`.
-      point_batch: Points that are computed together, >= 1; fewer take less memory. None: all of a circle.
 
     Raises:
-      UserError: Unknown engine, or a point batch below 1.
+      UserError: Unknown engine.
     """
     if engine not in choices.ENGINES:
         raise UserError(f"unknown engine {engine!r}; allowed are {', '.join(choices.ENGINES)}")
-    if point_batch is not None and point_batch < 1:
-        raise UserError(f"point_batch is {point_batch}; it must be at least 1")
 
-    @tf.function(jit_compile=jit_compile, autograph=False)
+    @tf.function(autograph=False)
     def derivatives(h, dh):
         return autodiff.derivatives(fn, h, [dh, -h] if acceleration else [dh], engine)[1:]
 
     def measure_circle(circle: Circle) -> Complexity:
-        h, dh = (part.astype(np.float32) for part in circle.path())
-        batch = min(point_batch or len(h), len(h))
-        parts = []
-        for start in range(0, len(h), batch):
-            # The last batch is filled up with the last point, so that every batch has one shape and one trace.
-            rows = np.minimum(np.arange(start, start + batch), len(h) - 1)
-            computed = derivatives(tf.constant(h[rows]), tf.constant(dh[rows]))
-            parts.append([derivative.numpy()[: len(h) - start] for derivative in computed])
-        velocity, *rest = (np.concatenate(column) for column in zip(*parts))
+        h, dh = (tf.constant(part, tf.float32) for part in circle.path())
+        velocity, *rest = (derivative.numpy() for derivative in derivatives(h, dh))
         return integrate(circle, velocity, rest[0] if rest else None)
 
     return measure_circle

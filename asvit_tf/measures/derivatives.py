@@ -18,6 +18,8 @@ docs/method.md says what each costs.
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Callable, Sequence
 
 import tensorflow as tf
@@ -37,7 +39,7 @@ def derivatives(fn: Function, x: tf.Tensor, dxs: Sequence[tf.Tensor], engine: st
       x: Its input.
       dxs: x', or x' and x''; shape and dtype of `x`.
       engine: One of `ENGINES`. "jet" hands functions with an operation that has no Taylor rule to "accumulator" for y',
-        to "tape" for y''.
+        to "tape" for y'', and logs that once for each operation.
 
     Raises:
       UserError: Unknown engine.
@@ -47,8 +49,9 @@ def derivatives(fn: Function, x: tf.Tensor, dxs: Sequence[tf.Tensor], engine: st
     if engine == "jet":
         try:
             return jets.derivatives(fn, x, dxs)
-        except jets.NoRuleError:
+        except jets.NoRuleError as error:
             engine = "accumulator" if len(dxs) == 1 else "tape"
+            _note(str(error), engine)
     first = _accumulated if engine == "accumulator" else _taped
     if len(dxs) == 1:
         return list(first(fn, [x], list(dxs)))
@@ -56,6 +59,12 @@ def derivatives(fn: Function, x: tf.Tensor, dxs: Sequence[tf.Tensor], engine: st
     # Seen from outside, x moves by x' and x' moves by x'', so this differentiates J(x) x' along the curve.
     (y, dy), (_, ddy) = first(lambda x, dx: first(fn, [x], [dx]), [x, dx], [dx, ddx])
     return [y, dy, ddy]
+
+
+@functools.cache
+def _note(reason: str, engine: str) -> None:
+    """Logs a slower engine once: a search traces hundreds of functions with the same operation."""
+    logging.getLogger(__name__).warning("%s in the engine jet; the slower engine %s takes its place", reason, engine)
 
 
 def _accumulated(fn: Callable, xs: list[tf.Tensor], dxs: list[tf.Tensor]) -> tuple:

@@ -18,15 +18,12 @@ from asvit_tf.measures import derivatives as autodiff
 RESOLUTION = float(np.finfo(np.float32).eps)
 
 
-def compile_gram(
-    fn: autodiff.Function, variables: Sequence[tf.Variable], jit_compile: bool = False
-) -> Callable[[tf.Tensor], np.ndarray]:
+def compile_gram(fn: autodiff.Function, variables: Sequence[tf.Variable]) -> Callable[[tf.Tensor], np.ndarray]:
     """A Gram function that is traced once per batch shape and reused over images and variable values.
 
     Args:
       fn: [b, H, W, 3] to [b, C], each row a function of its own image only.
       variables: The variables to differentiate by; `fn` must depend on each.
-      jit_compile: Compile with XLA.
 
     Returns:
       A function of images [B, H, W, 3] to the Gram matrix [B, B], float64.
@@ -38,7 +35,7 @@ def compile_gram(
             total = tf.reduce_sum(fn(image[None]))
         return tape.gradient(total, list(variables))
 
-    @tf.function(jit_compile=jit_compile, autograph=False)
+    @tf.function(autograph=False)
     def gram_of(images):
         signature = [tf.TensorSpec(variable.shape, variable.dtype) for variable in variables]
         per_image = tf.map_fn(gradients_of_one, images, fn_output_signature=signature)

@@ -1,7 +1,7 @@
 """Will this experiment compile for a TPU, fit, and how long will it train? Answered without a TPU.
 
     asvit tpu-check small
-    asvit tpu-check --config_file official_configs/imagenet_asvit_large_i224_tpu.yaml --largest_batch
+    asvit tpu-check --config_file official_configs/asvit_large.yaml --largest_batch
 
 Every phase of the schedule is lowered and compiled as one chip would run it. Of time there are two accounts: a
 roofline, operations and bytes of the compiled program against the published peaks, about the least time possible; and

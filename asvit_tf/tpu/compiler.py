@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib.metadata
-import inspect
 import json
 import os
 import re
@@ -49,6 +48,10 @@ CHIPS = {
     "v6e": Chip(32 * _GIB, 918e12, 1640e9, None),
 }
 _PROFILE_KINDS = 20
+# Part of every key of the cache. Raise it when the same compiled program would give another `Program`: its fields or
+# those of `tpu_schedule.Kind` change, or what `_compile` and `tpu_schedule` read. Results kept before are then compiled
+# again, minutes each; other edits keep them.
+_READING = 1
 
 
 def chip_of(topology_name: str) -> Chip:
@@ -159,9 +162,7 @@ def compile_program(stablehlo: str, topology_name: str, cache_dir: str | os.Path
     """
     chip_of(topology_name)
     text = cleaned(stablehlo)
-    # How a result was read is part of its key: one that was read otherwise is not found.
-    form = inspect.getsource(tpu_schedule) + ",".join(field.name for field in dataclasses.fields(Program))
-    key = hashlib.sha256(f"{version()} {topology_name} {form}\n{text}".encode()).hexdigest()
+    key = hashlib.sha256(f"{version()} {topology_name} {_READING}\n{text}".encode()).hexdigest()
     directory = Path(cache_dir) if cache_dir is not None else Path("~/.cache/asvit_tf/tpu").expanduser()
     path = directory / f"{key}.json"
     if path.exists():

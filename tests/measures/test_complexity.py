@@ -90,25 +90,6 @@ def test_a_fine_measure_has_no_excuse():
     assert complexity.measure(lambda x: tf.reshape(x, [-1, 12]), fine_circle(5)).undefined is None
 
 
-def test_point_batches_change_nothing():
-    circle = fine_circle(8)
-    weights = tf.constant(RNG.standard_normal((12, 5)), tf.float32)
-    shapes = []
-
-    def fn(x):
-        shapes.append(x.shape)
-        return tf.nn.gelu(tf.reshape(x, [-1, 12]) @ weights)
-
-    whole = complexity.compile_measure(fn)(circle)
-    shapes.clear()
-    parts = complexity.compile_measure(fn, point_batch=3)(circle)
-    assert shapes == [(3, 2, 2, 3)]  # One trace, also for the last two points.
-    np.testing.assert_allclose(parts.acceleration, whole.acceleration, rtol=1e-5, atol=1e-6)
-    assert parts.curvature == pytest.approx(whole.curvature, rel=1e-5)
-    with pytest.raises(UserError, match="point_batch is 0"):
-        complexity.compile_measure(fn, point_batch=0)
-
-
 @pytest.mark.parametrize("normalization", ["layer", "identity"])
 def test_velocity_of_a_network_equals_reverse_mode_channel_by_channel(normalization):
     inputs = tf_keras.layers.InputSpec(shape=[None, 24, 24, 3])

@@ -1,5 +1,7 @@
 """The engines against finite differences in float64, operation by operation, and against each other."""
 
+import logging
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -117,6 +119,23 @@ def test_functions_without_rules_go_to_another_engine(fn, rule):
     assert relative_error(dy, (after - before) / (2 * h)) < 1e-6
     assert relative_error(ddy, (after - 2 * fn(X).numpy() + before) / h**2) < 1e-4
     np.testing.assert_allclose(derivatives(fn, "jet", dxs=(DX,))[1], dy, rtol=1e-10)
+
+
+@pytest.mark.parametrize(("dxs", "engine"), [((DX,), "accumulator"), ((DX, DDX), "tape")], ids=["first", "second"])
+def test_a_slower_engine_is_named_once_for_each_operation(dxs, engine, caplog):
+    autodiff._note.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        derivatives(tf.sin, "jet", dxs=dxs)
+        assert caplog.messages == []
+        for fn in (tf.math.lgamma, tf.math.sinh, lambda x: tf.math.lgamma(2 * x)):
+            derivatives(fn, "jet", dxs=dxs)
+        derivatives(tf.math.cosh, engine, dxs=dxs)  # That engine was asked for.
+    lgamma, sinh = caplog.messages
+    assert "operation Lgamma" in lgamma
+    assert "operation Sinh" in sinh
+    for message in (lgamma, sinh):
+        assert f"slower engine {engine} " in message
+        assert "\n" not in message
 
 
 def test_unknown_engine():

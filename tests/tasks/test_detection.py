@@ -11,9 +11,6 @@ import tensorflow as tf
 import tf_keras
 from helpers import CONFIGS
 from helpers import TINY_DETECTOR as TINY
-from official.core import exp_factory
-from official.modeling import hyperparams
-from official.vision.modeling.backbones import factory
 from PIL import Image
 
 from asvit_tf import (
@@ -24,11 +21,9 @@ from asvit_tf import (
     registry_imports,  # noqa: F401
 )
 from asvit_tf.dataloaders import coco, shapes
-from asvit_tf.design import counting
 from asvit_tf.modeling import checkpoints
 from asvit_tf.serving import detect as detecting
 from asvit_tf.serving import export
-from asvit_tf.tasks import checks
 from asvit_tf.training import run as train
 from asvit_tf.training.trainer import create_slots
 
@@ -311,44 +306,3 @@ def test_a_training_of_a_detector_with_the_unused_norm_is_continued(tmp_path):
     for variable in now.variables:
         np.testing.assert_array_equal(variable, kept[variable.name])
     assert all(np.all(variable.numpy() == 1) for variable in optimizers[1].variables())
-
-
-YAMLS = sorted(CONFIGS.glob("coco_*.yaml"))
-
-
-@pytest.mark.parametrize("path", YAMLS, ids=lambda path: path.stem)
-def test_coco_yamls_load_strictly_and_agree_with_themselves(path):
-    _, detector, _, size, resolution, hardware = path.stem.split("_")
-    params = exp_factory.get_exp_config(f"{detector}_asvit_coco")
-    params = hyperparams.override_params_dict(params, str(path), is_strict=True)
-    params.validate()
-    checks.check(params)
-    model, trainer = params.task.model, params.trainer
-    assert model.input_size == [int(resolution[1:])] * 2 + [3]
-    assert model.backbone.asvit.topology == size
-    assert model.backbone.asvit.window == "fixed"
-    assert not model.backbone.asvit.representation
-    assert params.runtime.distribution_strategy == dict(tpu="tpu", gpu="mirrored")[hardware]
-    epoch_steps = 118_287 // params.task.train_data.global_batch_size
-    assert trainer.validation_interval == trainer.steps_per_loop == epoch_steps
-    assert trainer.train_steps % epoch_steps == 0
-    cosine = trainer.optimizer_config.learning_rate.cosine
-    assert cosine.decay_steps == trainer.train_steps
-    by_batch = 1e-4 * (params.task.train_data.global_batch_size / 64) ** 0.5
-    assert cosine.initial_learning_rate == pytest.approx(by_batch, rel=0.02)
-    if (detector, hardware) == ("retinanet", "tpu"):  # The others have the same backbone.
-        input_specs = tf_keras.layers.InputSpec(shape=[None, *model.input_size])
-        backbone = factory.build_backbone(input_specs, model.backbone, model.norm_activation)
-        shape = tuple(model.input_size[:2])
-        counted = counting.count(Topology.named(size), shape, 1, representation=False, window="fixed")
-        # Neither classes nor a final norm here.
-        assert backbone.count_params() == counted.parameters - 3 * Topology.named(size).widths[-1] - 1
-        assert set(backbone.output_specs) == {"2", "3", "4", "5"}
-    if detector == "cascadercnn":
-        sampler = model.roi_sampler
-        assert [sampler.foreground_iou_threshold, *sampler.cascade_iou_thresholds] == [0.5, 0.6, 0.7]
-        assert model.include_mask
-
-
-def test_there_is_a_yaml_for_every_network_size_and_hardware():
-    assert len(YAMLS) == 2 * 3 * 2 * 2 + 3 * 2  # Segmentation has one image size.

@@ -1,6 +1,8 @@
 """The training step compiled for a TPU by the real compiler, and the arithmetic around it."""
 
+import dataclasses
 import importlib.metadata
+import inspect
 import json
 
 import pytest
@@ -115,6 +117,58 @@ def test_cleaned_program():
     assert lines[1] == "%0 = stablehlo.add %arg0, %arg1 : tensor<4xf32>"
     assert lines[2].startswith("%10 = stablehlo.multiply %0, %0 : tensor<4xf32>")
     assert len(lines) == 3
+
+
+@pytest.fixture
+def compiled(monkeypatch):
+    """Programs that were compiled, not read from the cache: text and TPU of each."""
+    programs = []
+
+    def compile_anew(text, topology_name):
+        programs.append((text.strip(), topology_name))
+        return Program(True, flops=float(len(programs)), profile=(tpu_schedule.Kind("copy f32[8]", 1, 2, 3),))
+
+    monkeypatch.setattr(tpu_compiler, "_compile", compile_anew)
+    monkeypatch.setattr(tpu_compiler, "version", lambda: "1.0")
+    return programs
+
+
+def test_a_result_is_kept_for_its_program_tpu_compiler_and_reading(compiled, tmp_path, monkeypatch):
+    def flops(text="a", topology_name="v5e:2x2"):
+        return tpu_compiler.compile_program(text, topology_name, tmp_path).flops
+
+    assert [flops(), flops(), flops("b"), flops("a", "v5e:4x4"), flops("b"), flops()] == [1, 1, 2, 3, 2, 1]
+    assert compiled == [("a", "v5e:2x2"), ("b", "v5e:2x2"), ("a", "v5e:4x4")]
+    kept = tpu_compiler.compile_program("a", "v5e:2x2", tmp_path)
+    assert kept.profile == (tpu_schedule.Kind("copy f32[8]", 1, 2, 3),)
+    monkeypatch.setattr(tpu_compiler, "_READING", tpu_compiler._READING + 1)
+    assert flops() == 4
+    monkeypatch.setattr(tpu_compiler, "version", lambda: "1.1")
+    assert flops() == 5
+
+
+def test_another_text_of_this_package_throws_no_result_away(compiled, tmp_path, monkeypatch):
+    first = tpu_compiler.compile_program("a", "v5e:2x2", tmp_path)
+    monkeypatch.setattr(inspect, "getsource", lambda _: "reformatted")
+    monkeypatch.setattr(inspect, "getsourcelines", lambda _: (["reformatted"], 0))
+    for module in (tpu_compiler, tpu_schedule):
+        monkeypatch.setattr(module, "__file__", str(tmp_path / "moved.py"))
+        monkeypatch.setattr(module, "__doc__", "reworded")
+    assert tpu_compiler.compile_program("a", "v5e:2x2", tmp_path) == first
+    assert len(compiled) == 1
+
+
+def test_a_changed_result_has_another_reading():
+    """Where this fails, raise `_READING` and write down the new fields: results kept before lack them."""
+    fields = {
+        1: (
+            "compiles message argument_bytes output_bytes aliased_bytes temporary_bytes code_bytes flops "
+            "bytes_accessed hbm_bytes_moved cycles profile compile_seconds",
+            "kind count cycles hbm_bytes",
+        ),
+    }[tpu_compiler._READING]
+    parts = (Program, tpu_schedule.Kind)
+    assert tuple(" ".join(field.name for field in dataclasses.fields(part)) for part in parts) == fields
 
 
 def fake(tokenization, batch):
