@@ -205,7 +205,7 @@ def _images(path: Path, options: dict[str, Any], size: tuple[int, int], seed: in
     """The images of the whole run: drawn once and kept, so that it continues with the same ones."""
     if not path.exists():
         source = Source.of_flags(options["dataset"], options["data_path"], options["data_dir"])
-        images, skipped = sample(source, options["batch_size"], size, seed)
+        images, skipped = sample(source, options["batch_size"], size, seed, progress=True)
         partial = path.with_name("partial.npz")
         np.savez(partial, images=images, skipped=skipped)
         partial.replace(path)

@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing import event_accumulator
 
 from asvit_tf import UserError, cli
 from asvit_tf.dataloaders import coco, inputs, masks, shapes
-from asvit_tf.serving import export
+from asvit_tf.serving import export, modules
 from asvit_tf.training import run as train
 
 CONFIG = CONFIGS / "shapes_segmentation_asvit_i128_cpu.yaml"
@@ -142,7 +142,7 @@ def test_the_saved_model_answers_images_of_different_sizes(trained, tmp_path):
     for seed, (height, width) in enumerate(((100, 160), (150, 150))):
         scene = shapes.draw(np.random.default_rng(seed), max(height, width), 5, (20, 50))
         encoded.append(tf.io.encode_png(scene.image[:height, :width]).numpy())
-    module = export.serving_module(export.read_params(str(root / "train")), "image_bytes")
+    module = modules.serving_module(export.read_params(str(root / "train")), "image_bytes")
     newest = tf.train.latest_checkpoint(str(root / "train"))
     tf.train.Checkpoint(model=module.model).restore(newest).expect_partial().assert_existing_objects_matched()
     expected = module.serve(tf.constant(encoded))

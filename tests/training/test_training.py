@@ -18,7 +18,7 @@ from asvit_tf import (
 )
 from asvit_tf.dataloaders import classification as data
 from asvit_tf.design import savings
-from asvit_tf.serving import export
+from asvit_tf.serving import export, modules
 from asvit_tf.tasks import schedules
 from asvit_tf.training import block_log
 from asvit_tf.training import run as train
@@ -253,7 +253,7 @@ def test_params_that_training_wrote_are_read_back(digits, tmp_path):
     read = export.read_params(str(tmp_path))
     assert read.task.class_names == names
     assert schedules.schedule_of(read) == schedules.schedule_of(params)
-    assert export.class_names(read) == names
+    assert modules.class_names(read) == names
 
 
 def test_evaluating_nothing_is_refused(digits, tmp_path):
