@@ -108,7 +108,8 @@ def complexity(
         from search.scoring.training_free import TrainingFreeScorer
 
         size = (image_size, image_size)
-        sample, skipped = images.sample(images.Source.of_flags(dataset, data_path, data_dir), batch_size, size, seed)
+        source = images.Source.of_flags(dataset, data_path, data_dir)
+        sample, skipped = images.sample(source, batch_size, size, seed, progress=True)
         chosen = ScoringSettings(image_size=size, seed=seed, measures=(*RANKABLE[:-1], *SHAPE_MEASURES), **settings)
         score = TrainingFreeScorer(chosen, sample, profile=True).score(parsed)
     third = score.measures["length_distortion_with_curvature"]

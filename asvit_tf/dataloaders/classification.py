@@ -22,6 +22,7 @@ from official.vision.data import tfrecord_lib
 from asvit_tf.choices import EMBEDDED
 from asvit_tf.dataloaders import clutter
 from asvit_tf.dataloaders.folders import class_folders, image_files
+from asvit_tf.dataloaders.progress import brief_bar
 from asvit_tf.errors import UserError
 from asvit_tf.storage import whole_directory
 
@@ -136,9 +137,9 @@ def prepare(
         raise UserError(f"{directory} exists, but no data set was prepared there; move it or choose another directory")
     if data_path is None:
         class_names = tuple(map(str, range(10)))
-        splits = _embedded(embedded, class_names)
+        splits = _embedded(embedded, class_names, progress)
     else:
-        class_names, splits = _folder(Path(data_path))
+        class_names, splits = _folder(Path(data_path), progress)
 
     skipped: list[str] = []
     counts, kinds = {}, set()
@@ -159,15 +160,18 @@ def prepare(
     return Dataset.load(directory)
 
 
-def _embedded(name: str, class_names: Sequence[str]) -> dict[str, list[_Example]]:
+def _embedded(name: str, class_names: Sequence[str], progress: bool) -> dict[str, list[_Example]]:
     """Splits of embedded data."""
     if name not in EMBEDDED:
         raise UserError(f"unknown dataset {name!r}; embedded are {', '.join(EMBEDDED)}")
     if name == "digits":
-        return _split(list(digits()), class_names)
+        return _split(list(digits()), class_names, progress)
     splits = {split: clutter.Split(split) for split in clutter.EXAMPLES}
     return {
-        split: _shuffled([_cluttered(examples, i) for i in range(len(examples))]) for split, examples in splits.items()
+        split: _shuffled(
+            [_cluttered(examples, i) for i in brief_bar(range(len(examples)), f"drawing {split}", progress)]
+        )
+        for split, examples in splits.items()
     }
 
 
@@ -197,7 +201,7 @@ def digits() -> Iterator[_Example]:
         yield _Example(int(label), f"digit_{index:04d}.png", tf.io.encode_png(image).numpy())
 
 
-def _folder(data_path: Path) -> tuple[tuple[str, ...], dict[str, list[_Example]]]:
+def _folder(data_path: Path, progress: bool) -> tuple[tuple[str, ...], dict[str, list[_Example]]]:
     """Class names and splits of an image folder."""
     given = {folder.name: folder for folder in data_path.iterdir()} if data_path.is_dir() else {}
     held_out = next((given[name] for name in _HELD_OUT if name in given), None)
@@ -209,7 +213,7 @@ def _folder(data_path: Path) -> tuple[tuple[str, ...], dict[str, list[_Example]]
             )
         folders = class_folders(data_path)
         class_names = tuple(folder.name for folder in folders)
-        return class_names, _split(_examples(folders, data_path), class_names)
+        return class_names, _split(_examples(folders, data_path), class_names, progress)
     splits = {}
     class_names = tuple(folder.name for folder in class_folders(given["train"]))
     for split, root in (("train", given["train"]), ("validation", held_out)):
@@ -239,7 +243,7 @@ def as_jpeg_or_png(encoded: bytes) -> bytes | None:
     return tf.io.encode_png(image).numpy()
 
 
-def _split(examples: Sequence[_Example], class_names: Sequence[str]) -> dict[str, list[_Example]]:
+def _split(examples: Sequence[_Example], class_names: Sequence[str], progress: bool) -> dict[str, list[_Example]]:
     """A fixed, stratified split into training and validation; both are shuffled."""
     generator = np.random.default_rng(_SPLIT_SEED)
     train: list[_Example] = []
@@ -247,7 +251,8 @@ def _split(examples: Sequence[_Example], class_names: Sequence[str]) -> dict[str
     by_label: list[list[_Example]] = [[] for _ in class_names]
     for example in examples:
         by_label[example.label].append(example)
-    for name, members in zip(class_names, by_label):
+    # A bar, because every image that is held out is decoded.
+    for name, members in brief_bar(list(zip(class_names, by_label)), "holding images out", progress, unit="class"):
         if len(members) < 2:
             raise UserError(f"class {name!r} has {len(members)} images; at least two are needed")
         held_out = max(1, round(VALIDATION_SHARE * len(members)))

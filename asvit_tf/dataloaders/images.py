@@ -16,6 +16,7 @@ import numpy as np
 
 from asvit_tf.choices import EMBEDDED_IMAGES
 from asvit_tf.dataloaders.folders import image_files, prepared_tfds
+from asvit_tf.dataloaders.progress import brief_bar
 from asvit_tf.errors import UserError
 
 _SHUFFLED_RECORDS = 1024  # Of TFRecords and TFDS, which are read in order; about 100 MB of ImageNet.
@@ -117,7 +118,9 @@ class Source:
             raise UserError(f"{self.data_path or self.dataset} holds no TFRecords of images ({reason})") from None
 
 
-def sample(source: Source, count: int, image_size: tuple[int, int], seed: int) -> tuple[np.ndarray, int]:
+def sample(
+    source: Source, count: int, image_size: tuple[int, int], seed: int, progress: bool = False
+) -> tuple[np.ndarray, int]:
     """Images whole, resized and normalized by the Model Garden's evaluation pipeline.
 
     Of images that are alike only one is taken: they would have a singular NTK.
@@ -127,6 +130,7 @@ def sample(source: Source, count: int, image_size: tuple[int, int], seed: int) -
       count: How many.
       image_size: H and W in pixels.
       seed: Which ones.
+      progress: Show a progress bar on standard error once it has taken two seconds.
 
     Returns:
       [count, H, W, 3] float32, normalized; and how many files were skipped because they are no images.
@@ -146,15 +150,17 @@ def sample(source: Source, count: int, image_size: tuple[int, int], seed: int) -
     parse = parser.parse_fn(is_training=False)
     distinct: dict[bytes, np.ndarray] = {}
     skipped = 0
-    for encoded in source.encoded(seed):
-        if len(distinct) == count:
-            break
-        image = data.as_jpeg_or_png(encoded)
-        if image is None:
-            skipped += 1
-        else:
-            pixels = parse({"image/encoded": image, "image/class/label": 0})[0].numpy()
-            distinct.setdefault(pixels.tobytes(), pixels)
+    with brief_bar(None, "reading images", progress, total=count) as bar:
+        for encoded in source.encoded(seed):
+            if len(distinct) == count:
+                break
+            image = data.as_jpeg_or_png(encoded)
+            if image is None:
+                skipped += 1
+            else:
+                pixels = parse({"image/encoded": image, "image/class/label": 0})[0].numpy()
+                distinct.setdefault(pixels.tobytes(), pixels)
+                bar.update(len(distinct) - bar.n)
     if len(distinct) < count:
         raise UserError(
             f"{count} different images are needed, {len(distinct)} were found"

@@ -6,6 +6,7 @@ TensorFlow Datasets is not there, and trains silently on labels that its one-hot
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import tensorflow as tf
 from official.core import config_definitions as cfg
 from official.core import input_reader
+from official.vision.dataloaders import tfds_classification_decoders
 
 from asvit_tf.errors import UserError
 
@@ -34,6 +36,26 @@ def record_files(name: str, input_path: str | Sequence[str]) -> list[str]:
     if missing:
         raise UserError(f"{name}.input_path: {missing[0]} does not exist")
     return files
+
+
+@contextlib.contextmanager
+def decodable_tfds(name: str) -> Iterator[None]:
+    """Has the Model Garden decode a data set of TensorFlow Datasets inside the `with` block, whatever its name.
+
+    It decodes only those on a list of its own, by the features `image` and `label`; the others join the list meanwhile.
+
+    Args:
+      name: Of the data set; "" for none.
+    """
+    decoders = tfds_classification_decoders.TFDS_ID_TO_DECODER_MAP
+    if not name or name in decoders:
+        yield
+        return
+    decoders[name] = tfds_classification_decoders.ClassificationDecorder
+    try:
+        yield
+    finally:
+        del decoders[name]
 
 
 def peek(file: str) -> Iterator[Mapping[str, tf.train.Feature]]:

@@ -18,6 +18,7 @@ import numpy as np
 import tqdm
 from PIL import Image, ImageDraw
 
+from asvit_tf.dataloaders.masks import box_of, run_lengths
 from asvit_tf.errors import UserError
 from asvit_tf.storage import whole_directory
 
@@ -106,25 +107,6 @@ def draw(generator: np.random.Generator, side: int, count: int, diameters: tuple
                 break
     noisy = np.asarray(image) + generator.normal(0, 6, (side, side, 3))
     return Scene(noisy.round().clip(0, 255).astype(np.uint8), tuple(labels), np.stack(masks))
-
-
-def run_lengths(mask: np.ndarray) -> dict[str, Any]:
-    """A mask [H, W] in COCO's uncompressed run lengths: columns first, beginning with a run of zeros."""
-    flat = mask.astype(bool).T.ravel()
-    changes = np.flatnonzero(np.diff(flat, prepend=False))
-    counts = np.diff(np.concatenate([[0], changes, [flat.size]]))
-    return dict(size=list(mask.shape), counts=counts.tolist())
-
-
-def box_of(mask: np.ndarray) -> list[int]:
-    """x, y, width and height of the pixels of a mask [H, W] that is not empty."""
-    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
-    return [
-        int(columns[0]),
-        int(rows[0]),
-        int(columns[-1] - columns[0] + 1),
-        int(rows[-1] - rows[0] + 1),
-    ]
 
 
 def _annotations(scene: Scene, image_id: int) -> Iterator[dict[str, Any]]:

@@ -70,8 +70,12 @@ class AsViTClassificationTask(AccountedStart, classification_task.ImageClassific
     """
 
     def build_inputs(self, params, input_context=None):
-        """The Model Garden's input pipeline; a label that belongs to no class ends it (see `inputs.checked_labels`)."""
-        dataset = super().build_inputs(params, input_context)
+        """The Model Garden's input pipeline; a label that belongs to no class ends it (see `inputs.checked_labels`).
+
+        Data of TensorFlow Datasets may have any name.
+        """
+        with inputs.decodable_tfds(params.tfds_name):
+            dataset = super().build_inputs(params, input_context)
         multilabel = self.task_config.train_data.is_multilabel
         return dataset if multilabel else inputs.checked_labels(dataset, self.task_config.model.num_classes)
 

@@ -7,7 +7,6 @@ import os
 import tensorflow as tf
 from google.protobuf import message
 from official.vision.configs import image_classification
-from official.vision.dataloaders import tfds_classification_decoders
 
 from asvit_tf.dataloaders import inputs
 from asvit_tf.dataloaders.classification import PNG
@@ -76,9 +75,6 @@ def _check_tfds(name: str, params: image_classification.DataConfig, num_classes:
         raise UserError(
             f"data set {params.tfds_name!r} has {classes} classes, the model {num_classes}; set task.model.num_classes"
         )
-    # The Model Garden decodes only the data sets on this list.
-    decoders = tfds_classification_decoders.TFDS_ID_TO_DECODER_MAP
-    decoders.setdefault(params.tfds_name, tfds_classification_decoders.ClassificationDecorder)
 
 
 def _check_records(

@@ -23,7 +23,7 @@ from asvit_tf.tasks.initial_weights import AccountedStart
 # hyperparams reads the annotations at run time and knows typing's List and Optional, not the built-in forms.
 
 COCO_TRAIN_EXAMPLES = 118_287
-COCO_CLASSES = 91  # Identifiers of categories run to 90, with gaps; 0 is the background.
+COCO_CATEGORY_IDENTIFIERS = 91  # From 0, the background, to 90; eleven of them name no category.
 CASCADE_IOUS = [0.6, 0.7]  # Of the second and the third head; the first head's is 0.5.
 
 
@@ -99,7 +99,7 @@ def _coco(task: cfg.TaskConfig, parser: hyperparams.Config, batch_size: int, epo
     task.override(
         {
             "annotation_file": os.path.join("coco", "annotations_validation.json"),
-            "model": {"num_classes": COCO_CLASSES, "input_size": [640, 640, 3]},
+            "model": {"num_classes": COCO_CATEGORY_IDENTIFIERS, "input_size": [640, 640, 3]},
         }
     )
     task.train_data = data(

@@ -19,7 +19,7 @@ from asvit_tf.tasks import detection
 from asvit_tf.tasks.backbones import Backbone
 from asvit_tf.tasks.initial_weights import AccountedStart
 
-COCO_CLASSES = 81  # The categories counted through, and the background, which is class 0.
+COCO_CLASSES_OF_PIXELS = 81  # 0, the background, and the 80 categories counted through.
 _LEVELS = (2, 5)
 
 
@@ -90,5 +90,5 @@ def segmentation_asvit_coco() -> cfg.ExperimentConfig:
     train_data.override({"global_batch_size": batch_size, "aug_scale_min": 0.5, "aug_scale_max": 2.0})
     validation_data.override({"global_batch_size": 8, "drop_remainder": False})
     task = SegmentationTask(train_data=train_data, validation_data=validation_data)
-    task.model.override({"num_classes": COCO_CLASSES, "input_size": [*size, 3]})
+    task.model.override({"num_classes": COCO_CLASSES_OF_PIXELS, "input_size": [*size, 3]})
     return detection.recipe(task, batch_size, epochs=36)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from asvit_tf import experiment_yaml
 from asvit_tf.errors import UserError
 from asvit_tf.storage import write_text
 from search.strategy.limits import Limits
@@ -14,21 +15,12 @@ _NEAR = 0.1  # A member serves a target if it has so much more or less, relative
 # Stochastic depth by parameters, in millions: the usual rates for networks of these sizes.
 _STOCHASTIC_DEPTH = ((40, 0.2), (70, 0.3), (float("inf"), 0.5))
 
-_YAML = """\
-# {topology}
-# {parameters:.2f} M parameters, {macs:.2f} G multiply-accumulates at {side} x {side}; grown for {target:g} M.
-#
-# asvit train --experiment=asvit_imagenet --mode=train_and_eval --model_dir=DIR --config_file=THIS_FILE \\
-#   --params_override=task.train_data.input_path=TRAIN*,task.validation_data.input_path=VALID*
-task:
-  model:
-    num_classes: {num_classes}
-    input_size: [{side}, {side}, 3]
-    backbone:
-      type: asvit
-      asvit:
-        topology: '{topology}'
-        stochastic_depth: {stochastic_depth}
+_COMMENT = """\
+{topology}
+{millions:.2f} M parameters, {giga_macs:.2f} G multiply-accumulates at {side} x {side}; grown for {target:g} M.
+
+asvit train --experiment=asvit_imagenet --mode=train_and_eval --model_dir=DIR --config_file=THIS_FILE \\
+  --params_override=task.train_data.input_path=TRAIN*,task.validation_data.input_path=VALID*
 """
 
 
@@ -85,18 +77,19 @@ def write_configs(
             continue
         directory.mkdir(exist_ok=True)
         path = directory / f"asvit_{target:g}m.yaml"
-        rate = next(rate for limit, rate in _STOCHASTIC_DEPTH if millions < limit)
-        write_text(
-            path,
-            _YAML.format(
-                topology=member["topology"],
-                parameters=millions,
-                macs=member["macs"] / 1e9,
-                side=limits.image_size[0],
-                num_classes=limits.num_classes,
-                target=target,
-                stochastic_depth=rate,
-            ),
-        )
+        write_text(path, _yaml(member, target, limits))
         written[f"{target:g}"] = str(path)
     return written, missed
+
+
+def _yaml(member: Mapping[str, Any], target: float, limits: Limits) -> str:
+    """The experiment of a member, and in its comment what it is, its size, and how it is trained."""
+    side = limits.image_size[0]
+    millions = member["parameters"] / 1e6
+    comment = _COMMENT.format(
+        topology=member["topology"], millions=millions, giga_macs=member["macs"] / 1e9, side=side, target=target
+    )
+    rate = next(rate for limit, rate in _STOCHASTIC_DEPTH if millions < limit)
+    backbone = dict(type="asvit", asvit=dict(topology=member["topology"], stochastic_depth=rate))
+    model = dict(num_classes=limits.num_classes, input_size=[side, side, 3], backbone=backbone)
+    return experiment_yaml.text(dict(task=dict(model=model)), comment)

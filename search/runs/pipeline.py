@@ -115,7 +115,7 @@ class _Run:
 
     def prepare_data(self) -> data.Dataset:
         self._say("reading images")
-        return data.prepare(self.directory / "data", self.settings.data_path)
+        return data.prepare(self.directory / "data", self.settings.data_path, progress=True)
 
     def _scorer(self, dataset: data.Dataset) -> Scorer:
         """Scores on this data set's images, each topology once."""
@@ -126,7 +126,7 @@ class _Run:
                 f"score_batch is {settings.score_batch}, but there are {dataset.train_examples} training images"
             )
         source = images.Source(data_path=dataset.train_path)
-        sample, _ = images.sample(source, settings.score_batch, size, settings.seed)
+        sample, _ = images.sample(source, settings.score_batch, size, settings.seed, progress=True)
         scorer = TrainingFreeScorer(
             ScoringSettings(image_size=size, repeats=settings.repeats, seed=settings.seed), sample
         )

@@ -148,7 +148,7 @@ def _images(path: Path, settings: ImageSettings, seed: int) -> tuple[np.ndarray,
 
     if not path.exists():
         source = Source.of_flags(settings.dataset, settings.data_path, settings.data_dir)
-        images, skipped = sample(source, settings.batch_size, settings.size, seed)
+        images, skipped = sample(source, settings.batch_size, settings.size, seed, progress=True)
         partial = path.with_name("partial.npz")
         np.savez(partial, images=images, skipped=skipped)
         partial.replace(path)

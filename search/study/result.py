@@ -22,7 +22,7 @@ from search.study import regression
 from search.study import selection as study_selection
 from search.study.selection import RIDGES
 from search.study.settings import StudySettings
-from search.study.statistics import LEAST, correlation, noise, regret, relative_range, resamples
+from search.study.statistics import MIN_RANKED, correlation, noise, regret, relative_range, resamples
 
 Row = dict[str, Any]
 
@@ -83,7 +83,7 @@ def summarize(
     accuracy = accuracies(rows)
     trained = int(np.isfinite(accuracy).sum())
     failed = _failed(settings, rows, repeats)
-    if trained < min(LEAST, len(rows)):
+    if trained < min(MIN_RANKED, len(rows)):
         reasons = "; ".join(sorted({failure["reason"] for failure in failed}))
         raise UserError(f"{trained} of {len(rows)} topologies could be trained: {reasons}")
     weights = resamples(len(rows), settings.draws, settings.seed)

@@ -115,7 +115,8 @@ def prepare(directory: Path, settings: StudySettings) -> tuple[np.ndarray, list[
             f"score_batch is {settings.score_batch}, but there are {dataset.train_examples} training images"
         )
     size = (settings.image_size, settings.image_size)
-    drawn, _ = images.sample(images.Source(data_path=dataset.train_path), settings.score_batch, size, settings.seed)
+    source = images.Source(data_path=dataset.train_path)
+    drawn, _ = images.sample(source, settings.score_batch, size, settings.seed, progress=True)
     return drawn, dataset.validation_shares()
 
 

@@ -21,7 +21,7 @@ from search.study import regression
 from search.study.statistics import ROUNDING, percentiles, relative_range, resampled_taus, resamples, tau_b
 
 AGAINST = (SEARCHED_VARIANTS[0], "parameters", "macs", "product_of_kernel_sizes", RANK_SUM, SIZES)
-LEAST = 8  # Topologies in each half.
+MIN_PER_HALF = 8  # Topologies in each half.
 _PAIRED = (
     *("length_distortion", "curvature", "turning_number"),
     *("ntk_condition_number", "ntk_trace", "ntk_effective_rank"),
@@ -69,7 +69,7 @@ def held_out(columns: Columns, accuracy: np.ndarray, seed: int, draws: int) -> d
       are too few topologies, or the accuracies of a half are all the same.
     """
     trained = np.flatnonzero(np.isfinite(accuracy))
-    if len(trained) < 2 * LEAST:
+    if len(trained) < 2 * MIN_PER_HALF:
         return None
     columns = {name: column[trained] for name, column in columns.items()}
     accuracy = accuracy[trained]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import scipy.stats
 
-LEAST = 3  # Topologies that a correlation needs.
+MIN_RANKED = 3  # Topologies that a correlation needs.
 ROUNDING = 1e-4  # Of the size of a mean over float32 networks; measures that say something differ by percents.
 _PERCENTILES = (2.5, 97.5)
 Interval = tuple[float, float]
@@ -54,8 +54,8 @@ def correlation(values: np.ndarray, accuracy: np.ndarray, weights: np.ndarray) -
     both = np.isfinite(values) & np.isfinite(accuracy)
     ranked = int(both.sum())
     reason = None
-    if ranked < LEAST:
-        reason = f"{ranked} topologies have both numbers, {LEAST} are needed"
+    if ranked < MIN_RANKED:
+        reason = f"{ranked} topologies have both numbers, {MIN_RANKED} are needed"
     elif np.ptp(values[both]) == 0:
         reason = "the measure is the same for all topologies"
     elif np.ptp(accuracy[both]) == 0:

@@ -1,5 +1,6 @@
 """COCO's files into TFRecords: what the input pipeline reads is what the annotations say; bad input has one line."""
 
+import copy
 import json
 import re
 from pathlib import Path
@@ -8,14 +9,19 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import yaml
+from official.core import exp_factory
+from official.modeling import hyperparams
 from official.vision.dataloaders import tf_example_decoder
 from PIL import Image
 from pycocotools import mask as mask_tools
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from asvit_tf import cli
-from asvit_tf.dataloaders import coco, shapes
+from asvit_tf import (
+    cli,
+    registry_imports,  # noqa: F401
+)
+from asvit_tf.dataloaders import coco, coco_annotations, masks
 
 HEIGHT, WIDTH = 40, 60
 
@@ -49,9 +55,9 @@ def folder(tmp_path):
         annotation(11, [8, 8, -3, 5], iscrowd=0),
         annotation(11, [70, 8, 5, 5], iscrowd=0),  # Outside of the image.
         {**annotation(11, [1, 1, 5, 5], iscrowd=0), "segmentation": []},
-        {**annotation(11, [10, 20, 5, 4], iscrowd=0), "segmentation": shapes.run_lengths(mask(20, 10, 24, 15))},
+        {**annotation(11, [10, 20, 5, 4], iscrowd=0), "segmentation": masks.run_lengths(mask(20, 10, 24, 15))},
         {**annotation(11, [30, 2, 9, 8], iscrowd=0), "segmentation": compressed(mask(2, 30, 10, 39))},
-        {**annotation(13, [2, 2, 30, 30], iscrowd=1), "segmentation": shapes.run_lengths(mask(2, 2, 32, 32))},
+        {**annotation(13, [2, 2, 30, 30], iscrowd=1), "segmentation": masks.run_lengths(mask(2, 2, 32, 32))},
         annotation(13, [4, 4, 10, 20], iscrowd=1),  # A crowd as polygons.
         {**annotation(13, [0, 0, 9, 9], iscrowd=0), "segmentation": [compressed(mask(0, 0, 9, 9))]},  # In a list.
         {**annotation(13, [0, 0, 9, 9], iscrowd=0), "segmentation": compressed(mask(0, 0, 0, 0))},  # Without pixels.
@@ -146,6 +152,50 @@ def test_boxes_alone_need_no_masks(folder, tmp_path):
     assert len(decoded(tmp_path / "records/train.tfrecord", include_mask=False)) == 3
 
 
+def test_the_configs_give_the_experiments_that_json_gives(folder, tmp_path):
+    """By the Model Garden's reader, which takes 1e3 for a number where it is not quoted; JSON quotes every text."""
+    prepared = coco.prepare(tmp_path / "records", folder, shards=2, semantic=True)
+    paths = {
+        f"{split}_data": dict(input_path=str(tmp_path / f"records/{split}-*-of-00002.tfrecord"))
+        for split in ("train", "validation")
+    }
+    names = ["", "", "", "1e3", "", "", "", "tree"]
+    annotations = str(tmp_path / "records/annotations_validation.json")
+    boxes = dict(annotation_file=annotations, class_names=names, model=dict(num_classes=8), **paths)
+    pixels = dict(class_names=["background", "1e3", "tree"], model=dict(num_classes=3), **paths)
+    for experiment, file, task in (
+        ("retinanet_asvit_coco", prepared.config_file, boxes),
+        ("segmentation_asvit_coco", prepared.semantic_config_file, pixels),
+    ):
+        (tmp_path / "expected.yaml").write_text(json.dumps(dict(task=task)))
+        read, expected = (
+            hyperparams.override_params_dict(exp_factory.get_exp_config(experiment), path, is_strict=True).as_dict()
+            for path in (file, str(tmp_path / "expected.yaml"))
+        )
+        assert read == expected
+        assert read["task"]["class_names"] == task["class_names"]
+        assert Path(file).read_text().startswith("# Written by asvit prepare-coco; ")
+
+
+def test_checks_change_nothing_and_a_split_has_one_form(folder):
+    content = coco_annotations.read(folder / "annotations/instances_train2017.json")
+    before = copy.deepcopy(content)
+    images = content["images"]
+    sizes = coco_annotations.image_sizes(images, folder / "train2017", progress=False)
+    assert sizes == [(WIDTH, HEIGHT)] * 3
+    coco_annotations.categories(content, "train2017")
+    coco_annotations.check_images(images, sizes, folder / "train2017", skip_missing=False)
+    coco_annotations.check_annotations(content, "train2017", include_masks=True)
+    assert content == before
+    present = coco_annotations.without_missing(content, [None, *sizes[1:]])
+    assert [image["id"] for image in present["images"]] == [12, 13]
+    assert {row["image_id"] for row in present["annotations"]} == {13}
+    split = coco_annotations.Split.of(folder / "train2017", content, 0, include_masks=True)
+    assert content == before
+    assert [row["bbox"] for row in split.objects[:2]] == [[5, 4, 20, 10], [50.5, 30, 9.5, 10]]
+    assert [row["id"] for row in split.objects] == list(range(1, 8))
+
+
 def changed(**changes):
     """A change of one entry: list name, position, field, value."""
     return lambda content: content[changes["of"]][changes["at"]].update(changes["to"])
@@ -168,7 +218,7 @@ def changed(**changes):
         (lambda content: content["categories"][0].pop("name"), "has no id or no name"),
         (lambda content: content["annotations"][0].pop("segmentation"), "has no segmentation; --no-masks"),
         (changed(of="annotations", at=0, to=dict(bbox=[1, 2, float("nan"), 4])), "allowed are finite numbers"),
-        (changed(of="annotations", at=6, to=dict(segmentation=shapes.run_lengths(np.ones((2, 3))))), "has the size"),
+        (changed(of="annotations", at=6, to=dict(segmentation=masks.run_lengths(np.ones((2, 3))))), "has the size"),
         (changed(of="categories", at=0, to=dict(id=7)), "two categories of train2017 have the same identifier"),
         (lambda content: content.update(images=["a.jpg"]), "lacks a field or has another type"),
     ],

@@ -133,7 +133,9 @@ def test_complexity_command(folder, capsys):
 
 
 def test_an_undefined_measure_is_null_with_its_reason(monkeypatch, capsys):
-    monkeypatch.setattr("asvit_tf.dataloaders.images.sample", lambda *_: (np.zeros((3, 16, 16, 3), np.float32), 0))
+    monkeypatch.setattr(
+        "asvit_tf.dataloaders.images.sample", lambda *_, **__: (np.zeros((3, 16, 16, 3), np.float32), 0)
+    )
     assert cli.main(["complexity", *SMALL, "--repeats", "2", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["ntk_condition_number"] is None

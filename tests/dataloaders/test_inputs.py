@@ -7,7 +7,8 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from helpers import TINY, files_no_larger_than, records
-from official.core import exp_factory
+from official.core import exp_factory, task_factory
+from official.vision.dataloaders import tfds_classification_decoders
 
 from asvit_tf import UserError, cli
 from asvit_tf.dataloaders import classification as data
@@ -113,12 +114,19 @@ def test_data_that_turn_out_damaged_end_the_training(digits, bad, tmp_path, file
         train.run(experiment(digits, task, train_steps=30), str(tmp_path), "train")
 
 
+def tiles_of():
+    """Forty images, each of one shade, and their labels."""
+    generator = np.random.default_rng(0)
+    shades = generator.permutation(np.arange(20, 220, 5))
+    images = np.broadcast_to(shades[:, None, None, None], (40, 36, 33, 3)).astype(np.uint8)
+    return {"image": images, "label": generator.integers(10, size=40)}
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     """A data set as TensorFlow Datasets keeps it; no network, and none of the Model Garden's list."""
     directory = tmp_path_factory.mktemp("tfds")
-    generator = np.random.default_rng(0)
-    tiles = {"image": generator.integers(0, 255, (40, 36, 33, 3), np.uint8), "label": generator.integers(10, size=40)}
+    tiles = tiles_of()
     tfds.dataset_builders.store_as_tfds_dataset(
         name="tiles",
         version="1.0.0",
@@ -143,8 +151,25 @@ def of_tfds(prepared, **changes):
 
 def test_a_local_tfds_trains_and_is_evaluated(digits, prepared, tmp_path):
     params = experiment(digits, of_tfds(prepared))
+    known = dict(tfds_classification_decoders.TFDS_ID_TO_DECODER_MAP)
     metrics = train.run(params, str(tmp_path), "train_and_eval")
     assert np.isfinite(metrics["validation_loss"])
+    assert known == tfds_classification_decoders.TFDS_ID_TO_DECODER_MAP
+
+
+def test_a_local_tfds_is_read_with_its_own_labels(digits, prepared):
+    params = experiment(digits, of_tfds(prepared, tfds_split="train"))
+    params.task.train_data.override({"is_training": False, "drop_remainder": False})
+    read = [
+        (int(label), round(float(image[5, 5, 0]) * 58.395 + 123.675))  # ImageNet's deviation and mean of red.
+        for images, labels in task_factory.get_task(params.task).build_inputs(params.task.train_data)
+        for image, label in zip(images, np.argmax(labels, -1) if labels.shape.rank == 2 else labels)
+    ]
+    tiles = tiles_of()
+    expected = dict(zip(tiles["image"][:, 5, 5, 0].tolist(), tiles["label"].tolist()))
+    assert len(read) == 40
+    # A JPEG turns a shade by one at most; shades are five apart.
+    assert {5 * round(shade / 5): label for label, shade in read} == expected
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Experiments and YAMLs: each trains and evaluates, shrunk to a few small images."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import tensorflow as tf
 import tf_keras
 from helpers import CONFIGS, TINY
 from official.core import exp_factory, task_factory, train_utils
+from official.modeling import hyperparams
 
 from asvit_tf import AsViT, Topology, UserError
 from asvit_tf.dataloaders import classification as data
@@ -85,6 +87,26 @@ def evaluated(params, model_dir):
         correct += list(logits.argmax(-1) == truth)
         losses += list(np.log(np.exp(logits).sum(-1)) - logits[np.arange(len(truth)), truth])
     return correct, losses
+
+
+def test_the_yaml_of_a_target_gives_the_experiment_that_a_hand_written_one_gives(tmp_path):
+    topology = "8,2,3|4,1,2|4,1,4|4,1,6|32,64"
+    member = dict(topology=topology, parameters=69_000_000, macs=4_560_000_000)
+    written, missed = family.write_configs(tmp_path, [member], (70, 200), Limits(image_size=(192, 192), num_classes=9))
+    (tmp_path / "expected.yaml").write_text(
+        "task: {model: {num_classes: 9, input_size: [192, 192, 3], backbone: {type: asvit, asvit: "
+        f"{{topology: '{topology}', stochastic_depth: 0.3}}}}}}}}"
+    )
+    read, expected = (
+        hyperparams.override_params_dict(exp_factory.get_exp_config("asvit_imagenet"), path, is_strict=True).as_dict()
+        for path in (written["70"], str(tmp_path / "expected.yaml"))
+    )
+    assert read == expected
+    comment = Path(written["70"]).read_text().splitlines()[:5]
+    assert comment[0] == f"# {topology}"
+    assert comment[1] == "# 69.00 M parameters, 4.56 G multiply-accumulates at 192 x 192; grown for 70 M."
+    assert comment[3].endswith("--config_file=THIS_FILE \\")
+    assert missed == ["no member is within 10% of 200 M; the nearest has 69.00 M"]
 
 
 class Classifier(tf_keras.Model):

@@ -22,8 +22,7 @@ from asvit_tf import (
 )
 from asvit_tf.dataloaders import coco, shapes
 from asvit_tf.modeling import checkpoints
-from asvit_tf.serving import detect as detecting
-from asvit_tf.serving import export
+from asvit_tf.serving import export, modules
 from asvit_tf.training import run as train
 from asvit_tf.training.trainer import create_slots
 
@@ -141,7 +140,7 @@ def test_the_saved_model_answers_elsewhere_what_python_answers_here(trained, pho
     finished = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert finished.returncode == 0, finished.stderr
     answer = {name: np.array(value) for name, value in json.loads(finished.stdout.splitlines()[-1]).items()}
-    module = export.serving_module(export.read_params(str(trained.model_dir)), "image_bytes")
+    module = modules.serving_module(export.read_params(str(trained.model_dir)), "image_bytes")
     newest = tf.train.latest_checkpoint(str(trained.model_dir))
     tf.train.Checkpoint(model=module.model).restore(newest).expect_partial().assert_existing_objects_matched()
     expected = module.serve(tf.constant([Path(path).read_bytes() for path in photos]))
@@ -173,33 +172,6 @@ def test_objects_are_found_and_drawn_in_a_fresh_process(trained, photos, tmp_pat
     before, after = (np.asarray(Image.open(path).convert("RGB"), int) for path in (photos[0], output))
     assert before.shape == after.shape
     assert (before != after).any()
-
-
-def test_boxes_masks_and_labels_are_drawn_where_they_are(tmp_path):
-    Image.new("RGB", (60, 40), "black").save(tmp_path / "black.png")
-    mask = np.zeros((28, 28), np.float32)
-    mask[:, 14:] = 0.9  # The right half of the box.
-    found = [detecting.Detection("square", 2, 0.9, (20.0, 15.0, 50.0, 35.0), mask)]
-    detecting.draw(str(tmp_path / "black.png"), found, str(tmp_path / "drawn.png"))
-    lit = np.asarray(Image.open(tmp_path / "drawn.png")).max(-1) > 0
-    assert lit[15, 20:50].all()
-    assert lit[34, 20:50].all()
-    assert lit[15:35, 20].all()
-    assert lit[15:35, 49].all()
-    assert lit[30, 38:49].all()  # Masked.
-    assert not lit[30, 22:32].any()
-    assert lit[:14, 20:].any()  # The label.
-    assert not lit[:, :19].any()
-    assert not lit[36:].any()
-
-
-def test_the_mask_of_a_box_beyond_the_border_is_cut_and_not_squeezed():
-    mask = np.zeros((28, 28), np.float32)
-    mask[:14] = 0.9  # The upper half of the box, of which the image has 25 of 40 rows.
-    item = detecting.Detection("square", 1, 0.9, (20, 15, 50, 40), mask, (20, 15, 50, 55))
-    lit = np.flatnonzero(np.asarray(item.pixels((60, 40)))[:, 30])
-    assert abs(lit.min() - 15) <= 1
-    assert abs(lit.max() - 34) <= 1
 
 
 def test_what_is_no_detector_or_no_image_is_refused(trained, photos, tmp_path, capsys):

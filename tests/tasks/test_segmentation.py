@@ -13,12 +13,11 @@ from official.common import distribute_utils
 from official.core import exp_factory, task_factory
 from official.vision.dataloaders import segmentation_input
 from PIL import Image
-from pycocotools import mask as mask_tools
 from tensorboard.backend.event_processing import event_accumulator
 
 from asvit_tf import UserError, cli
-from asvit_tf.dataloaders import coco, inputs, shapes
-from asvit_tf.serving import export
+from asvit_tf.dataloaders import coco, inputs, masks, shapes
+from asvit_tf.serving import export, modules
 from asvit_tf.training import run as train
 
 CONFIG = CONFIGS / "shapes_segmentation_asvit_i128_cpu.yaml"
@@ -56,20 +55,6 @@ def start(records, model_dir, mode="train_and_eval", **overrides):
         config_file=[str(CONFIG), f"{records}/semantic.yaml"],
         params_override=[",".join(f"{name}={value}" for name, value in changes.items())],
     )
-
-
-def row(mask, category, iscrowd=0):
-    return dict(segmentation=mask_tools.encode(np.asfortranarray(mask)), category_id=category, iscrowd=iscrowd)
-
-
-def test_a_map_of_classes_by_hand():
-    masks = np.zeros((4, 2, 6), np.uint8)
-    for mask, columns in zip(masks, ((0, 2), (1, 3), (2, 4), (5, 6))):
-        mask[:, slice(*columns)] = 1
-    rows = [row(masks[0], 90), row(masks[1], 90), row(masks[2], 7), row(masks[3], 7, iscrowd=1)]
-    # Category 7 is the first class; two of one class may overlap, two classes may not.
-    expected = [[2, 2, coco.IGNORED, 1, 0, coco.IGNORED]] * 2
-    assert coco.class_map(rows, [7, 90], 2, 6).tolist() == expected
 
 
 def test_records_hold_what_is_visible_of_every_scene(records):
@@ -154,7 +139,7 @@ def test_the_saved_model_answers_images_of_different_sizes(trained, tmp_path):
     for seed, (height, width) in enumerate(((100, 160), (150, 150))):
         scene = shapes.draw(np.random.default_rng(seed), max(height, width), 5, (20, 50))
         encoded.append(tf.io.encode_png(scene.image[:height, :width]).numpy())
-    module = export.serving_module(export.read_params(str(root / "train")), "image_bytes")
+    module = modules.serving_module(export.read_params(str(root / "train")), "image_bytes")
     newest = tf.train.latest_checkpoint(str(root / "train"))
     tf.train.Checkpoint(model=module.model).restore(newest).expect_partial().assert_existing_objects_matched()
     expected = module.serve(tf.constant(encoded))
@@ -270,7 +255,7 @@ def test_pixels_of_an_object_without_a_box_are_no_background(tmp_path):
     assert prepared.counts["train"].degenerate == 1
     (record,) = tf.data.TFRecordDataset(str(tmp_path / "data/train.tfrecord"))
     classes = tf.io.decode_image(segmentation_input.Decoder().decode(record)[MAP]).numpy()
-    assert (classes == coco.IGNORED).sum() == content["annotations"][0]["area"]
+    assert (classes == masks.IGNORED).sum() == content["annotations"][0]["area"]
     assert "unboxed" not in json.loads((tmp_path / "data/annotations_validation.json").read_text())
 
 

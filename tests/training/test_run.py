@@ -11,7 +11,7 @@ from three_phases import BLOCK, STEPS, accuracy_of, experiment, scalars
 from asvit_tf import UserError
 from asvit_tf.dataloaders import classification as data
 from asvit_tf.design import savings
-from asvit_tf.serving import export
+from asvit_tf.serving import export, modules
 from asvit_tf.tasks import schedules
 from asvit_tf.training import run as train
 from asvit_tf.training import step_log
@@ -69,7 +69,7 @@ def test_params_that_training_wrote_are_read_back(digits, tmp_path):
     read = export.read_params(str(tmp_path))
     assert read.task.class_names == names
     assert schedules.schedule_of(read) == schedules.schedule_of(params)
-    assert export.class_names(read) == names
+    assert modules.class_names(read) == names
 
 
 def test_evaluating_nothing_is_refused(digits, tmp_path):

@@ -1,0 +1,88 @@
+"""Masks of objects: COCO's three forms read, run lengths written, and a class for every pixel made from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as mask_tools
+
+IGNORED = 255  # In a map of classes: pixels that are neither trained on nor evaluated.
+_MIN_POLYGON = 6  # Numbers: three corners.
+
+
+def run_lengths(mask: np.ndarray) -> dict[str, Any]:
+    """A mask [H, W] in COCO's uncompressed run lengths: columns first, beginning with a run of zeros."""
+    flat = mask.astype(bool).T.ravel()
+    changes = np.flatnonzero(np.diff(flat, prepend=False))
+    counts = np.diff(np.concatenate([[0], changes, [flat.size]]))
+    return dict(size=list(mask.shape), counts=counts.tolist())
+
+
+def box_of(mask: np.ndarray) -> list[int]:
+    """x, y, width and height of the pixels of a mask [H, W]; four zeros if it is empty."""
+    return mask_tools.toBbox(mask_tools.encode(np.asfortranarray(mask, np.uint8))).astype(int).tolist()
+
+
+def size_beyond(segmentation: Any, height: int, width: int) -> list[int] | None:
+    """The size that run lengths of an annotation state, if it is not that of its image; else None.
+
+    Args:
+      segmentation: Polygons, run lengths, or a list of either.
+      height, width: Of the image.
+    """
+    for part in _parts(segmentation):
+        if isinstance(part, dict) and list(part["size"]) != [height, width]:
+            return list(part["size"])
+    return None
+
+
+def compressed(segmentation: Any, height: int, width: int) -> dict[str, Any] | None:
+    """The whole mask of an annotation as one compressed run lengths, `counts` a text; None if no pixel is in it.
+
+    Args:
+      segmentation: Polygons, run lengths of either form, or a list of them; a polygon of fewer than three corners has
+        no pixels.
+      height, width: Of the image, and of all run lengths (see `size_beyond`).
+    """
+    parts = []
+    for part in _parts(segmentation):
+        if isinstance(part, dict):
+            parts.append(mask_tools.frPyObjects(part, height, width) if isinstance(part["counts"], list) else part)
+        elif len(part) >= _MIN_POLYGON:
+            parts += mask_tools.frPyObjects([part], height, width)
+    whole = mask_tools.merge(parts) if parts else None
+    if whole is None or not mask_tools.area(whole):
+        return None
+    return dict(size=[height, width], counts=whole["counts"].decode())
+
+
+def _parts(segmentation: Any) -> list[Any]:
+    return segmentation if isinstance(segmentation, list) else [segmentation]
+
+
+def class_map(rows: Sequence[Mapping[str, Any]], categories: Sequence[int], height: int, width: int) -> np.ndarray:
+    """The class of every pixel, from the masks of an image's objects.
+
+    Args:
+      rows: Annotations, their masks as compressed run lengths.
+      categories: Identifiers in the order of the classes, of which the first is class 1.
+      height, width: Of the image.
+
+    Returns:
+      [height, width] uint8: 0 where no object is; `IGNORED` where a crowd is, or where objects of two classes overlap.
+    """
+    classes = np.zeros((height, width), np.uint8)
+    for row in rows:
+        pixels = mask_tools.decode(row["segmentation"]).astype(bool)
+        here = IGNORED if row["iscrowd"] else 1 + categories.index(row["category_id"])
+        below = classes[pixels]
+        classes[pixels] = np.where((below == 0) | (below == here), here, IGNORED)
+    return classes
+
+
+def convertible(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The annotation with its mask as the Model Garden's conversion takes it: run lengths, in a list if no crowd's."""
+    lengths = run_lengths(np.asarray(mask_tools.decode(row["segmentation"])))
+    return {**row, "segmentation": lengths if row["iscrowd"] else [lengths]}

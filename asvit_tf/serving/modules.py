@@ -1,0 +1,161 @@
+"""What a SavedModel computes: the Model Garden's serving modules, answers with names, every image resized alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+from official.core import config_definitions as cfg
+from official.vision.ops import preprocess_ops
+from official.vision.serving import detection as detection_serving
+from official.vision.serving import image_classification
+from official.vision.serving import semantic_segmentation as segmentation_serving
+
+from asvit_tf.errors import UserError
+from asvit_tf.precision import mixed_precision
+from asvit_tf.tasks import classification, detection, segmentation
+
+
+def class_names(params: cfg.ExperimentConfig) -> list[str]:
+    """The task's class names; the numbers from 0 where it gives none."""
+    count = params.task.model.num_classes
+    names = list(params.task.class_names) or [str(label) for label in range(count)]
+    if len(names) != count:
+        raise UserError(f"the task has {count} classes but {len(names)} class_names")
+    return names
+
+
+class NamedClassificationModule(image_classification.ClassificationModule):
+    """The Model Garden's serving module, whose answer also names the classes."""
+
+    def _decode_image(self, encoded_image_bytes):
+        """Decodes, crops and resizes one image to float32, as the training pipeline does.
+
+        The Model Garden's own module cuts the resized image to uint8 here, which training never sees.
+        """
+        image = tf.io.decode_image(encoded_image_bytes, channels=self._num_channels, expand_animations=False)
+        return self._crop_and_resize(tf.cast(image, tf.float32))
+
+    def _serve_each(self, decode, inputs):
+        """Decodes every element of [B] strings, then answers the batch."""
+        decoded = tf.TensorSpec((*self._input_image_size, self._num_channels), tf.float32)
+        return self.serve(tf.map_fn(decode, inputs, fn_output_signature=decoded))
+
+    @tf.function
+    def inference_from_image_bytes(self, inputs):
+        return self._serve_each(self._decode_image, inputs)
+
+    @tf.function
+    def inference_from_tf_example(self, inputs):
+        return self._serve_each(self._decode_tf_example, inputs)
+
+    def serve(self, images):
+        """Answers a batch.
+
+        Args:
+          images: [B, H, W, 3], 0 to 255.
+
+        Returns:
+          `logits` and `probs` [B, classes], `class_names` [classes], and `label` [B], the name of the likeliest class.
+        """
+        answer = super().serve(images)
+        names = tf.constant(class_names(self.params))
+        answer["class_names"] = names
+        answer["label"] = tf.gather(names, tf.argmax(answer["probs"], axis=-1))
+        return answer
+
+    def serve_pixels(self, inputs):
+        """Answers a batch of whole images of the model's own size, for TFLite: no decoding, no loop, no strings.
+
+        Args:
+          inputs: [B, H, W, 3] float32, 0 to 255.
+
+        Returns:
+          `logits` and `probs` [B, classes].
+        """
+        images = preprocess_ops.normalize_image(inputs, offset=preprocess_ops.MEAN_RGB, scale=preprocess_ops.STDDEV_RGB)
+        logits = self.inference_step(images)
+        multilabel = self.params.task.train_data.is_multilabel
+        return {"logits": logits, "probs": tf.sigmoid(logits) if multilabel else tf.nn.softmax(logits)}
+
+
+class _EachResized:
+    """Part of a serving module: encoded images of a batch may differ in size.
+
+    Each is resized as soon as it is decoded, where the Model Garden's own modules stack them before.
+    """
+
+    def _decode_image(self, encoded_image_bytes):
+        return tf.io.decode_image(encoded_image_bytes, channels=self._num_channels, expand_animations=False)
+
+    def _build_inputs(self, image):
+        """Resizes and normalizes one image, [H, W, 3] or encoded."""
+        if image.dtype == tf.string:
+            image = tf.ensure_shape(self._decode_image(image), (None, None, self._num_channels))
+        return super()._build_inputs(image)
+
+    @tf.function
+    def inference_from_image_bytes(self, inputs):
+        return self.serve(inputs)
+
+    @tf.function
+    def inference_from_tf_example(self, inputs):
+        features = {"image/encoded": tf.io.FixedLenFeature((), tf.string)}
+        return self.serve(tf.io.parse_example(inputs, features)["image/encoded"])
+
+
+class NamedDetectionModule(_EachResized, detection_serving.DetectionModule):
+    """The Model Garden's serving module for detectors, whose answer also names the classes."""
+
+    def serve(self, images):
+        """Answers a batch.
+
+        Args:
+          images: [B, H, W, 3], 0 to 255, or [B] encoded.
+
+        Returns:
+          `detection_boxes` [B, N, 4] (top, left, bottom, right, in pixels of the resized image),
+          `detection_scores` and `detection_classes` [B, N], best first, `num_detections` [B]; `detection_masks`
+          [B, N, m, m], probabilities inside each box, if the network has masks; `image_info` [B, 4, 2], whose third row
+          is the resized image's scale; and `class_names` [classes].
+        """
+        return {**super().serve(images), "class_names": tf.constant(class_names(self.params))}
+
+
+class NamedSegmentationModule(_EachResized, segmentation_serving.SegmentationModule):
+    """The Model Garden's serving module for segmentation, whose answer also says the likeliest class, and names all."""
+
+    def serve(self, images):
+        """Answers a batch.
+
+        Args:
+          images: [B, h, w, 3], 0 to 255, or [B] encoded.
+
+        Returns:
+          `logits` [B, H, W, classes] and `classes` [B, H, W], the likeliest class of every pixel of the resized image;
+          `image_info` [B, 4, 2], whose third row is the resized image's scale; and `class_names` [classes].
+        """
+        answer = super().serve(images)
+        likeliest = tf.argmax(answer["logits"], axis=-1, output_type=tf.int32)
+        return {**answer, "classes": likeliest, "class_names": tf.constant(class_names(self.params))}
+
+
+# By a part of the model that only this kind of task has: its config, and its module.
+KINDS: dict[str, tuple[Any, Any]] = {
+    "roi_generator": (detection.CascadeRCNNTask, NamedDetectionModule),
+    "anchor": (detection.RetinaNetTask, NamedDetectionModule),
+    "mask_scoring_head": (segmentation.SegmentationTask, NamedSegmentationModule),
+    "kernel_initializer": (classification.ClassificationTask, NamedClassificationModule),
+}
+
+
+def serving_module(params: cfg.ExperimentConfig, input_type: str) -> Any:
+    """The module that `export` saves, in float32; call `serve` on it for the same answers in Python."""
+    module = next(module for task, module in KINDS.values() if isinstance(params.task, task))
+    with mixed_precision(None):
+        return module(
+            params=params,
+            batch_size=None,  # Any; a fixed 1 would silently answer the first image only.
+            input_image_size=list(params.task.model.input_size[:2]),
+            input_type=input_type,
+        )

@@ -1,0 +1,35 @@
+"""YAMLs that the program writes: the Model Garden reads every text as a text."""
+
+import pytest
+from official.modeling.hyperparams import params_dict
+
+from asvit_tf import experiment_yaml
+
+TEXTS = ["1e3", "-1E5", "1_0e2", ".5", "10", "0x1f", "1:30", "1.5e+3", "no", "~", "null", "", "2020-01-01", "a: b", "#"]
+TEXTS += [
+    "Bäume",
+    "\udce9",
+    "two\nlines",
+    "'",
+    '"',
+    " space ",
+    "4,2,2|2,2,2|8",
+    "[1]",
+    "{",
+    "- x",
+    "x" * 200,
+    "a b " * 90,
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_every_text_stays_a_text(tmp_path, text):
+    experiment = dict(task=dict(names=[text, "b"], model=dict(topology=text), input_path=text))
+    (tmp_path / "experiment.yaml").write_text(experiment_yaml.text(experiment, "Two lines,\n\nand an empty one."))
+    read = params_dict.read_yaml_to_params_dict(str(tmp_path / "experiment.yaml")).as_dict()
+    assert read == experiment
+
+
+def test_numbers_stay_numbers_and_the_order_is_kept():
+    written = experiment_yaml.text(dict(b=dict(rate=0.25, small=1e-5, count=3, on=True), a=None), "Why.")
+    assert written == "# Why.\nb: {rate: 0.25, small: 1.0e-05, count: 3, 'on': true}\na: null\n"
