@@ -14,7 +14,7 @@ import click
 from asvit_tf.cli import console, data, designs, detection, running, searching, serving, study, tpu, training
 
 COMMANDS = (
-    *(running.run, designs.describe, searching.complexity, searching.search, searching.grow, study.study),
+    *(running.run, designs.describe, designs.complexity, searching.search, searching.grow, study.study),
     *(data.prepare, training.train, training.evaluate, serving.export, serving.predict, tpu.tpu_check),
     *(detection.prepare_coco, detection.shapes, detection.detect),
 )

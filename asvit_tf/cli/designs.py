@@ -1,4 +1,4 @@
-"""The command `asvit describe`. No TensorFlow."""
+"""The commands describe, without TensorFlow, and complexity: what is known of a topology before training."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Any
 
 import click
 
-from asvit_tf.cli.console import AS_JSON, print_json
+from asvit_tf.choices import RANKABLE, SHAPE_MEASURES
+from asvit_tf.cli.console import AS_JSON, only_result_on_stdout, print_json, quiet_tensorflow
+from asvit_tf.cli.options import IMAGES, MEASURING
 from asvit_tf.design import counting, retokenization, savings
 from asvit_tf.design.topology import Topology
 
@@ -86,3 +88,78 @@ def describe(
 
 def _by(sides: tuple[int, int]) -> str:
     return f"{sides[0]} x {sides[1]}"
+
+
+@click.command()
+@click.argument("topology")
+@IMAGES
+@MEASURING
+@click.option(
+    "--repeats", default=5, show_default=True, type=click.IntRange(min=1), help="Draws of weights and circles."
+)
+@click.option(
+    "--seed", default=8, show_default=True, type=click.IntRange(min=0), help="Seed of weights, circles and images."
+)
+@AS_JSON
+def complexity(
+    topology: str,
+    dataset: str | None,
+    data_path: str | None,
+    data_dir: str | None,
+    batch_size: int,
+    image_size: int,
+    seed: int,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Measures TOPOLOGY without training: length distortion, curvature, both, NTK condition number.
+
+    TOPOLOGY is a topology string or a named size. Prints means over the repeats, with their standard errors.
+    """
+    parsed = Topology.parse(topology)
+    if dataset is None and data_path is None:
+        dataset = "noise"
+    with only_result_on_stdout():
+        quiet_tensorflow()
+        from asvit_tf.dataloaders import images
+        from asvit_tf.measures import complexity
+        from search.scoring.settings import ScoringSettings
+        from search.scoring.training_free import TrainingFreeScorer
+
+        size = (image_size, image_size)
+        source = images.Source.of_flags(dataset, data_path, data_dir)
+        sample, skipped = images.sample(source, batch_size, size, seed, progress=True)
+        chosen = ScoringSettings(image_size=size, seed=seed, measures=(*RANKABLE[:-1], *SHAPE_MEASURES), **settings)
+        score = TrainingFreeScorer(chosen, sample, profile=True).score(parsed)
+    third = score.measures["length_distortion_with_curvature"]
+    turning = None if third is None else complexity.turning_number(third)
+    # Fewer points lie opposite each other, and any odd map fits them.
+    nonlinearity, axis_ratio = (score.measures[name] if chosen.points >= 5 else None for name in SHAPE_MEASURES)
+    seconds = {name: score.split[name] for name in ("trace", "forward", "measures", "ntk")}
+    result = dict(
+        topology=str(parsed),
+        **score.measures,
+        turning_number=turning,
+        linear=None if nonlinearity is None else complexity.is_linear(nonlinearity),
+        standard_errors=score.errors,
+        undefined={name: dict(repeats=count, reason=score.reasons[name]) for name, count in score.failures.items()},
+        skipped_images=skipped,
+        seconds=seconds,
+    )
+    if as_json:
+        print_json(result)
+        return
+    click.echo(f"{parsed}\n{'measure':<34}{'mean':>14}{'standard error':>17}")
+    for name, value in score.measures.items():
+        error = score.errors[name]
+        columns = "undefined" if value is None else f"{value:.6g}", "" if error is None else f"{error:.2g}"
+        click.echo(f"{name:<34}{columns[0]:>14}{columns[1]:>17}")
+    for name, count in score.failures.items():
+        click.echo(f"{name}: undefined in {count} of {chosen.repeats} repeats: {score.reasons[name]}")
+    if turning is not None and nonlinearity is not None and axis_ratio is not None:
+        click.echo(complexity.in_words(turning, nonlinearity, axis_ratio))
+    elif turning is not None:
+        click.echo(f"turning number {turning:.4f}")
+    click.echo("seconds: " + ", ".join(f"{name} {value:.2f}" for name, value in seconds.items()))
+    if skipped:
+        click.echo(f"{skipped} files were skipped because they are no images")

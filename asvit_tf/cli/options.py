@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from asvit_tf.choices import BACKENDS
+from asvit_tf.choices import BACKENDS, ENGINES, INITIALIZATIONS, NORMALIZATIONS, RADII
 
 
 class Positive(click.ParamType):
@@ -63,3 +63,47 @@ def worker_options(work: str, cluster: str) -> Callable:
             help=f"joblib's, for the workers: processes on this machine, or {cluster}.",
         ),
     )
+
+
+IMAGES = together(
+    click.option(
+        "--dataset", help="digits, cluttered_digits, noise, or a data set that TensorFlow Datasets has prepared."
+    ),
+    click.option(
+        "--data-path", type=click.Path(), help="Folder of images, or TFRecords by a pattern; no labels needed."
+    ),
+    click.option("--data-dir", type=click.Path(), help="Where TensorFlow Datasets keeps its data sets."),
+    click.option("--batch-size", default=16, show_default=True, type=click.IntRange(min=2), help="Images in an NTK."),
+    click.option("--image-size", default=224, show_default=True, type=click.IntRange(min=1), help="Pixels per side."),
+)
+MEASURING = together(
+    click.option("--points", default=10, show_default=True, type=click.IntRange(min=3), help="Angles on a circle."),
+    click.option(
+        "--radius",
+        default="sqrt_n",
+        show_default=True,
+        type=click.Choice(RADII),
+        help="Radius of the circle: the root of the number of inputs, or 1.",
+    ),
+    click.option(
+        "--normalization",
+        default="identity",
+        show_default=True,
+        type=click.Choice(NORMALIZATIONS),
+        help="Norms of the network that the circle goes through; the NTK always keeps them.",
+    ),
+    click.option(
+        "--initialization",
+        default="released",
+        show_default=True,
+        type=click.Choice(INITIALIZATIONS),
+        help="Initial weights: deviation 0.02, or one over the root of the fan-in.",
+    ),
+    click.option(
+        "--engine",
+        default="jet",
+        show_default=True,
+        type=click.Choice(ENGINES),
+        help="How to differentiate along the circle; all give the same.",
+    ),
+)
