@@ -42,7 +42,7 @@ def compile_gram(fn: autodiff.Function, variables: Sequence[tf.Variable]) -> Cal
         rows = (tf.reshape(tf.cast(gradient, tf.float64), [images.shape[0], -1]) for gradient in per_image)
         return tf.add_n([tf.matmul(row, row, transpose_b=True) for row in rows])
 
-    def gram_of_images(images) -> np.ndarray:
+    def gram_of_images(images: tf.Tensor | np.ndarray) -> np.ndarray:
         images = tf.convert_to_tensor(images)
         if images.shape[0] < 2:
             raise UserError(f"the NTK needs at least 2 images, not {images.shape[0]}")

@@ -8,7 +8,7 @@ import tensorflow as tf
 from official.core import config_definitions as cfg
 from official.vision.ops import preprocess_ops
 from official.vision.serving import detection as detection_serving
-from official.vision.serving import image_classification
+from official.vision.serving import export_base, image_classification
 from official.vision.serving import semantic_segmentation as segmentation_serving
 
 from asvit_tf.errors import UserError
@@ -79,7 +79,7 @@ class NamedClassificationModule(image_classification.ClassificationModule):
         return {"logits": logits, "probs": tf.sigmoid(logits) if multilabel else tf.nn.softmax(logits)}
 
 
-class _EachResized:
+class _EachResized(export_base.ExportModule):
     """Part of a serving module: encoded images of a batch may differ in size.
 
     Each is resized as soon as it is decoded, where the Model Garden's own modules stack them before.

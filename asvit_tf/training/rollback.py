@@ -154,6 +154,7 @@ class Guard:
 
     def _ease(self, rollback: Rollback) -> None:
         # Not the step of the rollback, if the user went on from a checkpoint before it.
+        assert self._trainer.learning_rate is not None  # Else nothing is ever set back.
         self._trainer.learning_rate.ease(rollback.factor, min(rollback.restored, self._step))
 
     def end(self) -> None:

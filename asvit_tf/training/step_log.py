@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from typing import Any
 
 import tensorflow as tf
 
@@ -38,7 +39,7 @@ class StepLog:
         self._path = os.path.join(model_dir, savings.BLOCKS_FILE)
         self._screen = screen
 
-    def __call__(self, output) -> None:
+    def __call__(self, output: Any) -> None:
         blocks: list[StepBlock] = list(self._trainer.blocks)
         self._trainer.blocks.clear()
         with tf.io.gfile.GFile(self._path, "a") as file:

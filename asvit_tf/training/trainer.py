@@ -150,6 +150,7 @@ class RetokenizingTrainer(base_trainer.Trainer):
         tokenization = self.model.backbone.tokenization
         self._traced.add(tokenization)
         running, self.running = self.running, None
+        assert running is not None  # `train_loop_begin` made it.
         self.blocks.append(
             StepBlock(
                 step=step,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -76,7 +76,7 @@ class _Programs:
         probe = Probe(topology, settings, np.random.default_rng(settings.seed))
         self.backbone = probe.backbone
 
-        def features(normalization: str):
+        def features(normalization: str) -> Callable[[tf.Tensor], tf.Tensor]:
             return lambda images: reference_weights.pooled_features(self.backbone, images, normalization)
 
         self._along = {n: complexity.compile_measure(features(n), engine=settings.engine) for n in NORMALIZATIONS}
