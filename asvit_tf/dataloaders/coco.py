@@ -38,7 +38,7 @@ class Prepared:
       directory: Holds the records, `annotations_validation.json` and `data.yaml`; with a class for every pixel
         `semantic.yaml` too.
       class_names: By category identifier; "" where there is no such category.
-      counts: Of both splits.
+      counts: Counts of both splits.
       semantic: Whether the records hold a class for every pixel too.
     """
 

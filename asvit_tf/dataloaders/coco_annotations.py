@@ -31,7 +31,7 @@ class SplitCount:
 
     Attributes:
       images: Written.
-      without_boxes: Of these, images in which nothing is annotated; they are kept.
+      without_boxes: Images among these in which nothing is annotated; they are kept.
       objects: Annotations written, crowds among them.
       crowds: Annotations of a crowd; kept, and skipped in training.
       degenerate: Annotations left out because their box or mask is empty.
@@ -51,7 +51,7 @@ class Split:
     """One split in the form in which it is written.
 
     Attributes:
-      folder: Of the image files.
+      folder: Folder of the image files.
       images: Entries whose image file is there.
       objects: Their annotations: boxes inside the image and not empty, masks (where read) as compressed run lengths,
         `iscrowd` and `area` set, identifiers from 1.
@@ -72,7 +72,7 @@ class Split:
         Identifiers are given anew: an evaluation overlooks objects whose identifiers are 0 or the same.
 
         Args:
-          folder: Of the image files.
+          folder: Folder of the image files.
           content: An annotation file that the checks of this module have passed, without missing images.
           missing: How many images are missing.
           include_masks: Read masks too; an object with an empty one is left out.
@@ -185,8 +185,8 @@ def check_images(
 
     Args:
       images: Entries of the annotation file.
-      sizes: Of the image files, by `image_sizes`.
-      folder: Of the image files.
+      sizes: Sizes of the image files, by `image_sizes`.
+      folder: Folder of the image files.
       skip_missing: Some may be missing.
 
     Raises:
@@ -227,7 +227,7 @@ def check_annotations(content: Content, name: str, include_masks: bool) -> None:
 
     Args:
       content: The annotation file.
-      name: Of the split, for messages.
+      name: Name of the split, for messages.
       include_masks: Check masks too.
 
     Raises:

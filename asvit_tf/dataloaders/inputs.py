@@ -45,7 +45,7 @@ def decodable_tfds(name: str) -> Iterator[None]:
     It decodes only those on a list of its own, by the features `image` and `label`; the others join the list meanwhile.
 
     Args:
-      name: Of the data set; "" for none.
+      name: Name of the data set; "" for none.
     """
     decoders = tfds_classification_decoders.TFDS_ID_TO_DECODER_MAP
     if not name or name in decoders:

@@ -30,7 +30,7 @@ def size_beyond(segmentation: Any, height: int, width: int) -> list[int] | None:
 
     Args:
       segmentation: Polygons, run lengths, or a list of either.
-      height, width: Of the image.
+      height, width: Size of the image.
     """
     for part in _parts(segmentation):
         if isinstance(part, dict) and list(part["size"]) != [height, width]:
@@ -44,7 +44,7 @@ def compressed(segmentation: Any, height: int, width: int) -> dict[str, Any] | N
     Args:
       segmentation: Polygons, run lengths of either form, or a list of them; a polygon of fewer than three corners has
         no pixels.
-      height, width: Of the image, and of all run lengths (see `size_beyond`).
+      height, width: Size of the image, and of all run lengths (see `size_beyond`).
     """
     parts = []
     for part in _parts(segmentation):
@@ -68,7 +68,7 @@ def class_map(rows: Sequence[Mapping[str, Any]], categories: Sequence[int], heig
     Args:
       rows: Annotations, their masks as compressed run lengths.
       categories: Identifiers in the order of the classes, of which the first is class 1.
-      height, width: Of the image.
+      height, width: Size of the image.
 
     Returns:
       [height, width] uint8: 0 where no object is; `IGNORED` where a crowd is, or where objects of two classes overlap.

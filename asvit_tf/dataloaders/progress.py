@@ -18,7 +18,7 @@ def brief_bar(
       items: What it counts when iterated; None for `update`.
       what: Stands before it.
       shown: Whether it may appear at all.
-      total: Of items; None for their length.
+      total: Number of items; None for their length.
       unit: What one of them is.
     """
     return tqdm.tqdm(items, desc=what, total=total, unit=unit, disable=not shown, leave=False, delay=_DELAY)

@@ -75,7 +75,7 @@ class Program:
 
     Attributes:
       compiles: Whether it does.
-      message: Of the compiler, where it does not.
+      message: Message of the compiler, where it does not.
       argument_bytes, output_bytes, aliased_bytes, temporary_bytes, code_bytes: In the chip's memory; aliased ones are
         outputs that take the place of arguments, as the weights do.
       flops: As the compiler counts them; what pads a matrix unit is not in it.
@@ -116,7 +116,7 @@ class Program:
 
 
 def version() -> str:
-    """Of the compiler.
+    """Version of the compiler.
 
     Raises:
       UserError: It is not installed.

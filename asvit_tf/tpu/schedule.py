@@ -123,7 +123,7 @@ class Kind:
     Attributes:
       kind: As `Instruction.kind`.
       count: How many.
-      cycles, hbm_bytes: Of all of them.
+      cycles, hbm_bytes: Sums over all of them.
     """
 
     kind: str

@@ -12,8 +12,8 @@ class Pace:
     """Seconds of a training step in every phase, as the last block of it had them.
 
     Args:
-      schedule: Of the training.
-      total_steps: Of the training.
+      schedule: Schedule of the training.
+      total_steps: Steps of the training.
       macs: Multiply-accumulates of an image in every phase, in any unit. A step of a phase not seen yet takes as much
         longer than one of the last phase seen as its operations are more.
     """
@@ -33,7 +33,7 @@ class Pace:
             self._last_warm = block.phase
 
     def step_seconds(self, phase: int) -> float | None:
-        """Of a phase, by index; with tracing in it where nothing else is known; None before the first block."""
+        """Seconds of a phase, by index; with tracing in it where nothing else is known; None before the first block."""
         if phase in self._warm:
             return self._warm[phase]
         if self._last_warm is not None:
@@ -41,7 +41,7 @@ class Pace:
         return self._with_tracing.get(phase)
 
     def seconds_left(self, step: int) -> float | None:
-        """Of training from `step` on, without evaluations; None before the first block that traced nothing."""
+        """Seconds of training from `step` on, without evaluations; None before the first block that traced nothing."""
         if self._last_warm is None:
             return None
         ends = self._schedule.steps_per_phase(self._total_steps)

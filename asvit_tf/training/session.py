@@ -27,7 +27,7 @@ class Session:
     """What one connection to the devices holds.
 
     Attributes:
-      params, model_dir: Of the experiment.
+      params, model_dir: The experiment and its directory.
       strategy: How its work is distributed.
       task, trainer: Made in the strategy's scope.
       newest: Checkpoint to continue from, or to evaluate; None at the first start.

@@ -50,7 +50,7 @@ class RunningBlock:
       step: Steps trained when it began.
       steps: Steps it will have.
       phase: Index of its phase.
-      stride: Of its tokenization.
+      stride: Stride of its tokenization.
       traces: Whether it begins with tracing the training step.
       since: When it began, of `time.perf_counter`.
     """

@@ -57,7 +57,7 @@ class SizeSettings:
     Attributes:
       max_parameters: Millions; None for any number.
       max_macs: Billions of multiply-accumulates of one image; None for any number.
-      num_classes: Of the classifier that is counted, >= 1.
+      num_classes: Classes of the classifier that is counted, >= 1.
 
     Raises:
       UserError: A value is out of range.
@@ -86,7 +86,7 @@ class WorkerSettings:
 
     Attributes:
       workers: How many, >= 1; one is this process itself.
-      threads: Of each, >= 1; None shares the cores out.
+      threads: Threads of each process, >= 1; None shares the cores out.
       backend: joblib's, one of `choices.BACKENDS`.
 
     Raises:
@@ -114,7 +114,7 @@ class ScoredRun:
     """What a search and a growth share.
 
     Attributes:
-      images: Of the NTK.
+      images: Images of the NTK.
       scoring: How topologies are scored, on images of the same size.
       sizes: Which topologies are allowed.
       workers: What scores them.
@@ -135,7 +135,7 @@ class ScoredRun:
 
     @property
     def limits(self) -> Limits:
-        """Of the classifiers, on these images."""
+        """Limits of the classifiers, counted on these images."""
         return self.sizes.limits(self.images.size)
 
     def identity(self) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def search(directory: Path, settings: SearchSettings, run: ScoredRun) -> dict[st
 
     Args:
       directory: For everything; holds results of one configuration.
-      settings: Of the policy; its measures and seed are those of `run.scoring`.
+      settings: Settings of the policy; its measures and seed are those of `run.scoring`.
       run: Images, scores, limits and processes.
 
     Returns:
@@ -61,7 +61,7 @@ def grow(
     Args:
       directory: For everything; holds results of one configuration.
       arch: The seed topology.
-      settings: Of the growth.
+      settings: Settings of the growth.
       targets: Sizes in millions of parameters, separated by commas.
       run: Images, scores, limits and processes.
 
@@ -120,8 +120,8 @@ def _scoring(directory: Path, run: ScoredRun, fixed: dict[str, Any]) -> Iterator
     """Locks the directory; yields a scorer that remembers, and how many image files were skipped.
 
     Args:
-      directory: Of the run.
-      run: Of the run.
+      directory: Directory of the run.
+      run: Settings of the run.
       fixed: What else must not change between starts.
     """
     workers = run.workers

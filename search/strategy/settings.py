@@ -11,15 +11,15 @@ from asvit_tf.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class SearchSettings:
-    """Of REINFORCE.
+    """Settings of REINFORCE.
 
     Attributes:
       total_steps: Updates of the policy, >= 1.
       learning_rate: Adam's, > 0.
-      ema_momentum: Of the moving-average baseline, in [0, 1).
+      ema_momentum: Momentum of the moving-average baseline, in [0, 1).
       buffer_size: Recent values whose range scales a measure's reward, >= 2.
       reward_types: Measures in the reward.
-      seed: Of the policy and its samples.
+      seed: Seed of the policy and its samples.
       samples_per_step: Topologies that one update of the policy sees, >= 1.
 
     Raises:
@@ -47,7 +47,7 @@ class SearchSettings:
 
 @dataclasses.dataclass(frozen=True)
 class GrowthSettings:
-    """Of the growth.
+    """Settings of the growth.
 
     Attributes:
       width: Real width of the first stage to start from.

@@ -27,7 +27,7 @@ def published(
     Args:
       columns: Every measure and baseline, [n] each, NaN where undefined.
       accuracy: [n].
-      measures: Of the result, with tau.
+      measures: Measures of the result, with tau.
     """
     released = [name_of(measure, "released", "identity") for measure in _PUBLISHED]
     return _scatter([*released, "parameters"], columns, accuracy, measures)

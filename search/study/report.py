@@ -26,9 +26,9 @@ def write(
 
     Args:
       directory: For all of them.
-      rows: Of all topologies.
+      rows: Rows of all topologies.
       columns: Every measure and baseline of them, [n] each.
-      result: Of `result.summarize`.
+      result: What `result.summarize` returns.
       predictor: None takes away the one of an earlier result.
 
     Returns:
