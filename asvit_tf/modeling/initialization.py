@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import tf_keras
 
+from asvit_tf import private_names
 from asvit_tf.choices import INITIALIZATIONS
 from asvit_tf.errors import UserError
 from asvit_tf.modeling.backbone import AsViT
@@ -27,7 +28,7 @@ def draw_linear(backbone: AsViT, generator: np.random.Generator, scheme: str = "
     """
     if scheme not in INITIALIZATIONS:
         raise UserError(f"unknown initialization {scheme!r}; allowed are {', '.join(INITIALIZATIONS)}")
-    for layer in backbone._flatten_layers():
+    for layer in private_names.layers_of(backbone):
         if isinstance(layer, (tf_keras.layers.Dense, PatchMerging)):
             shape = tuple(layer.kernel.shape)
             fan_in = int(np.prod(shape[:-1]))
