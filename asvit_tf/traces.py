@@ -6,7 +6,7 @@ import contextlib
 import gc
 from collections.abc import Iterator
 
-from tensorflow.python.framework import ops
+from asvit_tf import private_names
 
 _CUSTOM = "CustomGradient-"
 
@@ -18,7 +18,7 @@ def forgotten() -> Iterator[None]:
     `tf.custom_gradient` registers every use inside a graph for the life of the process, and with it the whole graph.
     There is no public way to take that back.
     """
-    registered = ops.gradient_registry._registry
+    registered = private_names.gradient_registry()
     before = set(registered)
     try:
         yield

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from asvit_tf import choices
+from asvit_tf import choices, private_names
 from asvit_tf.design import counting, grids
 from asvit_tf.design.retokenization import Tokenization
 from asvit_tf.design.topology import Topology
@@ -184,7 +184,7 @@ class AsViT(tf_keras.Model):
         """Switches every norm on ("layer") or off ("identity"); programs traced before do not change."""
         if normalization not in choices.NORMALIZATIONS:
             raise UserError(f"unknown normalization {normalization!r}; allowed are {', '.join(choices.NORMALIZATIONS)}")
-        for layer in self._flatten_layers():
+        for layer in private_names.layers_of(self):
             if isinstance(layer, (layers.LayerNorm, layers.PatchMerging)):
                 layer.identity = normalization == "identity"
 

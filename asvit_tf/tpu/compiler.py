@@ -15,6 +15,7 @@ import re
 import time
 from pathlib import Path
 
+from asvit_tf import private_names
 from asvit_tf.errors import UserError
 from asvit_tf.storage import write_json
 from asvit_tf.tpu import schedule as tpu_schedule
@@ -180,11 +181,8 @@ def _compile(text: str, topology_name: str) -> Program:
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-    from jax._src.interpreters import mlir
-    from jax._src.lib import xla_client
     from jax.errors import JaxRuntimeError
     from jax.experimental import topologies
-    from jaxlib.mlir import ir
 
     try:
         device = topologies.get_topology_desc(platform="tpu", topology_name=topology_name).devices[0]
@@ -192,12 +190,8 @@ def _compile(text: str, topology_name: str) -> Program:
         raise UserError(f"the TPU compiler does not know {topology_name!r}: {_line(error)}") from error
     start = time.perf_counter()
     try:
-        with mlir.make_ir_context():
-            module = ir.Module.parse(text)
-        options = xla_client.CompileOptions()
-        options.num_replicas = options.num_partitions = 1
-        compiled = device.client.compile(module, xla_client.DeviceList((device,)), options)
-    except (JaxRuntimeError, ir.MLIRError) as error:
+        compiled = private_names.compile_stablehlo(device, text)
+    except (JaxRuntimeError, private_names.MalformedProgramError) as error:
         return Program(False, _line(error), compile_seconds=time.perf_counter() - start)
     seconds = time.perf_counter() - start
     cost, memory = compiled.cost_analysis(), compiled.get_compiled_memory_stats()

@@ -13,6 +13,7 @@ import tensorflow as tf
 import tf_keras
 from official.core import base_trainer
 
+from asvit_tf import private_names
 from asvit_tf.design.retokenization import Tokenization
 from asvit_tf.tasks import recipes, schedules
 from asvit_tf.training.learning_rate import eased
@@ -65,8 +66,10 @@ class RunningBlock:
 
 def create_slots(optimizer: Any, variables: Sequence[tf.Variable]) -> None:
     """Creates the optimizer's moments now. Created inside the first training step, they would have it traced twice."""
-    create = optimizer.build if isinstance(optimizer, tf_keras.optimizers.Optimizer) else optimizer._create_all_weights
-    create(variables)
+    if isinstance(optimizer, tf_keras.optimizers.Optimizer):
+        optimizer.build(variables)
+    else:
+        private_names.create_weights(optimizer, variables)
 
 
 @gin.configurable

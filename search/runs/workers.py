@@ -19,6 +19,7 @@ import joblib
 import numpy as np
 from joblib.externals.loky import process_executor
 
+from asvit_tf import private_names
 from asvit_tf.design.topology import Topology
 from asvit_tf.errors import UserError
 from search.runs.search_settings import WorkerSettings
@@ -130,7 +131,7 @@ def _prepare_process(threads: int, parent: int | None, growth: float) -> None:
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     # loky ends a worker that has grown by 300 MB, to stop leaks; a larger topology is no leak, and a new process would
     # import TensorFlow again.
-    process_executor._MAX_MEMORY_LEAK_SIZE = growth
+    private_names.let_workers_grow(growth)
     if parent not in (None, os.getpid()):  # joblib runs the tasks of one worker in the calling process.
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     set_threads(threads)

@@ -1,0 +1,105 @@
+"""What this package uses of other libraries without their promise to keep it, each name in one place.
+
+Where a call is enough, it is a function here. What a subclass has to override, or to read of itself, stays there.
+`NAMES` lists both; tests/test_private_names.py fails by name when a library moves one, or when the code uses another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping, Sequence
+from typing import Any
+
+# The name as module:path; of a function its parameters, of a value the functions that set and read it.
+NAMES: dict[str, tuple[str, ...]] = {
+    # Called here.
+    "tensorflow.python.framework.ops:gradient_registry._registry": (
+        "tensorflow.python.framework.registry:Registry.register",
+    ),
+    "tf_keras.layers:Layer._flatten_layers": ("self", "recursive", "include_self"),
+    "tf_keras.optimizers.legacy:Optimizer._create_all_weights": ("self", "var_list"),
+    "joblib.externals.loky.process_executor:_MAX_MEMORY_LEAK_SIZE": (
+        "joblib.externals.loky.process_executor:_process_worker",
+    ),
+    "jax.interpreters.mlir:make_ir_context": (),
+    "jaxlib.mlir.ir:Module.parse": (),
+    "jaxlib.mlir.ir:MLIRError": (),
+    "jaxlib.xla_client:CompileOptions": (),
+    "jaxlib.xla_client:DeviceList": (),
+    # Raised by joblib: search/runs/workers.py.
+    "joblib.externals.loky.process_executor:TerminatedWorkerError": (),
+    # Overridden or read by a subclass: asvit_tf/training/runner.py, trainer.py and asvit_tf/serving/export.py.
+    "official.core.train_lib:OrbitExperimentRunner._mode": (
+        "official.core.train_lib:OrbitExperimentRunner.__init__",
+        "official.core.train_lib:OrbitExperimentRunner.run",
+    ),
+    "official.core.train_lib:OrbitExperimentRunner._maybe_build_checkpoint_manager": ("self",),
+    "official.core.base_trainer:Trainer._checkpoint_exporter": (
+        "official.core.base_trainer:Trainer.__init__",
+        "official.core.base_trainer:Trainer.eval_end",
+    ),
+    "official.vision.serving.export_base:ExportModule._num_channels": (
+        "official.vision.serving.export_base:ExportModule.__init__",
+    ),
+    "official.vision.serving.export_base:ExportModule._input_image_size": (
+        "official.vision.serving.export_base:ExportModule.__init__",
+    ),
+    "official.vision.serving.image_classification:ClassificationModule._decode_image": ("self", "encoded_image_bytes"),
+    "official.vision.serving.image_classification:ClassificationModule._crop_and_resize": ("self", "image"),
+    "official.vision.serving.image_classification:ClassificationModule._decode_tf_example": (
+        "self",
+        "tf_example_string_tensor",
+    ),
+    "official.vision.serving.detection:DetectionModule._build_inputs": ("self", "image"),
+    "official.vision.serving.detection:DetectionModule._decode_image": ("self", "encoded_image_bytes"),
+    "official.vision.serving.semantic_segmentation:SegmentationModule._build_inputs": ("self", "image"),
+    "official.vision.serving.semantic_segmentation:SegmentationModule._decode_image": ("self", "encoded_image_bytes"),
+}
+
+
+class MalformedProgramError(Exception):
+    """A text that is no StableHLO program; the message says why."""
+
+
+def gradient_registry() -> MutableMapping[str, Any]:
+    """TensorFlow's gradients by name; `tf.custom_gradient` adds one for every use inside a graph."""
+    from tensorflow.python.framework import ops
+
+    return ops.gradient_registry._registry
+
+
+def layers_of(layer: Any) -> list[Any]:
+    """A Keras layer and all inside it, in the order of their creation as attributes."""
+    return list(layer._flatten_layers())
+
+
+def create_weights(optimizer: Any, variables: Sequence[Any]) -> None:
+    """Creates step and moments of a legacy Keras optimizer, whose public methods create them in the first step."""
+    optimizer._create_all_weights(variables)
+
+
+def let_workers_grow(size: float) -> None:
+    """Sets the bytes by which a process of joblib may grow before it is ended and begun anew; call it there."""
+    from joblib.externals.loky import process_executor
+
+    process_executor._MAX_MEMORY_LEAK_SIZE = size
+
+
+def compile_stablehlo(device: Any, text: str) -> Any:
+    """A program compiled for one device of a jax topology; jax's public way takes functions, not text.
+
+    Raises:
+      JaxRuntimeError: It does not compile.
+      MalformedProgramError: The text is no program.
+    """
+    from jax.interpreters import mlir
+    from jaxlib import xla_client
+    from jaxlib.mlir import ir
+
+    try:
+        with mlir.make_ir_context():
+            module = ir.Module.parse(text)
+    except ir.MLIRError as error:
+        raise MalformedProgramError(str(error)) from error
+    options = xla_client.CompileOptions()
+    options.num_replicas = options.num_partitions = 1
+    return device.client.compile(module, xla_client.DeviceList((device,)), options)
