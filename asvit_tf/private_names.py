@@ -27,7 +27,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "jaxlib.xla_client:DeviceList": (),
     # Raised by joblib: search/runs/workers.py.
     "joblib.externals.loky.process_executor:TerminatedWorkerError": (),
-    # Overridden or read by a subclass: asvit_tf/training/runner.py, trainer.py and asvit_tf/serving/export.py.
+    # Overridden or read by a subclass: asvit_tf/training/runner.py, trainer.py and asvit_tf/serving/modules.py.
     "official.core.train_lib:OrbitExperimentRunner._mode": (
         "official.core.train_lib:OrbitExperimentRunner.__init__",
         "official.core.train_lib:OrbitExperimentRunner.run",

@@ -21,6 +21,7 @@ ELSEWHERE = {
         "tensorflow.python.distribute.mirrored_strategy:MirroredExtended.__init__",
     ),
     "tensorflow.python.framework.func_graph:FuncGraph": (),
+    "tqdm.std:tqdm._time": ("tqdm.std:tqdm.__init__", "tqdm.std:tqdm.__iter__"),
     "tensorflow.python.framework.ops:get_stats_for_node_def": ("graph", "node", "statistic_type"),
 }
 NAMES = {**private_names.NAMES, **ELSEWHERE}
@@ -38,7 +39,7 @@ USES = {
     },
     "asvit_tf/training/runner.py": {"_mode", "_maybe_build_checkpoint_manager"},
     "asvit_tf/training/trainer.py": {"_checkpoint_exporter"},
-    "asvit_tf/serving/export.py": {
+    "asvit_tf/serving/modules.py": {
         "_num_channels",
         "_input_image_size",
         "_decode_image",
@@ -48,6 +49,7 @@ USES = {
     },
     "search/runs/workers.py": {"joblib.externals.loky"},
     "tests/helpers.py": {"_collective_key_base"},
+    "tests/dataloaders/test_progress.py": {"_time"},
     "tests/search/scoring/test_scoring.py": {"tensorflow.python.framework"},
     "benchmarks/detector_counts.py": {"tensorflow.python.framework"},
 }

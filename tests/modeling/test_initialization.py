@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tf_keras
 
-from asvit_tf import AsViT, UserError
+from asvit_tf import AsViT, UserError, private_names
 from asvit_tf.modeling import initialization
 from asvit_tf.modeling.layers import PatchMerging
 
@@ -20,7 +20,9 @@ def backbone(topology, **options):
 def test_linear_layers_come_in_the_order_of_earlier_versions(topology, representation_size):
     """Earlier versions took the order in which Keras traverses layers; scores on disk depend on it."""
     model = backbone(topology, representation_size=representation_size)
-    expected = [layer for layer in model._flatten_layers() if isinstance(layer, (tf_keras.layers.Dense, PatchMerging))]
+    expected = [
+        layer for layer in private_names.layers_of(model) if isinstance(layer, (tf_keras.layers.Dense, PatchMerging))
+    ]
     found = list(initialization.linear_layers(model))
     assert len(found) == 3 + 4 * sum(model.topology.depths) + (representation_size is not None)
     assert list(map(id, found)) == list(map(id, expected))
