@@ -97,7 +97,7 @@ def test_workers_change_nothing_and_a_kill_leaves_no_lock(tmp_path, capsys):
     assert len(expected["family"]) >= 2
     assert set(expected["configs"]) | {line.split()[6] for line in expected["missed"]} == {"0.36", "0.45"}
 
-    command = ["-m", "asvit_tf.cli", *GROW, "--save_dir", tmp_path / "two", "--workers", "2", "--json"]
+    command = [ROOT / "search/grow.py", *GROW[1:], "--save_dir", tmp_path / "two", "--workers", "2", "--json"]
     process = start(*command)
     scores = tmp_path / "two/scores.jsonl"
     end = time.monotonic() + 200
@@ -200,6 +200,19 @@ def test_the_parts_of_a_run_must_fit_together():
     )
     with pytest.raises(UserError, match=r"images of \(32, 32\), not of \(16, 16\)"):
         ScoredRun(images, ScoringSettings((32, 32)))
+
+
+@pytest.mark.parametrize(("script", "flag"), [("reinforce.py", "--total-steps"), ("grow.py", "--arch")])
+def test_the_scripts_explain_themselves_and_refuse_in_one_line(script, flag):
+    process = start(ROOT / "search" / script, "--help")
+    output, error = process.communicate()
+    assert (process.returncode, error) == (0, "")
+    assert output.startswith(f"Usage: {script} ")
+    assert flag in output
+    process = start(ROOT / "search" / script, "--save_dir", "unused", flag, "none", "--dataset", "noise")
+    output, error = process.communicate()
+    assert (process.returncode, output, error.count("\n")) == (2, "", 1)
+    assert error.startswith(f"{script}: ")
 
 
 def test_help_says_what_workers_are(capsys):

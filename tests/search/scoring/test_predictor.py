@@ -20,10 +20,12 @@ MEASURE = "length_distortion:released:identity"
 SETTINGS = ScoringSettings(image_size=(16, 16), repeats=1, points=3, measures=())
 
 
-def planted(count=30, seed=0):
+def planted(count=30, seed=0, noise=0.01):
     generator = np.random.default_rng(seed)
     columns = {name: np.exp(3 * generator.standard_normal(count) + 5) for name in "abcd"}
-    accuracy = 0.7 + 0.02 * np.log(columns["a"]) - 0.01 * np.log(columns["c"]) + 0.01 * generator.standard_normal(count)
+    accuracy = (
+        0.7 + 0.02 * np.log(columns["a"]) - 0.01 * np.log(columns["c"]) + noise * generator.standard_normal(count)
+    )
     return columns, accuracy
 
 
@@ -42,15 +44,18 @@ def slow_fit(columns, accuracy, penalty):
     return features @ solve(whole) + accuracy.mean(), left_out
 
 
-def test_the_line_is_that_of_least_squares_and_leaving_one_out_is_leaving_one_out():
-    columns, accuracy = planted()
+@pytest.mark.parametrize("noise", [0.01, 0.2])
+def test_the_line_is_that_of_least_squares_and_leaving_one_out_is_leaving_one_out(noise):
+    columns, accuracy = planted(noise=noise)
     line, left_out = regression.fit(columns, tuple("abcd"), accuracy)
     fits = [slow_fit(columns, accuracy, penalty) for penalty in regression._PENALTIES]
     errors = [np.sum((accuracy - accuracy.mean() - fit[1]) ** 2) for fit in fits]
-    expected, expected_left_out = fits[int(np.argmin(errors))]
+    best = int(np.argmin(errors))
+    assert (best == 0) == (noise < 0.1)  # The more noise, the larger the penalty.
+    expected, expected_left_out = fits[best]
     np.testing.assert_allclose(line(columns), expected, atol=1e-10)
     np.testing.assert_allclose(left_out, expected_left_out, atol=1e-10)
-    assert line.slopes[0] > 0 > line.slopes[2]
+    assert noise > 0.1 or line.slopes[0] > 0 > line.slopes[2]
 
 
 def test_columns_without_logarithms_or_information_are_not_used():
