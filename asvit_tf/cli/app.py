@@ -11,11 +11,12 @@ import sys
 
 import click
 
-from asvit_tf.cli import console, data, designs, detection, running, searching, serving, study, tpu, training
+from asvit_tf.cli import console, data, designs, detection, doctor, running, searching, serving, study, tpu, training
 
 COMMANDS = (
     *(running.run, designs.describe, searching.complexity, searching.search, searching.grow, study.study),
     *(data.prepare, training.train, training.evaluate, serving.export, serving.predict, tpu.tpu_check),
+    doctor.doctor,
     *(detection.prepare_coco, detection.shapes, detection.detect),
 )
 

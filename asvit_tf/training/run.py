@@ -23,7 +23,6 @@ import tensorflow as tf
 import tf_keras
 import yaml
 from absl import flags
-from official.common import distribute_utils
 from official.common import flags as model_garden_flags
 from official.core import config_definitions as cfg
 from official.core import task_factory, train_lib, train_utils
@@ -42,7 +41,7 @@ from asvit_tf.errors import StoppedError, UserError
 from asvit_tf.modeling import checkpoints
 from asvit_tf.precision import mixed_precision
 from asvit_tf.tasks import checks, classification, schedules
-from asvit_tf.training import block_log
+from asvit_tf.training import block_log, strategies
 from asvit_tf.training.block_log import BlockLog
 from asvit_tf.training.rollback import Guard
 from asvit_tf.training.runner import ExperimentRunner
@@ -164,12 +163,7 @@ def _explained(error: Exception, params: cfg.ExperimentConfig, model_dir: str) -
 def _run_once(
     params: cfg.ExperimentConfig, model_dir: str, mode: str, progress: bool, phases: Sequence[savings.PlannedPhase]
 ) -> dict[str, float]:
-    strategy = distribute_utils.get_distribution_strategy(
-        distribution_strategy=params.runtime.distribution_strategy,
-        all_reduce_alg=params.runtime.all_reduce_alg,
-        num_gpus=params.runtime.num_gpus,
-        tpu_address=params.runtime.tpu,
-    )
+    strategy = strategies.build(params.runtime)
     writes = strategy.extended.should_save_summary  # Of several workers one does.
     with contextlib.ExitStack() as stack:
         # All workers take part in saving the best checkpoint; those that do not write it save it where nobody looks.
