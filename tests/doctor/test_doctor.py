@@ -181,6 +181,14 @@ def test_commands_refuse_a_libtpu_that_would_abort_them(capsys, monkeypatch):
     assert "pip install --no-deps libtpu==0.0.31" in error
 
 
+def test_the_compiler_is_refused_where_nothing_can_be_lowered_for_it(capsys, monkeypatch):
+    monkeypatch.setattr("asvit_tf.tpu.compiler.examine", lambda: TPU)
+    assert cli.main(["tpu-check", TINY]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert ".venv/bin/asvit tpu-check" in error
+
+
 def test_looking_at_this_machine_loads_no_tensorflow():
     code = (
         "import sys; from asvit_tf.hardware import machine; machine.examine(); assert 'tensorflow' not in sys.modules"
