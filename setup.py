@@ -1,4 +1,4 @@
-"""Packaging. The pinned versions that the README's commands use are in requirements.lock."""
+"""Packaging. Pinned versions are in requirements.lock, requirements-tpu.lock and requirements-gpu.lock."""
 
 from pathlib import Path
 
@@ -38,6 +38,12 @@ setup(
     ],
     extras_require={
         "tpu-check": ["jax>=0.8", "libtpu>=0.0.30"],
+        # For a TPU VM: what tensorflow-tpu 2.20.0 takes. Its package asks for 0.0.14 at least; beside 0.0.32 and newer
+        # ones importing it aborts the process, because they lack functions that it calls (docs/tpu.md has the table).
+        # tensorflow-tpu itself cannot be named: the Model Garden asks for tensorflow, whose files would overwrite its,
+        # so it takes that one's place afterwards (docs/tpu.md), or requirements-tpu.lock is installed with --no-deps.
+        "tpu": ["libtpu>=0.0.14,<=0.0.31"],
+        "gpu": ["tensorflow[and-cuda]>=2.20,<2.21"],
         "test": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9", "mypy>=1.14", "import-linter>=2.1"],
     },
     entry_points={"console_scripts": ["asvit = asvit_tf.cli.app:entry_point"]},

@@ -11,11 +11,12 @@ import sys
 
 import click
 
-from asvit_tf.cli import console, data, designs, detection, running, searching, serving, study, tpu, training
+from asvit_tf.cli import console, data, designs, detection, hardware, running, searching, serving, study, training
 
 COMMANDS = (
     *(running.run, designs.describe, designs.complexity, searching.search, searching.grow, study.study),
-    *(data.prepare, training.train, training.evaluate, serving.export, serving.predict, tpu.tpu_check),
+    *(data.prepare, training.train, training.evaluate, serving.export, serving.predict, hardware.tpu_check),
+    hardware.doctor,
     *(detection.prepare_coco, detection.shapes, detection.detect),
 )
 

@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from asvit_tf.errors import NotLearnedError, OneClassError, StoppedError, UserError
+from asvit_tf.hardware import environment
 from asvit_tf.storage import jsonable
 
 CONTEXT: dict[str, Any] = dict(
@@ -37,7 +38,12 @@ def print_json(value: Any) -> None:
 
 
 def quiet_tensorflow() -> None:
-    """Keeps TensorFlow's start-up notices off the screen, unless the user has set a level."""
+    """Keeps TensorFlow's start-up notices off the screen, unless the user has set a level.
+
+    Raises:
+      UserError: Importing it would abort the process.
+    """
+    environment.prepare()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from absl import logging as absl_logging
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from asvit_tf import private_names
 from asvit_tf.errors import UserError
+from asvit_tf.hardware.machine import examine
 from asvit_tf.storage import write_json
 from asvit_tf.tpu import schedule as tpu_schedule
 
@@ -120,8 +121,14 @@ def version() -> str:
     """Version of the compiler.
 
     Raises:
-      UserError: It is not installed.
+      UserError: It is not installed, or this TensorFlow cannot lower programs for it.
     """
+    if examine().purpose == "tpu":
+        # It has no XLA for the host, which lowering goes through.
+        raise UserError(
+            "tensorflow-tpu cannot lower programs; use the environment of requirements.lock: make .venv/done && "
+            ".venv/bin/asvit tpu-check"
+        )
     try:
         importlib.metadata.version("jax")
         return importlib.metadata.version("libtpu")

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from official.common import distribute_utils
 from official.core import base_task, task_factory, train_lib, train_utils
 from official.core import config_definitions as cfg
 from official.vision.utils import summary_manager
 
 from asvit_tf.errors import UserError
 from asvit_tf.modeling import checkpoints
+from asvit_tf.training import strategies
 from asvit_tf.training.runner import ExperimentRunner
 from asvit_tf.training.screen import Screen
 from asvit_tf.training.trainer import RetokenizingTrainer
@@ -75,12 +75,7 @@ class Session:
 @contextlib.contextmanager
 def connected(params: cfg.ExperimentConfig, model_dir: str, mode: str) -> Iterator[Session]:
     """Connects to the devices and builds task and trainer."""
-    strategy = distribute_utils.get_distribution_strategy(
-        distribution_strategy=params.runtime.distribution_strategy,
-        all_reduce_alg=params.runtime.all_reduce_alg,
-        num_gpus=params.runtime.num_gpus,
-        tpu_address=params.runtime.tpu,
-    )
+    strategy = strategies.build(params.runtime)
     with contextlib.ExitStack() as stack:
         # All workers take part in saving the best checkpoint; those that do not write it save it where nobody looks.
         writes = strategy.extended.should_save_summary

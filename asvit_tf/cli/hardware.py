@@ -1,4 +1,4 @@
-"""The command tpu-check."""
+"""The commands doctor, about this machine, and tpu-check, about a TPU that is not there."""
 
 from __future__ import annotations
 
@@ -51,4 +51,27 @@ def tpu_check(topology: str | None, profile: bool, as_json: bool, **options: Any
     else:
         click.echo(checking.in_words(result, profile))
     if not all(phase["compiles"] for phase in result["phases"]):
+        raise click.exceptions.Exit(1)
+
+
+@click.command()
+@click.option(
+    "--measure/--no-measure", default=True, show_default=True, help="Train a tiny network on each device for 2 s."
+)
+@AS_JSON
+def doctor(measure: bool, as_json: bool) -> None:
+    """Examines this environment: versions, devices, drivers, what does not fit and the command that mends it.
+
+    Also: under which flags asvit train uses the machine, and how fast each device trains. TensorFlow is tried in a
+    process of its own, since a wrong library aborts it. Exit status 1: something is to be mended.
+    """
+    from asvit_tf.doctor import examination
+    from asvit_tf.hardware import machine
+
+    result = examination.examine(machine.examine(), 2.0 if measure else None)
+    if as_json:
+        print_json(result)
+    else:
+        click.echo(examination.in_words(result))
+    if not result["healthy"]:
         raise click.exceptions.Exit(1)

@@ -1,0 +1,177 @@
+"""What does not fit together, each in one line with the command that mends it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from asvit_tf.hardware.machine import CUDA_LIBRARIES, Machine, version_numbers
+
+TENSORFLOW = "2.20"
+PYTHONS = ("3.11", "3.12")
+# By trying every release with tensorflow-tpu 2.20.0 (docs/tpu.md): older than the first its package refuses; newer than
+# the second lacks a function that it calls, and the import of TensorFlow aborts the process.
+LIBTPU = ("0.0.14", "0.0.31")
+CUDNN = "9.3"  # Built with; TensorFlow refuses an older one when it first needs it.
+DRIVER = "525.60.13"  # The least for CUDA 12.
+TPU_INSTALL = (
+    f"pip uninstall -y tensorflow && pip install --no-deps --force-reinstall tensorflow-tpu=={TENSORFLOW}.0 "
+    f"libtpu=={LIBTPU[1]}"
+)
+GPU_INSTALL = f"pip install 'tensorflow[and-cuda]=={TENSORFLOW}.0'"
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One thing that was found.
+
+    Attributes:
+      about: "software", "tpu" or "gpu".
+      what: What is wrong, or what is to be known.
+      mend: The command or the act that mends it; None where nothing is broken.
+    """
+
+    about: str
+    what: str
+    mend: str | None = None
+
+    def __str__(self) -> str:
+        return self.what if self.mend is None else f"{self.what}; mend it: {self.mend}"
+
+
+def find(machine: Machine) -> list[Finding]:
+    """All that is to be said of a machine before TensorFlow is imported."""
+    return [*_software(machine), *_tpu(machine), *_gpu(machine)]
+
+
+def cannot_import(machine: Machine) -> Finding | None:
+    """Why importing TensorFlow would fail or abort the process."""
+    return next((finding for finding in _imports(machine)), None)
+
+
+def cannot_use_local_tpu(machine: Machine) -> Finding | None:
+    """Why a training with the TPU of this machine would fail."""
+    problem = cannot_import(machine)
+    if problem is not None:
+        return problem
+    if machine.purpose != "tpu":
+        return Finding("tpu", f"{_tensorflow(machine)} cannot use a TPU, tensorflow-tpu can", TPU_INSTALL)
+    problems = [finding for finding in _tpu(machine) if finding.mend]
+    if not problems and not machine.tpu_chips:
+        return Finding("tpu", "this machine has no TPU chip", "run on a TPU VM, or train without --tpu=local")
+    return problems[0] if problems else None
+
+
+def _tensorflow(machine: Machine) -> str:
+    return " and ".join(f"{name} {machine.packages[name]}" for name in machine.tensorflows) or "no TensorFlow"
+
+
+def _imports(machine: Machine) -> list[Finding]:
+    findings = []
+    if not machine.tensorflows:
+        findings.append(Finding("software", "TensorFlow is not installed", f"pip install tensorflow=={TENSORFLOW}.0"))
+    if len(machine.tensorflows) > 1:
+        keep = "tensorflow-tpu" if machine.purpose == "tpu" else "tensorflow"
+        others = " ".join(name for name in machine.tensorflows if name != keep)
+        findings.append(
+            Finding(
+                "software",
+                f"{_tensorflow(machine)} overwrite each other's files",
+                f"pip uninstall -y {others} && pip install --no-deps --force-reinstall {keep}=={TENSORFLOW}.0",
+            )
+        )
+    if machine.purpose == "tpu":
+        libtpu = machine.packages.get("libtpu")
+        wanted = f"tensorflow-tpu {machine.packages['tensorflow-tpu']} takes libtpu {LIBTPU[0]} to {LIBTPU[1]}"
+        mend = f"pip install --no-deps libtpu=={LIBTPU[1]}"
+        if libtpu is None:
+            findings.append(Finding("tpu", f"libtpu is not installed: {wanted}", mend))
+        elif not version_numbers(LIBTPU[0]) <= version_numbers(libtpu) <= version_numbers(LIBTPU[1]):
+            findings.append(Finding("tpu", f"libtpu is {libtpu}: {wanted}, and aborts with a newer one", mend))
+    return findings
+
+
+def _software(machine: Machine) -> list[Finding]:
+    findings = [finding for finding in _imports(machine) if finding.about == "software"]
+    if machine.system != "Linux x86_64":
+        findings.append(
+            Finding(
+                "software",
+                f"the system is {machine.system}: tensorflow-text {TENSORFLOW}, of the Model Garden, "
+                "is made for Linux x86_64 and macOS arm64; only Linux x86_64 was tried",
+            )
+        )
+    if machine.python.rpartition(".")[0] not in PYTHONS:
+        findings.append(
+            Finding(
+                "software",
+                f"Python is {machine.python}: allowed are {' and '.join(PYTHONS)}",
+                f"make an environment with python{PYTHONS[0]}",
+            )
+        )
+    for name in (*machine.tensorflows, "tf-keras", "tf-models-official", "tensorflow-text"):
+        version = machine.packages.get(name)
+        mend = f"pip install --no-deps '{name}=={TENSORFLOW}.*'"
+        if version is None:
+            findings.append(Finding("software", f"{name} is not installed", mend))
+        elif version_numbers(version)[:2] != version_numbers(TENSORFLOW):
+            findings.append(Finding("software", f"{name} is {version}: {TENSORFLOW} is wanted", mend))
+    return findings
+
+
+def _tpu(machine: Machine) -> list[Finding]:
+    findings = [finding for finding in _imports(machine) if finding.about == "tpu"]
+    chips = f"{machine.tpu_chips} TPU chips ({machine.tpu_kind or 'of unknown kind'})"
+    if machine.tpu_chips:
+        if machine.purpose != "tpu":
+            findings.append(Finding("tpu", f"{chips}, which {_tensorflow(machine)} cannot use", TPU_INSTALL))
+        if not machine.tpu_devices:
+            findings.append(
+                Finding(
+                    "tpu",
+                    f"{chips} on the bus, but neither /dev/accel* nor /dev/vfio/* to reach them",
+                    "in a container: docker run --privileged --net=host",
+                )
+            )
+    elif machine.purpose == "tpu":
+        findings.append(Finding("tpu", "the environment is one for TPUs, and this machine has no TPU chip"))
+    return findings
+
+
+def _gpu(machine: Machine) -> list[Finding]:
+    if not machine.gpus:
+        if machine.purpose == "gpu":
+            return [Finding("gpu", "the environment is one for GPUs, and this machine has no NVIDIA GPU")]
+        return []
+    findings = []
+    gpus = f"{machine.gpus} NVIDIA GPUs"
+    if machine.purpose == "tpu":
+        mend = f"pip uninstall -y tensorflow-tpu && {GPU_INSTALL}"
+        findings.append(Finding("gpu", f"{gpus}, which {_tensorflow(machine)} cannot use", mend))
+    elif machine.missing_libraries == tuple(CUDA_LIBRARIES):
+        findings.append(Finding("gpu", f"{gpus}, and no CUDA library for {_tensorflow(machine)}", GPU_INSTALL))
+    elif machine.missing_libraries:
+        missing = ", ".join(machine.missing_libraries)
+        names = dict.fromkeys(CUDA_LIBRARIES[name] for name in machine.missing_libraries)
+        mend = GPU_INSTALL
+        if all(name in machine.packages for name in names):  # Installed, and their files gone: pip would do nothing.
+            pinned = " ".join(f"{name}=={machine.packages[name]}" for name in names)
+            mend = f"pip install --force-reinstall --no-deps {pinned}"
+        findings.append(Finding("gpu", f"{gpus}; CUDA libraries are missing: {missing}", mend))
+    cudnn = machine.packages.get("nvidia-cudnn-cu12")
+    if cudnn is not None and not version_numbers(CUDNN) <= version_numbers(cudnn) < (10,):
+        what = f"nvidia-cudnn-cu12 is {cudnn}: TensorFlow {TENSORFLOW} takes {CUDNN} to 9.x"
+        findings.append(Finding("gpu", what, f"pip install --no-deps 'nvidia-cudnn-cu12>={CUDNN},<10'"))
+    if machine.driver is None or not machine.driver_library:
+        what = "kernel driver is not loaded" if machine.driver is None else "library libcuda.so.1 is missing"
+        mend = f"install a driver of at least {DRIVER}, or in a container: docker run --gpus all"
+        findings.append(Finding("gpu", f"{gpus}, and NVIDIA's {what}", mend))
+    elif version_numbers(machine.driver) < version_numbers(DRIVER):
+        mend = f"install a driver of at least {DRIVER}"
+        findings.append(Finding("gpu", f"NVIDIA's driver is {machine.driver}, too old for CUDA 12", mend))
+    elif not machine.gpu_devices:
+        mend = "in a container: docker run --gpus all; else nvidia-modprobe -c 0 -u"
+        findings.append(Finding("gpu", f"{gpus} on the bus, but no /dev/nvidia0 to reach them", mend))
+    if machine.visible_gpus is not None and machine.visible_gpus.strip() in ("", "-1"):
+        what = f"CUDA_VISIBLE_DEVICES is {machine.visible_gpus!r}, which hides every GPU"
+        findings.append(Finding("gpu", what, "unset CUDA_VISIBLE_DEVICES"))
+    return findings
