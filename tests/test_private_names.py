@@ -21,7 +21,6 @@ ELSEWHERE = {
         "tensorflow.python.distribute.mirrored_strategy:MirroredExtended.__init__",
     ),
     "tensorflow.python.framework.func_graph:FuncGraph": (),
-    "tqdm.std:tqdm._time": ("tqdm.std:tqdm.__init__", "tqdm.std:tqdm.__iter__"),
     "tensorflow.python.framework.ops:get_stats_for_node_def": ("graph", "node", "statistic_type"),
 }
 NAMES = {**private_names.NAMES, **ELSEWHERE}
@@ -49,7 +48,6 @@ USES = {
     },
     "search/runs/workers.py": {"joblib.externals.loky"},
     "tests/helpers.py": {"_collective_key_base"},
-    "tests/dataloaders/test_progress.py": {"_time"},
     "tests/search/scoring/test_scoring.py": {"tensorflow.python.framework"},
     "benchmarks/detector_counts.py": {"tensorflow.python.framework"},
 }

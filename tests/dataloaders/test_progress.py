@@ -70,9 +70,8 @@ def test_a_brief_bar_appears_where_work_takes_long(monkeypatch, seconds, appears
     clock = [100.0]
     screen = io.StringIO()
     monkeypatch.setattr("sys.stderr", screen)
+    monkeypatch.setattr("tqdm.std.time", lambda: clock[0])
     bar = brief_bar(range(2), "reading", True)
-    monkeypatch.setattr(bar, "_time", lambda: clock[0])
-    bar.start_t = bar.last_print_t = clock[0]
     for _ in bar:
         clock[0] += seconds
     assert ("reading" in screen.getvalue()) is appears
