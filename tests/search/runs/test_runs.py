@@ -64,6 +64,13 @@ def rows(path):
     return [{name: value for name, value in row.items() if name not in ("seconds", "split")} for row in rows]
 
 
+def wait_for_rows(path, count, process, seconds=900):
+    """Until a journal has so many rows, or the process has ended; a busy machine takes minutes to import TensorFlow."""
+    end = time.monotonic() + seconds
+    while len(rows(path)) < count and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.05)
+
+
 def test_the_released_command_line_with_every_flag_and_a_kill(folder, tmp_path):
     command = [ROOT / "search/reinforce.py", "--save_dir", tmp_path / "killed", "--data_path", folder]
     command += ["--dataset", "imagenet", "--learning_rate", "0.08", "--total_steps", "2", "--EMA_momentum", "0.9"]
@@ -71,9 +78,7 @@ def test_the_released_command_line_with_every_flag_and_a_kill(folder, tmp_path):
     command += ["--timestamp", "first", *SMALL, "--json"]
     process = start(*command)
     trace = tmp_path / "killed/first/trace.jsonl"
-    end = time.monotonic() + 200
-    while not rows(trace) and process.poll() is None and time.monotonic() < end:
-        time.sleep(0.05)
+    wait_for_rows(trace, 1, process)
     process.kill()
     process.communicate()
     assert len(rows(trace)) == 1
@@ -100,9 +105,7 @@ def test_workers_change_nothing_and_a_kill_leaves_no_lock(tmp_path, capsys):
     command = [ROOT / "search/grow.py", *GROW[1:], "--save_dir", tmp_path / "two", "--workers", "2", "--json"]
     process = start(*command)
     scores = tmp_path / "two/scores.jsonl"
-    end = time.monotonic() + 200
-    while len(rows(scores)) < 2 and process.poll() is None and time.monotonic() < end:
-        time.sleep(0.05)
+    wait_for_rows(scores, 2, process)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     before = len(rows(scores))
