@@ -19,8 +19,7 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 
-from asvit_tf import experiment_yaml
-from asvit_tf.dataloaders import coco_annotations, masks
+from asvit_tf.dataloaders import coco_annotations, experiment_yaml, masks
 from asvit_tf.dataloaders.coco_annotations import Content, Split, SplitCount
 from asvit_tf.errors import UserError
 from asvit_tf.storage import whole_directory

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from asvit_tf import experiment_yaml
+from asvit_tf.dataloaders import experiment_yaml
 from asvit_tf.errors import UserError
 from asvit_tf.storage import write_text
 from search.strategy.limits import Limits

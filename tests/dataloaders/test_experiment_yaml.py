@@ -3,7 +3,7 @@
 import pytest
 from official.modeling.hyperparams import params_dict
 
-from asvit_tf import experiment_yaml
+from asvit_tf.dataloaders import experiment_yaml
 
 TEXTS = ["1e3", "-1E5", "1_0e2", ".5", "10", "0x1f", "1:30", "1.5e+3", "no", "~", "null", "", "2020-01-01", "a: b", "#"]
 TEXTS += [
