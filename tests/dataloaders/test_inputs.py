@@ -299,8 +299,8 @@ def test_soft_labels_pass_the_check_and_others_do_not():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--mode=train_and_validate"], "allowed are train, eval,"),
-        (["--mode=training"], "should be one of"),
+        (["--mode=train_and_validate"], "'train_and_validate' is not one of 'train', 'eval', "),
+        (["--mode=training"], "'training' is not one of 'train', 'eval', "),
         (["--mode=train", "--params_override=trainer.steps=3"], "steps"),
         (["--mode=train", "--config_file=UNKNOWN"], "learning_speed"),
         (["--mode=train", "--config_file=nowhere.yaml"], "nowhere.yaml"),

@@ -155,7 +155,7 @@ def test_normalization_can_be_switched_and_comes_back():
     ("options", "message"),
     [
         ({"window": "round"}, "allowed are split, fixed"),
-        ({"normalization": "batch"}, "allowed are layer, identity"),
+        ({"normalization": "batch"}, "allowed are identity, layer"),
         ({"stochastic_depth": 1.0}, "from 0 to below 1"),
         ({"side": (None, 32)}, "must be known"),
         ({"side": 0}, "at least 1"),
