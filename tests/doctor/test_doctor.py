@@ -84,7 +84,8 @@ def test_a_process_that_aborts_is_a_finding_with_its_reason(monkeypatch):
         import os, sys
         print("F0000 tpu_api.cc] SomeTpuFunction not available in this library.", file=sys.stderr)
         print("*** Check failure stack trace: ***", file=sys.stderr)
-        print("@ 0x7f tsl::Fatal", file=sys.stderr, flush=True)
+        print("@ 0x7f tsl::Fatal", file=sys.stderr)
+        print("see the log for more", file=sys.stderr, flush=True)
         os.abort()
         """
     )
