@@ -58,7 +58,8 @@ def run(params: cfg.ExperimentConfig, model_dir: str, mode: str, progress: bool 
     Raises:
       UserError: The experiment or its schedule is contradictory, data are missing or wrong, there is no checkpoint to
         evaluate, or the one to continue is damaged or of another network.
-      StoppedError: The disk is full, a worker was lost for good, or the loss is no number.
+      StoppedError: The disk is full, a worker was lost for good, or the training diverged: its loss is no number, or
+        stays at that of guessing.
     """
     _check(params, model_dir, mode)
     phases = plan_of(params)

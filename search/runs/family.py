@@ -19,7 +19,9 @@ _COMMENT = """\
 {topology}
 {millions:.2f} M parameters, {giga_macs:.2f} G multiply-accumulates at {side} x {side}; grown for {target:g} M.
 
+The hardware is another file: tpu.yaml (with --tpu=NAME) or gpu.yaml.
 asvit train --experiment=asvit_imagenet --mode=train_and_eval --model_dir=DIR --config_file=THIS_FILE \\
+  --config_file=official_configs/gpu.yaml \\
   --params_override=task.train_data.input_path=TRAIN*,task.validation_data.input_path=VALID*
 """
 

@@ -103,7 +103,7 @@ class _Run:
         return result
 
     def _plan(self) -> classification.Plan:
-        """Checkpoints and log of the training."""
+        """How the grown network is trained."""
         names = [field.name for field in dataclasses.fields(classification.Plan)]
         return classification.Plan(**{name: getattr(self.settings, name) for name in names})
 

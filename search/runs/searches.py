@@ -84,7 +84,9 @@ def grow(
             f"growth starts at {counted.parameters / 1e6:.2f} M parameters and {counted.macs / 1e9:.3f} G "
             "multiply-accumulates, over the limits; raise them"
         )
-    most = min(settings.stop_parameters, limits.max_parameters or counted.parameters)
+    most = settings.stop_parameters
+    if limits.max_parameters is not None:
+        most = min(most, limits.max_parameters)
     sizes = family.parse_targets(targets, counted.parameters, most)
     fixed = dict(arch=str(arch), width=settings.width, proxy_divisor=settings.proxy_divisor)
     predictor = run.scoring.predictor
