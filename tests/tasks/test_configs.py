@@ -105,7 +105,8 @@ def test_the_yaml_of_a_target_gives_the_experiment_that_a_hand_written_one_gives
     comment = Path(written["70"]).read_text().splitlines()[:5]
     assert comment[0] == f"# {topology}"
     assert comment[1] == "# 69.00 M parameters, 4.56 G multiply-accumulates at 192 x 192; grown for 70 M."
-    assert comment[3].endswith("--config_file=THIS_FILE \\")
+    assert comment[4].endswith("--config_file=THIS_FILE \\")
+    assert "tpu.yaml (with --tpu=NAME) or gpu.yaml" in comment[3]
     assert missed == ["no member is within 10% of 200 M; the nearest has 69.00 M"]
 
 
