@@ -35,8 +35,8 @@ PARAMETERS = {
     "asvit_tf.build_classifier": ["topology", "num_classes", "image_size", "position_embedding"],
 }
 COMMANDS = (
-    *("complexity", "describe", "detect", "evaluate", "export", "grow", "predict", "prepare", "prepare-coco"),
-    *("run", "search", "shapes", "study", "tpu-check", "train"),
+    *("complexity", "describe", "detect", "doctor", "evaluate", "export", "grow", "predict", "prepare"),
+    *("prepare-coco", "run", "search", "shapes", "study", "tpu-check", "train"),
 )
 
 
