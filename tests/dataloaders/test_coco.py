@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import yaml
-from official.core import exp_factory
+from official.core import exp_factory, task_factory
 from official.modeling import hyperparams
 from official.vision.dataloaders import tf_example_decoder
 from PIL import Image
@@ -139,6 +139,41 @@ def test_perfect_detections_have_an_ap_of_1(folder, tmp_path):
         evaluation.accumulate()
         evaluation.summarize()
         assert evaluation.stats[1] == pytest.approx(1)  # AP50
+
+
+@pytest.mark.parametrize(("shift", "expected"), [(0, 1.0), (200, 0.0)])
+def test_a_detector_that_finds_every_box_has_an_ap_of_1(folder, tmp_path, shift, expected):
+    """By the evaluation of a task that reads the records; its network sees images of 40 x 60 as 171 x 256."""
+    prepared = coco.prepare(tmp_path / "records", folder)
+    params = exp_factory.get_exp_config("retinanet_asvit_coco")
+    params = hyperparams.override_params_dict(params, prepared.config_file, is_strict=True)
+    params.task.model.input_size = [256, 256, 3]
+    params.task.validation_data.override({"global_batch_size": 3, "dtype": "float32"})
+    task = task_factory.get_task(params.task)
+    task.build_metrics(training=False)
+    (labels,) = (labels for _, labels in task.build_inputs(params.task.validation_data))
+    top_left_bottom_right = {
+        11: [[4, 5, 14, 25], [30, 50.5, 40, 60], [20, 10, 24, 15], [2, 30, 10, 39]],
+        12: [],
+        13: [[0, 0, 9, 9]],  # The other two are crowds.
+    }
+    classes = {11: [3, 7, 3, 3], 12: [], 13: [3]}
+    numbers = [int(number) for number in labels["groundtruths"]["source_id"].numpy()]
+    boxes, found = np.zeros((3, 4, 4), np.float32), np.zeros((3, 4), np.int32)
+    for i, number in enumerate(numbers):
+        count = len(classes[number])
+        found[i, :count] = classes[number]
+        boxes[i, :count] = np.reshape(top_left_bottom_right[number], (-1, 4)) * ([171 / 40, 256 / 60] * 2) + shift
+    answer = dict(
+        detection_boxes=tf.constant(boxes),
+        detection_classes=tf.constant(found),
+        detection_scores=tf.fill((3, 4), 0.9),
+        num_detections=tf.constant([len(classes[number]) for number in numbers]),
+        source_id=labels["groundtruths"]["source_id"],
+        image_info=labels["image_info"],
+    )
+    task.coco_metric.update_state(labels["groundtruths"], answer)
+    assert task.coco_metric.result()["AP"] == pytest.approx(expected, abs=1e-6)
 
 
 def test_boxes_alone_need_no_masks(folder, tmp_path):

@@ -146,7 +146,7 @@ def test_an_undefined_measure_is_null_with_its_reason(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["tiny"], "tiny"),
+        (["tiny"], "topology 'tiny'"),
         (["seed", "--radius", "two"], "'two' is not one of 'sqrt-n', 'unit'"),
         (["seed", "--points", "2"], "2 is not in the range x>=3"),
         (["seed", "--batch_size", "1"], "1 is not in the range x>=2"),
