@@ -11,6 +11,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 import tensorflow as tf
+from pycocotools import mask as mask_tools
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(__file__).parent / "data"
@@ -127,3 +128,9 @@ def records(path, labels, image=None):
                 "image/class/label": tf.train.Feature(int64_list=tf.train.Int64List(value=[label])),
             }
             writer.write(tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString())
+
+
+def compressed(whole):
+    """A mask [H, W] as COCO's compressed run lengths."""
+    rle = mask_tools.encode(np.asfortranarray(whole))
+    return dict(size=rle["size"], counts=rle["counts"].decode())

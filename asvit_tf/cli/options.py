@@ -37,12 +37,11 @@ def together(*options: Callable) -> Callable:
     return decorate
 
 
-def worker_options(work: str, cluster: str) -> Callable:
+def worker_options(work: str) -> Callable:
     """`--workers`, `--worker-threads` and `--backend`, from which `WorkerSettings` are built.
 
     Args:
       work: What a process does.
-      cluster: What a cluster needs to be.
     """
     return together(
         click.option(
@@ -53,14 +52,16 @@ def worker_options(work: str, cluster: str) -> Callable:
             help=f"Processes{work} (not threads that read data).",
         ),
         click.option(
-            "--worker-threads", type=click.IntRange(min=1), help="Threads of each; by default the cores are shared out."
+            "--worker-threads",
+            type=click.IntRange(min=1),
+            help="Threads of each process.  [default: an equal share of the cores]",
         ),
         click.option(
             "--backend",
             default=BACKENDS[0],
             show_default=True,
             type=click.Choice(BACKENDS),
-            help=f"joblib's, for the workers: processes on this machine, or {cluster}.",
+            help="Backend of joblib: loky, processes on this machine. dask and ray do not work yet.",
         ),
     )
 

@@ -52,7 +52,7 @@ _SEARCHING = together(
         type=click.IntRange(min=1),
         help="Classes of the classifier whose parameters are counted.",
     ),
-    worker_options(" that score topologies side by side", "a cluster"),
+    worker_options(" that score topologies side by side"),
     AS_JSON,
 )
 # As in the released code.

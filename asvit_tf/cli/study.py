@@ -34,7 +34,7 @@ _setting = functools.partial(setting, StudySettings)
 @_setting("seed-repeats", "Seeds with which the repeated topologies are trained.")
 @_setting("repeated-topologies", "Number of topologies that are trained with all of these seeds.")
 @_setting("draws", "Samples of the bootstrap.")
-@worker_options(", each with a topology of its own", "a cluster that shares SAVE_DIR")
+@worker_options(", each with a topology of its own")
 @AS_JSON
 def study(
     save_dir: str,

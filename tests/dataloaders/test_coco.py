@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import yaml
+from helpers import compressed
 from official.core import exp_factory, task_factory
 from official.modeling import hyperparams
 from official.vision.dataloaders import tf_example_decoder
 from PIL import Image
-from pycocotools import mask as mask_tools
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -30,11 +30,6 @@ def mask(top, left, bottom, right):
     whole = np.zeros((HEIGHT, WIDTH), np.uint8)
     whole[top:bottom, left:right] = 1
     return whole
-
-
-def compressed(whole):
-    rle = mask_tools.encode(np.asfortranarray(whole))
-    return dict(size=rle["size"], counts=rle["counts"].decode())
 
 
 def annotation(image_id, box, category=3, **fields):

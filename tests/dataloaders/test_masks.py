@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from helpers import compressed
 from pycocotools import mask as mask_tools
 from pycocotools.coco import COCO
 
@@ -14,11 +15,6 @@ def block(top, left, bottom, right):
     whole = np.zeros((HEIGHT, WIDTH), np.uint8)
     whole[top:bottom, left:right] = 1
     return whole
-
-
-def compressed(whole):
-    rle = mask_tools.encode(np.asfortranarray(whole))
-    return dict(size=rle["size"], counts=rle["counts"].decode())
 
 
 @pytest.mark.parametrize("mask", [np.zeros((3, 4)), np.ones((3, 4)), np.eye(4), np.eye(4)[:, ::-1], np.eye(3, 5)])
