@@ -83,8 +83,8 @@ def run(training: Training, recipe: str, seed: int, directory: str) -> dict[str,
     from asvit_tf import traces
     from asvit_tf.dataloaders import classification as data
     from asvit_tf.errors import DivergedError
-    from asvit_tf.training import guard, step_log
     from asvit_tf.training import run as train
+    from asvit_tf.training import step_log, verdicts
 
     dataset = data.Dataset.load(Path(directory))
     params = experiment(training, RECIPES[recipe], dataset, seed)
@@ -103,7 +103,7 @@ def run(training: Training, recipe: str, seed: int, directory: str) -> dict[str,
         finally:
             tf_keras.backend.clear_session()
         blocks = step_log.read_blocks(scratch)
-        seen = guard.observations(blocks, params.trainer.steps_per_loop)
+        seen = verdicts.observations(blocks, params.trainer.steps_per_loop)
     return dict(
         **dataclasses.asdict(training) | {"seed": seed},
         recipe=recipe,

@@ -14,8 +14,6 @@ from asvit_tf.design.topology import NAMED, Topology
 from asvit_tf.errors import UserError
 from asvit_tf.modeling import backbone as asvit_backbone
 
-# hyperparams reads the annotations at run time and knows typing's List and Optional, not the built-in forms.
-
 
 @dataclasses.dataclass
 class AsViT(hyperparams.Config):

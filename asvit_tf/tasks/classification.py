@@ -20,14 +20,12 @@ from asvit_tf.tasks.initial_weights import AccountedStart
 from asvit_tf.tasks.recipes import experiment, train_for
 from asvit_tf.tasks.schedules import Retokenization
 
-# hyperparams reads the annotations at run time and knows typing's List and Optional, not the built-in forms.
-
 IMAGENET_TRAIN_EXAMPLES = 1_281_167
 
 
 @dataclasses.dataclass
-class Guard(hyperparams.Config):
-    """What happens when a training loses what it learned (see guard.judge).
+class GuardConfig(hyperparams.Config):
+    """What happens when a training loses what it learned.
 
     Attributes:
       max_rollbacks: How often it is set back to its newest sound checkpoint, to go on at a third of the learning rate
@@ -51,12 +49,12 @@ class ClassificationTask(image_classification.ImageClassificationTask):
       retokenization: When the stem's stride and dilation change.
       guard: What happens when the training loses what it learned.
       class_names: By label, for the exported model; empty for "0", "1" and so on.
-      seed: Seed of initial weights, shuffling and augmentation, set by asvit_tf.train; None draws fresh ones.
+      seed: Seed of initial weights, shuffling and augmentation, set by `training.run`; None draws fresh ones.
     """
 
     model: ClassificationModel = dataclasses.field(default_factory=ClassificationModel)
     retokenization: Retokenization = dataclasses.field(default_factory=Retokenization)
-    guard: Guard = dataclasses.field(default_factory=Guard)
+    guard: GuardConfig = dataclasses.field(default_factory=GuardConfig)
     class_names: list[str] = dataclasses.field(default_factory=list)
     seed: int | None = None
 

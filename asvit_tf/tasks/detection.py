@@ -20,8 +20,6 @@ from asvit_tf.tasks import recipes
 from asvit_tf.tasks.backbones import AsViT, Backbone
 from asvit_tf.tasks.initial_weights import AccountedStart
 
-# hyperparams reads the annotations at run time and knows typing's List and Optional, not the built-in forms.
-
 COCO_TRAIN_EXAMPLES = 118_287
 COCO_CATEGORY_IDENTIFIERS = 91  # From 0, the background, to 90; eleven of them name no category.
 CASCADE_IOUS = [0.6, 0.7]  # Of the second and the third head; the first head's is 0.5.
@@ -57,7 +55,7 @@ class DenseTask:
     Attributes:
       init_checkpoint_modules: "backbone" or "all".
       class_names: By category identifier or class, for the exported model; empty for the numbers themselves.
-      seed: Seed of initial weights, shuffling and augmentation, set by asvit_tf.train; None draws fresh ones.
+      seed: Seed of initial weights, shuffling and augmentation, set by `training.run`; None draws fresh ones.
     """
 
     init_checkpoint_modules: str | list[str] = "backbone"

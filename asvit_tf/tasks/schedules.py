@@ -11,8 +11,6 @@ from asvit_tf.design.retokenization import PERIOD, TRANSITION_SHARE, Phase, Sche
 from asvit_tf.design.topology import Topology
 from asvit_tf.errors import UserError
 
-# hyperparams reads the annotations at run time and knows typing's List and Optional, not the built-in forms.
-
 
 @dataclasses.dataclass
 class RetokenizationPhase(hyperparams.Config):

@@ -1,153 +1,163 @@
-"""Is a training still learning? Judged from its blocks' losses alone. No TensorFlow.
-
-A classifier that knows nothing of an image is best off predicting the classes' shares; its loss is their entropy, the
-loss of guessing. A training whose loss was below it, is back there and stays, has lost what it learned.
-"""
+"""A training that lost what it learned is set back to its last sound checkpoint and goes on more gently."""
 
 from __future__ import annotations
 
 import dataclasses
-import enum
+import itertools
+import json
 import math
-from collections.abc import Mapping, Sequence
+import os
+import tempfile
+from collections.abc import Sequence
 from typing import Any
 
-# Shares of the loss of guessing, far enough apart that slow learning is not taken for a collapse.
-_LEARNED = 0.9
-_GUESSING = 0.97  # A collapsed network varies by a percent or two around 1.
-_UNLEARNED_AFTER = 1 / 3  # Share of all steps at the loss of guessing after which learning will not start by itself.
-_UNLEARNED_STEPS = 300  # The least number of such steps: every network begins at guessing.
-_LEAST_STEPS = 20  # The least number of steps in an observation.
-# A loss over few images is noisy: neither one observation nor a few steps prove a collapse.
-_OBSERVATIONS = 3
-_STAYS_STEPS = 200
-_STAYS_SHARE = 0.01  # Share of all steps.
+import tensorflow as tf
+from official.core import config_definitions as cfg
 
-FACTOR = 1 / 3  # The learning rate is multiplied by this at each new try.
+from asvit_tf import storage
+from asvit_tf.errors import DivergedError
+from asvit_tf.training import step_log, verdicts
+from asvit_tf.training.runner import SoundCheckpoints
+from asvit_tf.training.screen import say
+from asvit_tf.training.trainer import RetokenizingTrainer
+from asvit_tf.training.verdicts import Observation, Rollback, Verdict
 
-
-class Verdict(enum.Enum):
-    """SOUND: learning, or too early to say. SUSPECT: at the loss of guessing after having learned, not yet for long;
-    nothing of it should be saved. COLLAPSED: it stayed there. DIVERGED: the loss is not a number. UNLEARNED: it has not
-    left guessing in a third of its steps."""
-
-    SOUND = "sound"
-    SUSPECT = "suspect"
-    COLLAPSED = "the loss is back at that of guessing"
-    DIVERGED = "the loss is not a number"
-    UNLEARNED = "the loss has not left that of guessing"
+ROLLBACKS_FILE = "rollbacks.json"
 
 
-@dataclasses.dataclass(frozen=True)
-class Observation:
-    """One block of steps.
-
-    Attributes:
-      step: Steps trained at its end.
-      loss: Mean training loss over it, nats.
-      guessing: The loss of guessing; None where there is none, as in detection: then only DIVERGED is found.
-    """
-
-    step: int
-    loss: float
-    guessing: float | None = None
-
-    @property
-    def ratio(self) -> float:
-        """Loss in units of that of guessing; NaN where that is not known."""
-        return self.loss / self.guessing if self.guessing else math.nan
-
-    @property
-    def sound(self) -> bool:
-        """Finite, and not at the loss of guessing."""
-        return math.isfinite(self.loss) and not self.ratio >= _GUESSING
+def read_rollbacks(model_dir: str | os.PathLike) -> list[Rollback]:
+    """Those of a training, in order; none where it was never set back."""
+    path = os.path.join(model_dir, ROLLBACKS_FILE)
+    if not tf.io.gfile.exists(path):
+        return []
+    with tf.io.gfile.GFile(path) as file:
+        return [Rollback(**row) for row in json.loads(file.read())]
 
 
-def judge(history: Sequence[Observation], total_steps: int) -> Verdict:
-    """What the blocks so far say about the last one.
+class Guard:
+    """Train action: judges every block (see `verdicts.judge`), keeps unsound weights from being saved, and sets back.
+
+    All it knows is read off the model directory (`blocks.jsonl`, `rollbacks.json`), so a resumed training is guarded as
+    an unbroken one. Every worker of several sees the same losses and does the same; one writes.
 
     Args:
-      history: In order of their steps; of steps trained twice, the later ones only.
-      total_steps: Steps of the training. At the last one SUSPECT is COLLAPSED: there is no time left to recover.
-    """
-    if not history:
-        return Verdict.SOUND
-    if not math.isfinite(history[-1].loss):
-        return Verdict.DIVERGED
-    step = history[-1].step
-    learned = _learned_at(history)
-    if learned is None:
-        late = step >= max(_UNLEARNED_AFTER * total_steps, _UNLEARNED_STEPS)
-        return Verdict.UNLEARNED if late and all(not seen.sound for seen in history) else Verdict.SOUND
-    sound = len(history)
-    while sound > learned and not history[sound - 1].sound:
-        sound -= 1
-    stayed = len(history) - sound
-    if not stayed:
-        return Verdict.SOUND
-    least = max(_STAYS_STEPS, _STAYS_SHARE * total_steps)
-    long = stayed >= _OBSERVATIONS and step - history[sound - 1].step >= least
-    return Verdict.COLLAPSED if long or step >= total_steps else Verdict.SUSPECT
+      trainer: A `RetokenizingTrainer`.
+      model_dir: Model directory of the training.
+      config: Config of the trainer; its steps are read.
+      most: How often a training is set back before it is stopped.
+      writes: Whether this process writes `rollbacks.json`.
 
-
-def _learned_at(history: Sequence[Observation]) -> int | None:
-    """How many observations it took until the mean of the last three was below `_LEARNED`; None if it never was."""
-    for i in range(_OBSERVATIONS, len(history) + 1):
-        if sum(seen.ratio for seen in history[i - _OBSERVATIONS : i]) < _LEARNED * _OBSERVATIONS:
-            return i
-    return None
-
-
-def last_confirmed(history: Sequence[Observation]) -> int:
-    """The last step at which the weights are known to have been sound: the observation behind it was.
-
-    What an observation says of its own last steps is nothing: losses are those before each update.
-    """
-    sound = next((i for i in range(len(history) - 1, 0, -1) if history[i].sound), 0)
-    return history[sound - 1].step if sound else 0
-
-
-def observations(rows: Sequence[Mapping[str, Any]], steps_per_loop: int) -> list[Observation]:
-    """What to judge by: neighbouring rows of `savings.parse_blocks` joined, because means over a few steps are noise.
-
-    Args:
-      rows: With `step`, `steps`, `training_loss` and, in classification, `guessing_loss`; in order.
-      steps_per_loop: Steps of a block; an observation has as many, but at least 20.
-    """
-    least = max(steps_per_loop, _LEAST_STEPS)
-    joined: list[Observation] = []
-    steps, total = 0, 0.0
-    for row in rows:
-        steps += row["steps"]
-        loss = row["training_loss"]  # None in a file where it was not finite.
-        total += math.nan if loss is None else row["steps"] * loss
-        if steps >= least or not math.isfinite(total):
-            joined.append(Observation(row["step"], total / steps, row.get("guessing_loss")))
-            steps, total = 0, 0.0
-    return joined
-
-
-@dataclasses.dataclass(frozen=True)
-class Rollback:
-    """A training that was set back.
-
-    Attributes:
-      step: At which it was noticed.
-      restored: Step of the checkpoint that it went on from.
-      reason: Value of the verdict.
-      loss, guessing_loss: Losses of the last block; None where not finite or not known.
-      factor: Factor of the learning rate from then on.
+    Raises:
+      DivergedError: A training would have to be set back once more than `most` times.
     """
 
-    step: int
-    restored: int
-    reason: str
-    loss: float | None
-    guessing_loss: float | None
-    factor: float
+    def __init__(
+        self, trainer: RetokenizingTrainer, model_dir: str, config: cfg.TrainerConfig, most: int, writes: bool
+    ):
+        self._trainer = trainer
+        self._model_dir = model_dir
+        self._config = config
+        self._most = most if trainer.learning_rate is not None else 0
+        self._writes = writes
+        self._rollbacks = read_rollbacks(model_dir)
+        self._rows = step_log.read_blocks(model_dir)
+        self._start = os.path.join(model_dir, "start", "weights")
+        self._step = 0
 
-    def __str__(self) -> str:
-        return (
-            f"at step {self.step} {self.reason}; training went on from step {self.restored} at {self.factor:.2g} times "
-            "the learning rate, with a new warm-up"
+    def begin(self, checkpoints: SoundCheckpoints) -> None:
+        """Takes up a training whose newest checkpoint, if there is one, has been restored.
+
+        Args:
+          checkpoints: Where sound weights are saved.
+        """
+        self._checkpoints = checkpoints
+        self._step = int(self._trainer.global_step.numpy())
+        self._rows = [row for row in self._rows if row["step"] <= self._step]
+        if self._rollbacks:
+            self._ease(self._rollbacks[-1])
+        if self._step == 0:
+            # For a training that goes wrong before its first checkpoint, or never learns. Every worker has to take part
+            # in saving; those that do not write do it where nobody looks.
+            with tempfile.TemporaryDirectory() as nowhere, self._trainer.strategy.scope():
+                _ = self._trainer.checkpoint.save_counter  # Made at its first use; without it none would be written.
+                self._trainer.checkpoint.write(self._start if self._writes else os.path.join(nowhere, "weights"))
+
+    def __call__(self, output: Any) -> None:
+        step = int(self._trainer.global_step.numpy())
+        row = {name: float(output[name]) for name in ("training_loss", "guessing_loss") if name in output}
+        self._rows.append({"step": step, "steps": step - self._step, **row})
+        self._step = step
+        seen = verdicts.observations(self._rows, self._config.steps_per_loop)
+        verdict = verdicts.judge(seen, self._config.train_steps)
+        if verdict is Verdict.UNLEARNED and (len(self._rollbacks) >= self._most or not self._has_start()):
+            verdict = Verdict.SOUND  # It may still learn; whether it did is judged at the end.
+        self._checkpoints.sound = verdict is Verdict.SOUND
+        if verdict not in (Verdict.SOUND, Verdict.SUSPECT):
+            self._set_back(verdict, seen)
+
+    def _set_back(self, verdict: Verdict, seen: Sequence[Observation]) -> None:
+        if len(self._rollbacks) >= self._most:
+            times = len(self._rollbacks)
+            tries = f" after {times} set-back{'s' * (times > 1)}" if times else ""
+            raise DivergedError(
+                f"{verdict.value} at step {self._step}{tries}; start again in another model_dir with a lower learning "
+                "rate, a longer warm-up, or gradients clipped at a lower norm (global_clipnorm)"
+            )
+        path, restored = self._target(verdict, seen)
+        with self._trainer.strategy.scope():
+            self._trainer.checkpoint.read(path).assert_existing_objects_matched()
+        last = seen[-1]
+        rollback = Rollback(
+            step=self._step,
+            restored=restored,
+            reason=verdict.value,
+            loss=last.loss if math.isfinite(last.loss) else None,
+            guessing_loss=last.guessing,
+            factor=verdicts.FACTOR ** (len(self._rollbacks) + 1),
         )
+        self._rollbacks.append(rollback)
+        self._step = restored
+        self._rows = [row for row in self._rows if row["step"] <= restored]
+        self._ease(rollback)
+        if self._writes:
+            say(rollback)
+            rows = [dataclasses.asdict(row) for row in self._rollbacks]
+            storage.write_json(os.path.join(self._model_dir, ROLLBACKS_FILE), rows)
+        self._checkpoints.sound = True
+        # It becomes the newest, and then those behind it go: a training that is killed must not go on from them.
+        self._checkpoints.save(checkpoint_number=restored, check_interval=False)
+        later = [path for step, path in self._saved().items() if step > restored]
+        for file in itertools.chain.from_iterable(tf.io.gfile.glob(f"{path}.*") for path in later if self._writes):
+            tf.io.gfile.remove(file)
+
+    def _target(self, verdict: Verdict, seen: Sequence[Observation]) -> tuple[str, int]:
+        """Path and step of what to go on from: the newest checkpoint that is known to be sound.
+
+        Where none is (one checkpoint is kept, perhaps), the newest that was not tried before; else the initial weights.
+        """
+        saved = self._saved()
+        confirmed = [step for step in saved if step <= verdicts.last_confirmed(seen)]
+        untried = [step for step in saved if step not in {rollback.restored for rollback in self._rollbacks}]
+        if verdict is Verdict.UNLEARNED or not (confirmed or untried):
+            return self._start, 0
+        step = max(confirmed or untried)
+        return saved[step], step
+
+    def _saved(self) -> dict[int, str]:
+        """Checkpoints of the training by their steps."""
+        state = tf.train.get_checkpoint_state(self._model_dir)
+        paths = state.all_model_checkpoint_paths if state else ()
+        return {int(path.rsplit("-", 1)[1]): path for path in paths if tf.io.gfile.exists(f"{path}.index")}
+
+    def _has_start(self) -> bool:
+        return tf.io.gfile.exists(f"{self._start}.index")
+
+    def _ease(self, rollback: Rollback) -> None:
+        # Not the step of the rollback, if the user went on from a checkpoint before it.
+        assert self._trainer.learning_rate is not None  # Else nothing is ever set back.
+        self._trainer.learning_rate.ease(rollback.factor, min(rollback.restored, self._step))
+
+    def end(self) -> None:
+        """Removes what only a running training needs."""
+        if self._writes and self._has_start():
+            tf.io.gfile.rmtree(os.path.dirname(self._start))

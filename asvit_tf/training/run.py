@@ -32,8 +32,8 @@ from asvit_tf.modeling import checkpoints
 from asvit_tf.precision import mixed_precision
 from asvit_tf.tasks import checks, classification, schedules
 from asvit_tf.training import failures, step_log
+from asvit_tf.training.guard import Guard
 from asvit_tf.training.log_file import LogFile, captured
-from asvit_tf.training.rollback import Guard
 from asvit_tf.training.screen import Screen, say
 from asvit_tf.training.session import Evaluation, Session, connected
 from asvit_tf.training.step_log import StepLog
@@ -64,7 +64,7 @@ def run(params: cfg.ExperimentConfig, model_dir: str, mode: str, progress: bool 
     _check(params, model_dir, mode)
     phases = plan_of(params)
     params = copy.deepcopy(params)
-    params.trainer.recovery_max_trials = -1  # The Model Garden's answer to a NaN; `rollback.Guard` has its own.
+    params.trainer.recovery_max_trials = -1  # The Model Garden's answer to a NaN; `guard.Guard` has its own.
     if params.task.seed is not None:
         tf_keras.utils.set_random_seed(params.task.seed)
     lost_at: str | None = "nowhere"
@@ -152,7 +152,7 @@ def _train(
         train_utils.serialize_config(params, model_dir)
         actions.append(StepLog(session.trainer, model_dir, screen))
     # Detection and segmentation have no field for it.
-    rule: Any = getattr(params.task, "guard", classification.Guard())
+    rule: Any = getattr(params.task, "guard", classification.GuardConfig())
     guard = Guard(session.trainer, model_dir, params.trainer, rule.max_rollbacks, session.writes)
     runner = session.runner(mode, [*actions, guard], evaluation)
     guard.begin(runner.checkpoint_manager)

@@ -10,7 +10,7 @@ from typing import Any
 from asvit_tf.design import savings
 from asvit_tf.design.retokenization import Schedule
 from asvit_tf.tasks import baselines
-from asvit_tf.training import guard
+from asvit_tf.training import verdicts
 from search.report import figures, pages
 
 
@@ -51,7 +51,7 @@ def render(
     verdict = html.escape(baselines.in_words(result))
     parts = [
         *([] if result["learned"] else [f"<p><b>Nothing was learned, and nothing exported: {verdict}.</b></p>"]),
-        *(f"<p><b>Set back: {guard.Rollback(**row)}.</b></p>" for row in result["rollbacks"]),
+        *(f"<p><b>Set back: {verdicts.Rollback(**row)}.</b></p>" for row in result["rollbacks"]),
         f"<p>Images: {html.escape(source)}. Found by search: <code>{result['topology']}</code>. "
         f"Grown and trained: <code>{result['grown']}</code>, {result['parameters']:,} parameters. "
         f"Accuracy on held-out images: <b>{result['accuracy']:.2%}</b>; the majority class's share of them is "

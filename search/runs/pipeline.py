@@ -24,7 +24,7 @@ from asvit_tf.journals import Journal
 from asvit_tf.serving import export
 from asvit_tf.storage import write_json, write_text
 from asvit_tf.tasks import classification, schedules
-from asvit_tf.training import rollback, step_log
+from asvit_tf.training import guard, step_log
 from asvit_tf.training import run as train
 from search.report import run_page
 from search.runs.settings import PROXY_DIVISOR, RunSettings
@@ -51,7 +51,7 @@ def run(directory: Path, settings: RunSettings, say: Callable[[str], None]) -> d
       `topology` (found by search), `grown` (trained), `parameters`; on held-out images, at all tokens, `accuracy`,
       `majority_share`, `balanced_accuracy` and `learned` (see `baselines.Verdict`); `saved_model`, None where nothing
       was learned; `report`, `seconds` (an object, by step: near 0 for what was done before), `skipped_images`,
-      `failed_scores` (topologies that the search could not score), `rollbacks` (see `guard.Rollback`, an object each).
+      `failed_scores` (topologies that the search could not score), `rollbacks` (a `verdicts.Rollback` each).
 
     Raises:
       UserError: The images are too few or cannot be read, or no network fits the budget.
@@ -95,7 +95,7 @@ class _Run:
             report=str(self.directory / "report.html"),
             skipped_images=len(dataset.skipped),
             failed_scores=found["failed"],
-            rollbacks=list(map(dataclasses.asdict, rollback.read_rollbacks(self.directory / "train"))),
+            rollbacks=list(map(dataclasses.asdict, guard.read_rollbacks(self.directory / "train"))),
             seconds=self.seconds,
         )
         self._timed("report", self.write_report, params, grown["family"], result)

@@ -85,7 +85,7 @@ class WorkerSettings:
     """Processes that score or train side by side; results do not depend on them.
 
     Attributes:
-      workers: How many, >= 1; one is this process itself.
+      processes: How many, >= 1; one is this process itself.
       threads: Threads of each process, >= 1; None shares the cores out.
       backend: joblib's, one of `choices.BACKENDS`.
 
@@ -93,20 +93,20 @@ class WorkerSettings:
       UserError: A value is out of range.
     """
 
-    workers: int = 1
+    processes: int = 1
     threads: int | None = None
     backend: str = "loky"
 
     def __post_init__(self) -> None:
-        if self.workers < 1 or (self.threads is not None and self.threads < 1):
-            raise UserError(f"workers is {self.workers} and threads {self.threads}; both must be at least 1")
+        if self.processes < 1 or (self.threads is not None and self.threads < 1):
+            raise UserError(f"workers is {self.processes} and threads {self.threads}; both must be at least 1")
         if self.backend not in BACKENDS:
             raise UserError(f"unknown backend {self.backend!r}; allowed are {', '.join(BACKENDS)}")
 
     @property
     def threads_each(self) -> int:
         """Threads of every worker."""
-        return self.threads or max(1, (os.cpu_count() or 1) // self.workers)
+        return self.threads or max(1, (os.cpu_count() or 1) // self.processes)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -127,7 +127,7 @@ def _scoring(directory: Path, run: ScoredRun, fixed: dict[str, Any]) -> Iterator
       fixed: What else must not change between starts.
     """
     workers = run.workers
-    if workers.workers == 1 and workers.threads is not None:
+    if workers.processes == 1 and workers.threads is not None:
         from search.runs.workers import set_threads
 
         set_threads(workers.threads)  # Before anything starts TensorFlow.
@@ -162,6 +162,6 @@ def _scorer(run: ScoredRun, images: np.ndarray) -> Scorer:
     from search.runs.workers import ParallelScorer
     from search.scoring.predicting import scorer_of
 
-    if run.workers.workers == 1 and run.workers.backend == "loky":
+    if run.workers.processes == 1 and run.workers.backend == "loky":
         return scorer_of(run.scoring, images)
     return ParallelScorer(run.scoring, images, run.workers)

@@ -54,7 +54,7 @@ class Pool:
         _register(workers.backend)
         self._threads = workers.threads_each
         self._growth = growth
-        self._parallel = dict(n_jobs=workers.workers, backend=workers.backend)
+        self._parallel = dict(n_jobs=workers.processes, backend=workers.backend)
 
     def map(self, function: Callable, calls: Iterable[tuple]) -> Iterator[Any]:
         """`function(*arguments)` for each of the calls.

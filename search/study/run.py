@@ -74,7 +74,7 @@ def run(save_dir: str, settings: StudySettings, workers: WorkerSettings = Worker
             from search.runs.workers import Pool, set_threads
 
             pool = Pool(workers, _GROWTH)
-            if workers.workers == 1:
+            if workers.processes == 1:
                 set_threads(workers.threads_each)  # Before anything starts TensorFlow.
             own = not (directory / "data").exists()
             images, shares = prepare(directory, settings)

@@ -199,7 +199,7 @@ def test_every_recipe_clips_its_gradients_and_changes_tokens_gradually(name):
     else:
         params, name = composed(name[0], NETWORKS["small"], *files_of(name[1])), name[0]
     adamw = params.trainer.optimizer_config.optimizer.adamw
-    # The sum over replicas is clipped (tests/training/test_rollback.py); the study trains on one.
+    # The sum over replicas is clipped (tests/training/test_guard.py); the study trains on one.
     expected = (None, 1.0) if name.startswith("study") else (1.0, 0.0)
     assert (adamw.global_clipnorm, adamw.gradient_clip_norm) == expected
     schedule = schedules.schedule_of(params)

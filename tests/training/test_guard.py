@@ -1,99 +1,229 @@
-import math
+"""A training that loses what it learned is set back: real trainings, whose learning rate is absurd for a while."""
 
 import numpy as np
 import pytest
+import tensorflow as tf
+import tf_keras
+from helpers import TINY, two_devices
+from official.core import exp_factory, task_factory, train_utils
+from official.modeling import optimization
+from official.modeling.optimization import lr_schedule
 
-from asvit_tf.training import guard
-from asvit_tf.training.guard import Observation, Verdict
+from asvit_tf import registry_imports  # noqa: F401
+from asvit_tf.dataloaders import classification as data
+from asvit_tf.errors import DivergedError
+from asvit_tf.training import guard, step_log, verdicts
+from asvit_tf.training import run as train
+from asvit_tf.training.learning_rate import EasedLearningRate, eased
+from asvit_tf.training.runner import ExperimentRunner
+from asvit_tf.training.trainer import RetokenizingTrainer
 
-
-def history(*ratios, guessing=2.0, steps=40):
-    return [Observation((i + 1) * steps, ratio * guessing, guessing) for i, ratio in enumerate(ratios)]
-
-
-SOUND, SUSPECT, COLLAPSED, UNLEARNED = Verdict.SOUND, Verdict.SUSPECT, Verdict.COLLAPSED, Verdict.UNLEARNED
-
-
-@pytest.mark.parametrize(
-    ("ratios", "verdicts"),
-    [
-        # Learns, is lost, stays.
-        ((1.0, 0.8, 0.5, 1.1, 1.0, 1.0, 1.0), (SOUND, SOUND, SOUND, SUSPECT, SUSPECT, COLLAPSED, COLLAPSED)),
-        # A spike is no collapse, and neither are two.
-        ((0.8, 0.8, 0.8, 1.3, 1.2, 0.9, 1.0, 0.7), (SOUND, SOUND, SOUND, SUSPECT, SUSPECT, SOUND, SUSPECT, SOUND)),
-        # Data that can hardly be learned hover; they have nothing to lose. One low observation is noise.
-        ((1.0, 0.96, 0.98, 0.95, 0.99, 0.97, 0.98), (SOUND,) * 7),
-        ((1.0, 0.8, 1.05, 1.0, 1.0, 1.0, 1.0), (SOUND,) * 7),
-        # A change of tokens raises the loss, but not to guessing.
-        ((0.4, 0.3, 0.9, 0.8, 0.7, 0.5, 0.3), (SOUND,) * 7),
-    ],
-)
-def test_verdicts_against_a_table(ratios, verdicts):
-    blocks = history(*ratios, steps=100)
-    assert tuple(guard.judge(blocks[: i + 1], 10_000) for i in range(len(blocks))) == verdicts
+BLOCK, STEPS = 50, 900
+RATE = 3e-3
 
 
-def test_the_last_step_leaves_no_time_to_recover():
-    assert guard.judge(history(0.5, 0.5, 0.5, 1.0), 160) is COLLAPSED
-    assert guard.judge(history(0.5, 0.5, 0.5, 1.0), 200) is SUSPECT
-    assert guard.judge(history(0.5, 0.5, 0.5, 0.9), 160) is SOUND
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    return data.prepare(tmp_path_factory.mktemp("digits") / "data")
 
 
-@pytest.mark.parametrize(("total", "stays"), [(1000, 5), (20_000, 5), (40_000, 10)])
-def test_staying_takes_200_steps_and_a_hundredth_of_the_training(total, stays):
-    blocks = history(0.5, 0.5, 0.5, *[1.0] * 12)
-    verdicts = [guard.judge(blocks[: i + 1], total) for i in range(15)]
-    assert verdicts == [SOUND] * 3 + [SUSPECT] * (stays - 1) + [COLLAPSED] * (13 - stays)
+def experiment(digits, times, planted=(280, 330), **overrides):
+    """Digits at 4 tokens; between two steps, inside a block, the learning rate is so many times too high."""
+    params = exp_factory.get_exp_config("asvit_digits")
+    params.override(
+        {
+            "runtime": {"distribution_strategy": "one_device", "num_gpus": 0, "mixed_precision_dtype": "float32"},
+            "task": {
+                "seed": 0,
+                "model": {"backbone": {"asvit": {"topology": TINY, "stride": 16, "dilation": 5}}},
+                "retokenization": {"phases": [dict(stride=16, dilation=5)]},
+                "train_data": {
+                    "input_path": digits.train_path,
+                    "global_batch_size": 32,
+                    "dtype": "float32",
+                    "aug_rand_hflip": False,
+                    "aug_crop": False,
+                },
+                "validation_data": {"input_path": digits.validation_path, "global_batch_size": 180, "dtype": "float32"},
+            },
+            "trainer": {
+                "train_steps": STEPS,
+                "steps_per_loop": BLOCK,
+                "summary_interval": BLOCK,
+                "checkpoint_interval": BLOCK,
+                "max_to_keep": 3,
+                "optimizer_config": {
+                    "learning_rate": {
+                        "type": "stepwise",
+                        "stepwise": {"boundaries": list(planted), "values": [RATE, RATE * times, RATE]},
+                    },
+                    "warmup": {"linear": {"warmup_steps": BLOCK}},
+                },
+            },
+        },
+        is_strict=True,
+    )
+    params.override(overrides, is_strict=True)
+    return params
 
 
-def test_weights_are_confirmed_by_the_observation_behind_them():
-    """Losses are those before each update: the block that ends at 300 says nothing of the weights there."""
-    assert guard.last_confirmed(history(0.8, 0.7, 0.6, 1.1, 1.2, steps=100)) == 200
-    assert guard.last_confirmed(history(0.8, 0.7, math.nan, steps=100)) == 100
-    assert guard.last_confirmed(history(0.8, 1.0, steps=100)) == 0
-    assert guard.last_confirmed([Observation(10, 3.0), Observation(20, 2.0), Observation(30, math.inf)]) == 10
+def test_a_planted_collapse_is_set_back_and_finished_also_when_killed(digits, tmp_path, monkeypatch, capsys):
+    params = experiment(digits, times=30)
+
+    class Killed(Exception):
+        pass
+
+    def kill_after_a_rollback(self, output):
+        wrote(self, output)
+        if guard.read_rollbacks(tmp_path) and blocks()[-1]["step"] > guard.read_rollbacks(tmp_path)[-1].restored:
+            raise Killed
+
+    def blocks():
+        return step_log.read_blocks(tmp_path)
+
+    wrote = step_log.StepLog.__call__
+    monkeypatch.setattr(step_log.StepLog, "__call__", kill_after_a_rollback)
+    with pytest.raises(Killed):
+        train.run(params, str(tmp_path), "train")
+    monkeypatch.setattr(step_log.StepLog, "__call__", wrote)
+    before = guard.read_rollbacks(tmp_path)
+    assert len(before) == 1
+    assert "the loss is back at that of guessing; training went on from step 2" in capsys.readouterr().err
+    train.run(params, str(tmp_path), "train")
+
+    rollbacks = guard.read_rollbacks(tmp_path)
+    assert rollbacks[:1] == before
+    for i, row in enumerate(rollbacks, 1):
+        # The block to 300 begins soundly, and its loss may look so; its weights are not.
+        assert row.restored in (200, 250)
+        assert row.step > 330
+        assert row.factor == pytest.approx(verdicts.FACTOR**i)
+    assert [block["step"] for block in blocks()] == list(range(BLOCK, STEPS + 1, BLOCK))
+    assert blocks()[-1]["training_loss"] < 0.6 * blocks()[-1]["guessing_loss"]
+    # Steps trained again count once, and had the lower rate behind the new warm-up.
+    again = [block["learning_rate"] for block in blocks() if block["step"] > 350]
+    assert again == pytest.approx([RATE * rollbacks[-1].factor] * len(again))
+    assert not (tmp_path / "start").exists()
 
 
-@pytest.mark.parametrize(("rare", "ratio"), [(0.05, 1.0), (0.02, 1.0), (0.05, 0.8)])
-def test_uneven_classes_raise_no_alarm(rare, ratio):
-    """Blocks of 640 images of which few are rare: their own loss of guessing moves with the loss."""
-    generator = np.random.default_rng(0)
-    for _ in range(20):
-        shares = generator.binomial(640, rare, size=100) / 640
-        own = -shares * math.log(rare) - (1 - shares) * math.log(1 - rare)
-        noise = 0.02 * generator.standard_normal(100)
-        blocks = [Observation(20 * i, guess * (ratio + e), guess) for i, (guess, e) in enumerate(zip(own, noise), 1)]
-        assert {guard.judge(blocks[: i + 1], 2000) for i in range(100)} <= {SOUND, UNLEARNED}
+def test_weights_ruined_just_before_they_are_saved_are_not_taken(digits, tmp_path):
+    """One absurd step, the last of a block: the losses of that block are all from before it."""
+    with pytest.raises(DivergedError, match="the loss is not a number at step 350 after 2 set-backs"):
+        train.run(experiment(digits, times=1e30, planted=(299, 300)), str(tmp_path), "train")
+    # A third of absurd is absurd, so it happens again, and again from weights before that step.
+    assert [row.restored for row in guard.read_rollbacks(tmp_path)] == [250, 250]
 
 
-@pytest.mark.parametrize("loss", [math.nan, math.inf])
-@pytest.mark.parametrize("guessing", [2.0, None])
-def test_a_loss_that_is_no_number(loss, guessing):
-    assert guard.judge([Observation(1, 0.5, guessing), Observation(2, loss, guessing)], 100) is Verdict.DIVERGED
+def test_a_training_that_cannot_be_saved_ends_with_one_line(digits, tmp_path):
+    params = experiment(digits, times=1e6, task={"guard": {"max_rollbacks": 1}})
+    with pytest.raises(
+        DivergedError, match=r"at step \d+ after 1 set-back; start again in another model_dir with a lower"
+    ):
+        train.run(params, str(tmp_path), "train")
+    assert len(guard.read_rollbacks(tmp_path)) == 1
+    newest = tf.train.latest_checkpoint(tmp_path)
+    assert int(newest.rsplit("-", 1)[1]) <= 300
 
 
-def test_without_a_loss_of_guessing_nothing_collapses():
-    assert all(guard.judge([Observation(i, loss) for i in range(1, 9)], 8) is SOUND for loss in (0.1, 1e9))
+def test_a_training_that_never_learns_starts_anew_and_ends(digits, tmp_path):
+    params = experiment(
+        digits, times=0, trainer={"optimizer_config": {"learning_rate": {"stepwise": {"values": [0.0] * 3}}}}
+    )
+    train.run(params, str(tmp_path), "train")
+    assert [(row.step, row.restored, row.reason) for row in guard.read_rollbacks(tmp_path)] == [
+        (300, 0, verdicts.Verdict.UNLEARNED.value)
+    ] * 2
 
 
-def test_a_third_of_all_steps_at_guessing():
-    blocks = history(*[1.0] * 10, steps=100)
-    assert [guard.judge(blocks[: i + 1], 1500) for i in range(6)] == [*[SOUND] * 4, UNLEARNED, UNLEARNED]
-    assert guard.judge(history(*[1.0] * 7), 600) is SOUND  # Networks begin at guessing: 280 steps are few.
-    assert guard.judge(history(1.0, 1.0, 0.96, 1.0, 1.0, steps=100), 1500) is SOUND
+def test_every_replica_is_set_back_and_eased(digits, tmp_path):
+    """Losses are planted; weights, moments and step are those of the checkpoint afterwards, on both devices."""
+    params = experiment(digits, times=1)
+    strategy = two_devices()
+    with strategy.scope():
+        task = task_factory.get_task(params.task)
+        trainer = train_utils.create_trainer(params, task, train=True, evaluate=False, trainer_cls=RetokenizingTrainer)
+    watch = guard.Guard(trainer, str(tmp_path), params.trainer, most=2, writes=True)
+    runner = ExperimentRunner(strategy, task, "train", params, str(tmp_path), trainer=trainer)
+    watch.begin(runner.checkpoint_manager)
+    variables = [*trainer.model.variables, *trainer.optimizer.variables()]
+
+    def block(loss):
+        """What the controller does, with weights moved and a planted loss instead of a training."""
+        for variable in variables:
+            variable.assign(variable + tf.cast(1, variable.dtype))
+        trainer.global_step.assign_add(BLOCK)
+        watch({"training_loss": tf.constant(loss), "guessing_loss": tf.constant(2.3)})
+        runner.checkpoint_manager.save(checkpoint_number=trainer.global_step, check_interval=False)
+
+    for loss in (2.3, 1.0, 1.0, 1.0):
+        block(loss)
+    confirmed = [variable.numpy() - np.ones((), variable.dtype.as_numpy_dtype) for variable in variables]
+    for _ in range(3):
+        block(2.4)
+        assert tf.train.latest_checkpoint(tmp_path).endswith(f"-{4 * BLOCK}")  # Nothing unsound is saved.
+    block(2.4)
+    # The checkpoint of step 200 is not known to be sound; it is gone, and the one before it is the newest.
+    assert int(trainer.global_step.numpy()) == 3 * BLOCK
+    assert tf.train.latest_checkpoint(tmp_path).endswith(f"-{3 * BLOCK}")
+    assert not list(tmp_path.glob(f"ckpt-{4 * BLOCK}.*"))
+    for variable, value in zip(variables, confirmed):
+        for replica in strategy.experimental_local_results(variable):
+            np.testing.assert_allclose(replica.numpy(), value, rtol=1e-6)
+    rates = strategy.run(lambda: trainer.optimizer.learning_rate(tf.constant(5 * BLOCK, tf.int64)))
+    assert [float(rate) for rate in strategy.experimental_local_results(rates)] == pytest.approx([RATE / 3] * 2)
+
+    # Never learned: back to the initial weights, which no checkpoint holds any more.
+    (tmp_path / "other").mkdir()
+    watch = guard.Guard(trainer, str(tmp_path / "other"), params.trainer, most=1, writes=True)
+    trainer.global_step.assign(0)
+    watch.begin(runner.checkpoint_manager)
+    kernel = trainer.model.backbone.stem.kernel.numpy()
+    for _ in range(300 // BLOCK):
+        block(2.3)
+    assert tf.train.latest_checkpoint(tmp_path).endswith("-0")  # A training killed here starts anew, too.
+    for _ in range(STEPS // BLOCK - 300 // BLOCK):
+        block(2.3)
+    last = guard.read_rollbacks(tmp_path / "other")
+    assert [(row.restored, row.reason) for row in last] == [(0, verdicts.Verdict.UNLEARNED.value)]
+    trained_again = (int(trainer.global_step.numpy())) // BLOCK
+    assert trained_again == STEPS // BLOCK - 300 // BLOCK  # Without tries left it goes on.
+    np.testing.assert_allclose(trainer.model.backbone.stem.kernel.numpy(), kernel + trained_again, rtol=1e-5)
 
 
-def test_short_blocks_are_joined_by_hand():
-    rows = [
-        dict(step=10, steps=10, training_loss=1.0, guessing_loss=2.0),
-        dict(step=16, steps=6, training_loss=3.0, guessing_loss=2.1),
-        dict(step=20, steps=4, training_loss=2.0, guessing_loss=2.2),
-        dict(step=50, steps=30, training_loss=4.0),
-        dict(step=60, steps=10, training_loss=5.0),
-    ]
-    first = Observation(20, (10 * 1 + 6 * 3 + 4 * 2) / 20, 2.2)
-    assert guard.observations(rows, 1) == [first, Observation(50, 4.0)]
-    assert guard.observations(rows, 50) == [Observation(50, (36 + 120) / 50)]
-    for loss in (math.nan, None):
-        broken = [*rows[:1], dict(step=12, steps=2, training_loss=loss)]
-        assert math.isnan(guard.observations(broken, 50)[-1].loss)  # Not hidden until a block is full.
+def test_the_eased_rate_against_its_formula():
+    base = lr_schedule.LinearWarmup(tf_keras.optimizers.schedules.CosineDecay(0.1, 100), 10, 0.0)
+    rate = EasedLearningRate(base, 4)
+    program = tf.function(rate)
+    steps = np.arange(0, 100, 7)
+
+    def values(function):
+        return [float(function(tf.constant(step, tf.int64))) for step in steps]
+
+    assert values(program) == pytest.approx(values(base))
+    rate.ease(0.25, 42)  # The traced program follows.
+    expected = np.array(values(base)) * 0.25 * np.clip((steps - 42 + 1) / 4, 0, 1)
+    assert values(program) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", ["asvit_imagenet", "asvit_digits", "retinanet_asvit_coco", "segmentation_asvit_coco"])
+def test_the_sum_over_replicas_is_clipped(name):
+    """Two replicas whose gradients are 0.9 long each and 1.8 together: an optimizer that clips what each adds would not
+    clip. Adam's first moment shows what was applied."""
+    config = exp_factory.get_exp_config(name).trainer.optimizer_config.optimizer
+    optimizers = optimization.OptimizerFactory(
+        optimization.OptimizationConfig(
+            {"optimizer": config.as_dict(), "learning_rate": {"type": "constant", "constant": {"learning_rate": 0.1}}}
+        )
+    )
+    strategy = two_devices()
+    with strategy.scope():
+        optimizer = optimizers.build_optimizer(0.1)
+        eased(optimizer, 1)
+        weights = tf.Variable(tf.zeros(2))
+
+    def replica_step():
+        optimizer.apply_gradients([(tf.constant([0.9, 0.0]), weights)])
+
+    tf.function(lambda: strategy.run(replica_step))()
+    moment = strategy.experimental_local_results(optimizer.get_slot(weights, "m"))[0]
+    assert moment.numpy() / (1 - config.adamw.beta_1) == pytest.approx([1.0, 0.0])

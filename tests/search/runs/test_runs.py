@@ -186,7 +186,7 @@ def test_a_directory_of_another_configuration_is_refused_and_says_all_that_diffe
         (ImageSettings, {"dataset": "noise", "image_size": 0}, "image_size is 0; it must be at least 1"),
         (SizeSettings, {"max_parameters": 1e-7}, "max_parameters is 0; it must be at least 1"),
         (SizeSettings, {"num_classes": 0}, "num_classes is 0; it must be at least 1"),
-        (WorkerSettings, {"workers": 0}, "workers is 0 and threads None; both must be at least 1"),
+        (WorkerSettings, {"processes": 0}, "workers is 0 and threads None; both must be at least 1"),
         (WorkerSettings, {"threads": 0}, "workers is 1 and threads 0; both must be at least 1"),
         (WorkerSettings, {"backend": "mpi"}, "unknown backend 'mpi'; allowed are loky, dask, ray"),
     ],
