@@ -130,6 +130,46 @@ def records(path, labels, image=None):
             writer.write(tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString())
 
 
+def digits_experiment(digits, steps, block, *overrides):
+    """A training of a tiny network on the digits.
+
+    Args:
+      digits: A `dataloaders.classification.Dataset`.
+      steps: Steps in all; the learning rate falls over them, after two of warm-up.
+      block: Steps in a block, and between two checkpoints.
+      overrides: What else is different, in order.
+    """
+    from official.core import exp_factory
+
+    from asvit_tf import registry_imports  # noqa: F401
+
+    params = exp_factory.get_exp_config("asvit_digits")
+    training = {"input_path": digits.train_path, "global_batch_size": 16, "dtype": "float32"}
+    held_out = {"input_path": digits.validation_path, "global_batch_size": 180, "dtype": "float32"}
+    base = {
+        "runtime": {"distribution_strategy": "one_device", "num_gpus": 0, "mixed_precision_dtype": "float32"},
+        "task": {
+            "seed": 0,
+            "model": {"backbone": {"asvit": {"topology": TINY}}},
+            "train_data": training,
+            "validation_data": {**held_out, "drop_remainder": False},
+        },
+        "trainer": {
+            "train_steps": steps,
+            "steps_per_loop": block,
+            "summary_interval": block,
+            "checkpoint_interval": block,
+            "optimizer_config": {
+                "learning_rate": {"cosine": {"decay_steps": steps}},
+                "warmup": {"linear": {"warmup_steps": 2}},
+            },
+        },
+    }
+    for override in (base, *overrides):
+        params.override(override, is_strict=True)
+    return params
+
+
 def compressed(whole):
     """A mask [H, W] as COCO's compressed run lengths."""
     rle = mask_tools.encode(np.asfortranarray(whole))

@@ -25,6 +25,13 @@ CONTEXT: dict[str, Any] = dict(
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
 
 
+class Choice(click.Choice):
+    """A choice whose error lists the values as they are written; names of options are normalized, values are not."""
+
+    def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
+        return super().get_invalid_choice_message(value, None)
+
+
 @contextlib.contextmanager
 def only_result_on_stdout() -> Iterator[None]:
     """Sends whatever libraries print to standard error, so that standard output stays one JSON object."""

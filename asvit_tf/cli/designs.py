@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from asvit_tf.choices import RANKABLE, SHAPE_MEASURES
-from asvit_tf.cli.console import AS_JSON, only_result_on_stdout, print_json, quiet_tensorflow
+from asvit_tf.cli.console import AS_JSON, Choice, only_result_on_stdout, print_json, quiet_tensorflow
 from asvit_tf.cli.options import IMAGES, MEASURING
 from asvit_tf.design import counting, retokenization, savings
 from asvit_tf.design.topology import Topology
@@ -27,7 +27,7 @@ from asvit_tf.design.topology import Topology
 @click.option(
     "--retokenization",
     "preset",
-    type=click.Choice(list(retokenization.PRESETS)),
+    type=Choice(list(retokenization.PRESETS)),
     default="thirds",
     show_default=True,
     help="Schedule whose phases are counted.",

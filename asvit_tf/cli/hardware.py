@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from asvit_tf.choices import WINDOWS
-from asvit_tf.cli.console import AS_JSON, only_result_on_stdout, print_json, quiet_tensorflow
+from asvit_tf.cli.console import AS_JSON, Choice, only_result_on_stdout, print_json, quiet_tensorflow
 from asvit_tf.design.topology import Topology
 
 
@@ -25,9 +25,7 @@ from asvit_tf.design.topology import Topology
 @click.option("--batch", default=64, show_default=True, type=click.IntRange(min=1), help="Images on one chip.")
 @click.option("--largest-batch", is_flag=True, help="Find the largest batch that fits one chip, too.")
 @click.option("--image-size", type=click.IntRange(min=1), help="Pixels per side, instead of the experiment's.")
-@click.option(
-    "--window", type=click.Choice(WINDOWS), help="Attention windows; fixed for large images, as in detection."
-)
+@click.option("--window", type=Choice(WINDOWS), help="Attention windows; fixed for large images, as in detection.")
 @click.option("--profile", is_flag=True, help="Show the instructions that take most of the time.")
 @click.option(
     "--cache-dir", type=click.Path(), help="Directory of kept compilations.  [default: ~/.cache/asvit_tf/tpu]"

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from asvit_tf.choices import BACKENDS, ENGINES, INITIALIZATIONS, NORMALIZATIONS, RADII
+from asvit_tf.cli.console import Choice
 
 
 class Positive(click.ParamType):
@@ -60,7 +61,7 @@ def worker_options(work: str) -> Callable:
             "--backend",
             default=BACKENDS[0],
             show_default=True,
-            type=click.Choice(BACKENDS),
+            type=Choice(BACKENDS),
             help="Backend of joblib: loky, processes on this machine. dask and ray do not work yet.",
         ),
     )
@@ -83,28 +84,28 @@ MEASURING = together(
         "--radius",
         default="sqrt_n",
         show_default=True,
-        type=click.Choice(RADII),
+        type=Choice(RADII),
         help="Radius of the circle: the root of the number of inputs, or 1.",
     ),
     click.option(
         "--normalization",
         default="identity",
         show_default=True,
-        type=click.Choice(NORMALIZATIONS),
+        type=Choice(NORMALIZATIONS),
         help="Norms of the network that the circle goes through; the NTK always keeps them.",
     ),
     click.option(
         "--initialization",
         default="released",
         show_default=True,
-        type=click.Choice(INITIALIZATIONS),
+        type=Choice(INITIALIZATIONS),
         help="Initial weights: deviation 0.02, or one over the root of the fan-in.",
     ),
     click.option(
         "--engine",
         default="jet",
         show_default=True,
-        type=click.Choice(ENGINES),
+        type=Choice(ENGINES),
         help="How to differentiate along the circle; all give the same.",
     ),
 )

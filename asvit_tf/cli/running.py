@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from asvit_tf.cli.console import AS_JSON, only_result_on_stdout, print_json, quiet_tensorflow, setting
+from asvit_tf.cli.console import AS_JSON, Choice, only_result_on_stdout, print_json, quiet_tensorflow, setting
 from asvit_tf.dataloaders.folders import class_folders
 from asvit_tf.design import retokenization
 from asvit_tf.journals import workspace
@@ -38,7 +38,7 @@ _setting = functools.partial(setting, RunSettings)
 @_setting(
     "retokenization",
     "Schedule of stride and dilation during training.",
-    type=click.Choice(list(retokenization.PRESETS)),
+    type=Choice(list(retokenization.PRESETS)),
 )
 @click.option("--flip/--no-flip", default=RunSettings.flip, show_default=True, help="Mirror training images at random.")
 @AS_JSON

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from asvit_tf.choices import INPUT_TYPES, TFLITE_TYPES
-from asvit_tf.cli.console import AS_JSON, only_result_on_stdout, print_json, quiet_tensorflow
+from asvit_tf.cli.console import AS_JSON, Choice, only_result_on_stdout, print_json, quiet_tensorflow
 
 
 @click.command()
@@ -36,7 +36,7 @@ def predict(saved_model: str, images: tuple[str, ...], top: int, as_json: bool) 
 @click.option("--export-dir", required=True, type=click.Path(), help="Where the SavedModel goes.")
 @click.option(
     "--input-type",
-    type=click.Choice(INPUT_TYPES),
+    type=Choice(INPUT_TYPES),
     default="image_bytes",
     show_default=True,
     help="What the SavedModel takes: encoded images, uint8 [batch, height, width, 3], or serialized examples.",
@@ -44,7 +44,7 @@ def predict(saved_model: str, images: tuple[str, ...], top: int, as_json: bool) 
 @click.option(
     "--tflite",
     "tflite_type",
-    type=click.Choice(TFLITE_TYPES),
+    type=Choice(TFLITE_TYPES),
     help="Write model.tflite into the directory too; int8 is calibrated on the training data.",
 )
 @click.option(

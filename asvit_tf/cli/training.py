@@ -8,11 +8,11 @@ from typing import Any
 import click
 
 from asvit_tf.choices import MODES
-from asvit_tf.cli.console import AS_JSON, only_result_on_stdout, print_json, quiet_tensorflow
+from asvit_tf.cli.console import AS_JSON, Choice, only_result_on_stdout, print_json, quiet_tensorflow
 from asvit_tf.tasks import baselines
 
 _REQUIRED = ("experiment", "mode", "model_dir")
-_MODE = click.option("--mode", type=click.Choice(MODES), metavar="|".join(MODES), help="What to do.  [required]")
+_MODE = click.option("--mode", type=Choice(MODES), metavar="|".join(MODES), help="What to do.  [required]")
 _OPTIONS = (
     click.option("--experiment", help="Name, as asvit_digits or asvit_imagenet.  [required]"),
     click.option("--model-dir", help="Checkpoints and logs; a training there is continued.  [required]"),

@@ -7,7 +7,10 @@
 from __future__ import annotations
 
 import copy
+import difflib
 import os
+import pydoc
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -241,12 +244,26 @@ def configure(options: train_utils.ParseConfigOptions, overrides: Sequence[str] 
         for override in overrides:
             params = hyperparams.override_params_dict(params, override, is_strict=True)
         params.validate()
-    except (tf.errors.OpError, OSError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
+    except KeyError as error:
+        raise UserError(_unknown_field(error)) from error
+    except (tf.errors.OpError, OSError, TypeError, ValueError, yaml.YAMLError) as error:
         raise UserError(str(error)) from error
-    except LookupError as error:  # After KeyError, which is one too.
+    except LookupError as error:
         raise UserError(
             f"unknown experiment {options.experiment!r}; this package's are asvit_digits, asvit_imagenet, "
             "retinanet_asvit_coco, cascadercnn_asvit_coco and segmentation_asvit_coco"
         ) from error
     params.lock()
     return params
+
+
+def _unknown_field(error: KeyError) -> str:
+    """What the Model Garden says of a field that a config does not have, with those it has, or the most alike."""
+    found = re.match(r"The key '(.*)' does not exist in <class '(.*)'>", str(error.args[0]))
+    config: Any = pydoc.locate(found[2]) if found else None
+    if found is None or config is None:
+        return str(error.args[0])
+    fields = sorted(config().as_dict())
+    alike = difflib.get_close_matches(found[1], fields)
+    meant = f"did you mean {' or '.join(alike)}?" if alike else f"its fields are {', '.join(fields)}"
+    return f"{config.__name__} has no field {found[1]!r}; {meant}"

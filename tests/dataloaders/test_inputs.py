@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from helpers import TINY, files_no_larger_than, records
-from official.core import exp_factory, task_factory
+from helpers import TINY, digits_experiment, files_no_larger_than, records
+from official.core import task_factory
 from official.vision.dataloaders import tfds_classification_decoders
 
 from asvit_tf import UserError, cli
@@ -23,34 +23,10 @@ def digits(tmp_path_factory):
 
 
 def experiment(digits, task=None, **trainer):
-    params = exp_factory.get_exp_config("asvit_digits")
-    section = {"global_batch_size": 16, "dtype": "float32", "shuffle_buffer_size": 50}
-    params.override(
-        {
-            "runtime": {"distribution_strategy": "one_device", "num_gpus": 0, "mixed_precision_dtype": "float32"},
-            "task": {
-                "seed": 0,
-                "model": {"backbone": {"asvit": {"topology": TINY}}},
-                "losses": {"one_hot": True},
-                "train_data": {"input_path": digits.train_path, **section},
-                "validation_data": {"input_path": digits.validation_path, "drop_remainder": False, **section},
-            },
-            "trainer": {
-                "train_steps": 2,
-                "steps_per_loop": 1,
-                "summary_interval": 1,
-                "checkpoint_interval": 1,
-                "validation_interval": 2,
-                "optimizer_config": {
-                    "learning_rate": {"cosine": {"decay_steps": 2}},
-                    "warmup": {"linear": {"warmup_steps": 1}},
-                },
-                **trainer,
-            },
-        }
-    )
-    params.override({"task": task or {}})
-    return params
+    section = {"global_batch_size": 16, "shuffle_buffer_size": 50}
+    own = {"losses": {"one_hot": True}, "train_data": section, "validation_data": section}
+    trainer = {"validation_interval": 2, "optimizer_config": {"warmup": {"linear": {"warmup_steps": 1}}}, **trainer}
+    return digits_experiment(digits, 2, 1, {"task": own, "trainer": trainer}, {"task": task or {}})
 
 
 @pytest.fixture(scope="module")
@@ -299,10 +275,10 @@ def test_soft_labels_pass_the_check_and_others_do_not():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--mode=train_and_validate"], "'train_and_validate' is not one of 'train', 'eval', "),
+        (["--mode=train_and_validate"], "'train_and_validate' is not one of 'train', 'eval', 'train_and_eval', "),
         (["--mode=training"], "'training' is not one of 'train', 'eval', "),
-        (["--mode=train", "--params_override=trainer.steps=3"], "steps"),
-        (["--mode=train", "--config_file=UNKNOWN"], "learning_speed"),
+        (["--mode=train", "--params_override=trainer.trainsteps=3"], "no field 'trainsteps'; did you mean train_steps"),
+        (["--mode=train", "--config_file=UNKNOWN"], "'learning_speed'; its fields are allow_tpu_summary"),
         (["--mode=train", "--config_file=nowhere.yaml"], "nowhere.yaml"),
         (["--mode=train", "--params_override=task.train_data.input_path=nowhere"], "train_steps is 0"),
     ],

@@ -51,9 +51,12 @@ def test_a_transition_against_a_table():
 
 
 def test_a_short_transition_has_shorter_periods():
-    """Room for one period of 6 is used for two of 4."""
-    schedule = Schedule((Phase(6, Tokenization(16)), Phase(None, Tokenization(4))), transition=8, period=6)
-    assert [schedule.tokenization(step).stride for step in range(12)] == [16, 16, 16, 16, 16, 4, 16, 4, 4, 4, 4, 4]
+    """Room for one period of 6 is used for two of 4; six steps are one period, with three of each."""
+    phases = (Phase(6, Tokenization(16)), Phase(None, Tokenization(4)))
+    strides = [Schedule(phases, transition=8, period=6).tokenization(step).stride for step in range(12)]
+    assert strides == [16, 16, 16, 16, 16, 4, 16, 4, 4, 4, 4, 4]
+    strides = [Schedule(phases, transition=6, period=6).tokenization(step).stride for step in range(12)]
+    assert strides == [16] * 6 + [4] * 6
 
 
 @pytest.mark.parametrize("preset", ["published", "thirds"])

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
-from official.core import exp_factory, task_factory
+from helpers import digits_experiment
+from official.core import task_factory
 from official.vision.dataloaders import classification_input
 
 from asvit_tf import Tokenization, UserError, choices, cli
@@ -31,44 +32,18 @@ def trained(tmp_path_factory):
     """
     root = tmp_path_factory.mktemp("trained")
     digits = data.prepare(root / "data")
-    params = exp_factory.get_exp_config("asvit_digits")
-    params.override(
-        {
-            "runtime": {"distribution_strategy": "one_device", "num_gpus": 0, "mixed_precision_dtype": "float32"},
-            "task": {
-                "seed": 0,
-                "class_names": [f"digit {i}" for i in range(10)],
-                "model": {
-                    "input_size": [SIDE, SIDE, 3],
-                    "backbone": {"asvit": {"topology": TINY, "stride": 8, "dilation": 2}},
-                },
-                "losses": {"one_hot": True},
-                "retokenization": {"phases": [{"until_step": 3, "stride": 16}, {"stride": 8}]},
-                "train_data": {
-                    "input_path": digits.train_path,
-                    "global_batch_size": 16,
-                    "dtype": "float32",
-                },
-                "validation_data": {
-                    "input_path": digits.validation_path,
-                    "global_batch_size": 16,
-                    "dtype": "float32",
-                    "drop_remainder": False,
-                },
-            },
-            "trainer": {
-                "train_steps": STEPS,
-                "steps_per_loop": 2,
-                "summary_interval": 2,
-                "checkpoint_interval": 2,
-                "validation_steps": -1,
-                "optimizer_config": {
-                    "learning_rate": {"cosine": {"decay_steps": STEPS}},
-                    "warmup": {"linear": {"warmup_steps": 1}},
-                },
-            },
-        }
-    )
+    task = {
+        "class_names": [f"digit {i}" for i in range(10)],
+        "model": {
+            "input_size": [SIDE, SIDE, 3],
+            "backbone": {"asvit": {"topology": TINY, "stride": 8, "dilation": 2}},
+        },
+        "losses": {"one_hot": True},
+        "retokenization": {"phases": [{"until_step": 3, "stride": 16}, {"stride": 8}]},
+        "validation_data": {"global_batch_size": 16},
+    }
+    trainer = {"validation_steps": -1, "optimizer_config": {"warmup": {"linear": {"warmup_steps": 1}}}}
+    params = digits_experiment(digits, STEPS, 2, {"task": task, "trainer": trainer})
     with pytest.MonkeyPatch.context() as patch:
         wide = functools.partial(tf_keras.initializers.TruncatedNormal, 0.0, 0.2)
         patch.setattr(layers, "linear_initializer", lambda seed: wide(seed=seed))

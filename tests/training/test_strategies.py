@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
-from helpers import TINY, two_devices
-from official.core import exp_factory, task_factory, train_utils
+from helpers import digits_experiment, two_devices
+from official.core import task_factory, train_utils
 from official.modeling import performance
 
 from asvit_tf import registry_imports  # noqa: F401
@@ -38,44 +38,14 @@ def digits(tmp_path_factory):
 
 def experiment(digits, **overrides):
     """Twenty steps over two switches."""
-    params = exp_factory.get_exp_config("asvit_digits")
-    params.override(
-        {
-            "runtime": {"distribution_strategy": "one_device", "num_gpus": 0, "mixed_precision_dtype": "float32"},
-            "task": {
-                "seed": 0,
-                "model": {"backbone": {"asvit": {"topology": TINY}}},
-                "losses": {"one_hot": True},
-                "retokenization": {
-                    "phases": [{"until_step": 6, "stride": 16}, {"until_step": 12, "stride": 8}, {"stride": 4}]
-                },
-                "train_data": {
-                    "input_path": digits.train_path,
-                    "global_batch_size": BATCH,
-                    "dtype": "float32",
-                    "shuffle_buffer_size": 100,
-                },
-                "validation_data": {
-                    "input_path": digits.validation_path,
-                    "global_batch_size": 180,
-                    "dtype": "float32",
-                    "drop_remainder": False,
-                },
-            },
-            "trainer": {
-                "train_steps": STEPS,
-                "steps_per_loop": 2,
-                "summary_interval": 2,
-                "checkpoint_interval": 2,
-                "optimizer_config": {
-                    "learning_rate": {"cosine": {"initial_learning_rate": 3e-3, "decay_steps": STEPS}},
-                    "warmup": {"linear": {"warmup_steps": 2}},
-                },
-            },
-        }
-    )
-    params.override(overrides)
-    return params
+    phases = [{"until_step": 6, "stride": 16}, {"until_step": 12, "stride": 8}, {"stride": 4}]
+    task = {
+        "losses": {"one_hot": True},
+        "retokenization": {"phases": phases},
+        "train_data": {"global_batch_size": BATCH, "shuffle_buffer_size": 100},
+    }
+    trainer = {"optimizer_config": {"learning_rate": {"cosine": {"initial_learning_rate": 3e-3}}}}
+    return digits_experiment(digits, STEPS, 2, {"task": task, "trainer": trainer}, overrides)
 
 
 def batches():

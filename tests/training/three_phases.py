@@ -2,56 +2,20 @@
 
 import numpy as np
 import tensorflow as tf
-from helpers import TINY
-from official.core import exp_factory, task_factory
+from helpers import digits_experiment
+from official.core import task_factory
 from official.vision.dataloaders import classification_input
 from tensorboard.backend.event_processing import event_accumulator
-
-from asvit_tf import registry_imports  # noqa: F401
 
 STEPS, BLOCK = 12, 2
 PHASES = ((4, 16, 5), (8, 8, 2), (None, 4, 1))
 
 
 def experiment(digits, **overrides):
-    params = exp_factory.get_exp_config("asvit_digits")
-    params.override(
-        {
-            "runtime": {"distribution_strategy": "one_device", "num_gpus": 0, "mixed_precision_dtype": "float32"},
-            "task": {
-                "seed": 0,
-                "model": {"backbone": {"asvit": {"topology": TINY}}},
-                "retokenization": {
-                    "phases": [
-                        dict(until_step=end, stride=stride, dilation=dilation) for end, stride, dilation in PHASES
-                    ]
-                },
-                "train_data": {"input_path": digits.train_path, "global_batch_size": 16, "dtype": "float32"},
-                "validation_data": {
-                    "input_path": digits.validation_path,
-                    "global_batch_size": 180,
-                    "dtype": "float32",
-                    "drop_remainder": False,
-                },
-            },
-            "trainer": {
-                "train_steps": STEPS,
-                "steps_per_loop": BLOCK,
-                "summary_interval": BLOCK,
-                "checkpoint_interval": BLOCK,
-                "max_to_keep": STEPS,
-                "validation_steps": 1,
-                "validation_interval": 6,
-                "optimizer_config": {
-                    "learning_rate": {"cosine": {"decay_steps": STEPS}},
-                    "warmup": {"linear": {"warmup_steps": 2}},
-                },
-            },
-        },
-        is_strict=True,
-    )
-    params.override(overrides, is_strict=True)
-    return params
+    phases = [dict(until_step=end, stride=stride, dilation=dilation) for end, stride, dilation in PHASES]
+    task = {"retokenization": {"phases": phases}}
+    trainer = {"max_to_keep": STEPS, "validation_steps": 1, "validation_interval": 6}
+    return digits_experiment(digits, STEPS, BLOCK, {"task": task, "trainer": trainer}, overrides)
 
 
 def accuracy_of(digits, path):
