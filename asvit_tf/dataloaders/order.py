@@ -54,7 +54,9 @@ def continued(build: Build, position: Position) -> Build:
       position: Where to begin.
     """
 
-    def build_inputs(params: cfg.DataConfig, input_context: tf.distribute.InputContext | None = None):
+    def build_inputs(
+        params: cfg.DataConfig, input_context: tf.distribute.InputContext | None = None
+    ) -> tf.data.Dataset:
         tf.random.set_seed(position.draws)
         files = _countable_files(params)
         total = _count(tuple(files), params.file_type) if files else 0
@@ -85,7 +87,6 @@ def _countable_files(params: cfg.DataConfig) -> list[str]:
 def _count(files: tuple[str, ...], file_type: str) -> int:
     records = tf.data.TFRecordDataset(list(files), compression_type="GZIP" if file_type.endswith("compressed") else "")
     return int(records.reduce(tf.constant(0, tf.int64), lambda count, _: count + 1))
-
 
 
 def _records(

@@ -7,10 +7,10 @@ TensorFlow's own random operations continue a stream that lives in the process a
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 from collections.abc import Iterator
 
-import numpy as np
 import tensorflow as tf
 import tf_keras
 
@@ -19,8 +19,8 @@ _SEEDS = 2**31 - 2
 
 def derived_seed(*numbers: int) -> int:
     """A seed from 1 to 2**31 - 2 for each tuple of whole numbers; similar tuples have unrelated ones."""
-    words = np.random.SeedSequence([number % 2**64 for number in numbers]).generate_state(1, np.uint64)
-    return int(words[0] % _SEEDS) + 1
+    digest = hashlib.sha256(repr(tuple(map(int, numbers))).encode()).digest()
+    return int.from_bytes(digest[:8], "big") % _SEEDS + 1
 
 
 class Draws:

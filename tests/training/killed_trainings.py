@@ -7,6 +7,7 @@ In a process of its own: TensorFlow's determinism holds for all of a process.
 
 import hashlib
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -38,14 +39,13 @@ def few(digits, directory):
 
 
 def recipe(digits, path):
-    """All that draws: order, augmentation, both kinds of dropout; averaged weights; changes with transitions."""
-    augmentation = {"type": "randaug", "randaug": {"num_layers": 1, "magnitude": 4, "translate_const": 3}}
+    """All that draws: order, crops and mirrors, both kinds of dropout; averaged weights; changes with transitions."""
     return experiment(
         digits,
         task={
             "model": {"dropout_rate": 0.3, "backbone": {"asvit": {"stochastic_depth": 0.5}}},
             "retokenization": {"transition": 0.3, "transition_period": 2},
-            "train_data": {"input_path": path, "shuffle_buffer_size": 100, "aug_type": augmentation},
+            "train_data": {"input_path": path, "shuffle_buffer_size": 100},
         },
         trainer={
             "checkpoint_interval": 4,  # Saved at 2, 6, 10, 12.
@@ -80,25 +80,14 @@ def ended(model_dir, metrics):
     }
 
 
-def kills(patch):
-    """Name and way of each kill; `patch(owner, method, dies)` has a method die after it was called, when it shall."""
-
-    def after_block(step):
-        return lambda: patch(step_log.StepLog, "__call__", lambda log: log._trainer.global_step.numpy() == step)
-
-    def after_saving(step):
-        return lambda: patch(SoundCheckpoints, "save", lambda manager: manager.latest_checkpoint.endswith(f"-{step}"))
-
-    def evaluated(step):
-        return lambda: patch(session.Evaluation, "__call__", lambda self: self._session.step() == step)
-
-    return {
-        "inside a phase": after_block(8),
-        "inside a transition": after_block(4),
-        "straight after a checkpoint": after_saving(6),
-        "in an evaluation": evaluated(6),
-        "in the last evaluation": evaluated(STEPS),
-    }
+# Method that dies after its work, and when; each start of the training meets the next one.
+KILLS = {
+    "inside a transition": (step_log.StepLog, "__call__", lambda log: log._trainer.global_step.numpy() == 4),
+    "straight after a checkpoint": (SoundCheckpoints, "save", lambda manager: manager.latest_checkpoint.endswith("-6")),
+    "in an evaluation": (session.Evaluation, "__call__", lambda evaluation: evaluation._session.step() == 6),
+    "inside a phase": (step_log.StepLog, "__call__", lambda log: log._trainer.global_step.numpy() == 8),
+    "in the last evaluation": (session.Evaluation, "__call__", lambda evaluation: evaluation._session.step() == STEPS),
+}
 
 
 def patch(owner, method, dies):
@@ -122,22 +111,25 @@ def main(directory):
     def run(name):
         return train.run(params, str(directory / name), "train_and_eval")
 
-    results = {"unbroken": ended(directory / "unbroken", run("unbroken"))}
-    for name, kill in kills(patch).items():
-        repair = kill()
+    unbroken = ended(directory / "unbroken", run("unbroken"))
+    from_steps = []
+    for number, (owner, method, dies) in enumerate(KILLS.values()):
+        repair = patch(owner, method, dies)
         try:
-            run(name)
-            raise AssertionError(f"{name}: not killed")
+            run("killed")
+            raise AssertionError("not killed")
         except Killed:
-            pass
+            newest = tf.train.latest_checkpoint(directory / "killed")
+            from_steps.append(int(newest.rsplit("-", 1)[1]))
         finally:
             repair()
-        tf_keras.utils.set_random_seed(len(name))  # As another process would: nothing is where it was.
-        results[name] = ended(directory / name, run(name))
-        if name == "in the last evaluation":
-            saved_model = export.export(export.read_params(str(directory / name)), str(directory / name), str(directory / "export"))
-            results[name]["exported"] = sorted(path.name for path in Path(saved_model).iterdir())
-    print("RESULT" + json.dumps(results))
+        tf_keras.utils.set_random_seed(100 + number)  # As in another process: no generator is where it was.
+    killed = ended(directory / "killed", run("killed"))
+    tf.random.set_seed(None)  # Another process again.
+    exported = export.export(
+        export.read_params(str(directory / "killed")), str(directory / "killed"), str(directory / "export")
+    )
+    print(json.dumps({"unbroken": unbroken, "killed": killed, "from": from_steps, "exported": os.listdir(exported)}))
 
 
 if __name__ == "__main__":
