@@ -6,7 +6,8 @@ Arm `deterministic` (TF_DETERMINISTIC_OPS=1): a small run of the digits, unbroke
 drawn from a seed, in seconds of processor time since the start, so that they do not depend on what else the machine
 does. Compared: topologies, every variable of the last checkpoint and of the SavedModel bit for bit, metrics. Arm
 `free`: the same without that variable. Arm `cost`: epochs of digits_asvit_i32_cpu.yaml with and without a new beginning
-of the draws before each, in turn within one process, once for each setting of the variable. Rows go to benchmarks/results/killed_training.jsonl.
+of the draws before each, in turn within one process, once for each setting of the
+variable. Rows go to benchmarks/results/killed_training.jsonl.
 """
 
 import argparse

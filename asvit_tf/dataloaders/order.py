@@ -30,11 +30,13 @@ class Position:
       seed: Of the order, from 1 to 2**31 - 2.
       records: Read before, since the training began.
       draws: TensorFlow's global seed for all that is drawn behind the records: augmentation.
+      agreed: Whether all hosts have the same seed; else each of several reads by itself, as the Model Garden does.
     """
 
     seed: int
     records: int
     draws: int
+    agreed: bool = True
 
 
 Build = Callable[..., tf.data.Dataset]
@@ -58,34 +60,41 @@ def continued(build: Build, position: Position) -> Build:
         params: cfg.DataConfig, input_context: tf.distribute.InputContext | None = None
     ) -> tf.data.Dataset:
         tf.random.set_seed(position.draws)
-        files = _countable_files(params)
-        total = _count(tuple(files), params.file_type) if files else 0
+        alone = input_context is None or input_context.num_input_pipelines == 1
+        files = _countable_files(params) if alone or position.agreed else {}
+        total = _count(tuple(files.items()), params.file_type) if files else 0
         if not total:
             return build(params, input_context)
 
         def ordered(read: Callable) -> Callable:
-            return lambda _: _records(params, files, total, position, read)
+            return lambda _: _records(params, list(files), total, position, read)
 
         # One file, for the reader: it interleaves several, each from its own beginning.
         with private_names.records_read_by(ordered):
-            return build(params.replace(input_path=files[0], shuffle_buffer_size=1), input_context)
+            return build(params.replace(input_path=next(iter(files)), shuffle_buffer_size=1), input_context)
 
     return build_inputs
 
 
-def _countable_files(params: cfg.DataConfig) -> list[str]:
-    """The files of a section whose records can be counted with little work; else none."""
+def _countable_files(params: cfg.DataConfig) -> dict[str, int]:
+    """The files of a section, and their bytes, if their records can be counted with little work; else none."""
     paths = params.input_path
     named = isinstance(paths, str) or (isinstance(paths, Sequence) and all(isinstance(path, str) for path in paths))
-    if not (named and paths and params.is_training) or params.cache or params.get("pseudo_label_data", None):
-        return []
-    files = inputs.record_files("task.train_data", paths)
-    return files if sum(tf.io.gfile.stat(file).length for file in files) <= LARGEST_BYTES else []
+    if not (named and paths and params.is_training):
+        return {}
+    if params.cache or params.enable_tf_data_service or params.get("pseudo_label_data", None):
+        return {}
+    # In the same order at every start.
+    files = {file: tf.io.gfile.stat(file).length for file in sorted(inputs.record_files("task.train_data", paths))}
+    return files if sum(files.values()) <= LARGEST_BYTES else {}
 
 
 @functools.lru_cache(maxsize=16)
-def _count(files: tuple[str, ...], file_type: str) -> int:
-    records = tf.data.TFRecordDataset(list(files), compression_type="GZIP" if file_type.endswith("compressed") else "")
+def _count(files: tuple[tuple[str, int], ...], file_type: str) -> int:
+    """Records of files, which are given with their bytes: by these a file that was written anew is another one."""
+    records = tf.data.TFRecordDataset(
+        [file for file, _ in files], compression_type="GZIP" if file_type.endswith("compressed") else ""
+    )
     return int(records.reduce(tf.constant(0, tf.int64), lambda count, _: count + 1))
 
 

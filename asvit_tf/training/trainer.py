@@ -17,7 +17,7 @@ from official.core import base_trainer
 from asvit_tf import private_names
 from asvit_tf.dataloaders import order
 from asvit_tf.design.retokenization import Tokenization
-from asvit_tf.modeling import draws
+from asvit_tf.modeling.draws import derived_seed, of_step
 from asvit_tf.tasks import class_metrics, recipes, schedules
 from asvit_tf.training.learning_rate import eased
 
@@ -168,12 +168,15 @@ class RetokenizingTrainer(base_trainer.Trainer):
 
     def _begin_draws(self):
         step, data = int(self.global_step.numpy()), self.config.task.train_data
-        draws_seed = draws.derived_seed(self._seed, self.tries, step)
+        draws_seed = derived_seed(self._seed, self.tries, step)
         order_seed = self._seed if data.seed is None else data.seed
-        position = order.Position(draws.derived_seed(order_seed, self.tries), step * data.global_batch_size, draws_seed)
+        agreed = self._is_seeded or data.seed is not None
+        position = order.Position(
+            derived_seed(order_seed, self.tries), step * data.global_batch_size, draws_seed, agreed
+        )
         self.train_dataset = self.distribute_dataset(
             order.continued(self.task.build_inputs, position),
-            data.replace(seed=draws_seed) if self._is_seeded or data.seed is not None else data,
+            data.replace(seed=draws_seed) if agreed else data,
         )
         # Programs take their operations' seeds from it when they are traced, at whatever step. It also sets back the
         # counters of those traced before.
@@ -182,7 +185,7 @@ class RetokenizingTrainer(base_trainer.Trainer):
 
     def train_step(self, iterator):
         """One step, with its draws by (seed, step)."""
-        with draws.of_step(self._seed, self.global_step):
+        with of_step(self._seed, self.global_step):
             super().train_step(iterator)
 
     def train_loop_begin(self):
