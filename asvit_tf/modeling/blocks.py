@@ -10,6 +10,7 @@ import tf_keras
 
 from asvit_tf.design import grids
 from asvit_tf.modeling.attention import WindowedAttention, from_windows, to_windows
+from asvit_tf.modeling.draws import StochasticDepth
 from asvit_tf.modeling.layers import LayerNorm, dense, seed_stream
 
 
@@ -42,10 +43,7 @@ class Block(tf_keras.layers.Layer):
         self.norm2 = LayerNorm(name="norm2")
         self.fc1 = dense(width * expansion_ratio, next(seeds), "fc1")
         self.fc2 = dense(width, next(seeds), "fc2")
-        # Dropout of a whole branch, one draw per image, is stochastic depth.
-        self.drop_path = tf_keras.layers.Dropout(
-            drop_rate, noise_shape=(None, 1, 1, 1), seed=next(seeds), name="drop_path"
-        )
+        self.drop_path = StochasticDepth(drop_rate, seed=next(seeds), name="drop_path")
 
     def call(self, x: tf.Tensor, windows: grids.Windows | None = None, training: bool | None = None) -> tf.Tensor:
         x = x + self.drop_path(self.attention(self.norm1(x), windows), training=training)

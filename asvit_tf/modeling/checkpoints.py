@@ -119,6 +119,11 @@ def _damaged(path: str | None) -> UserError:
     )
 
 
+def step_of(path: str) -> int:
+    """Steps that were trained when the trainer saved a checkpoint; its name ends with them."""
+    return int(path.rsplit("-", 1)[1])
+
+
 def check_readable(path: str) -> None:
     """Refuses, before anything is built, a checkpoint that is not there or damaged.
 

@@ -76,6 +76,8 @@ def export(
     checkpoint = _checkpoint(params, model_dir, checkpoint)
     if tflite_type == "int8":
         classification_checks.check(params.task, "train_data")  # It calibrates with it.
+    # Nothing is drawn; but where TensorFlow's operations are deterministic, dropout cannot be traced without a seed.
+    tf.random.set_seed(params.task.seed or 0)
     module = modules.serving_module(params, input_type)
     with whole_directory(export_dir) as partial, checkpoints.damage_explained(checkpoint):
         export_saved_model_lib.export_inference_graph(

@@ -7,6 +7,7 @@ from official.core import config_definitions as cfg
 from official.core import task_factory, train_utils
 
 from asvit_tf.design.retokenization import Tokenization
+from asvit_tf.modeling import draws
 from asvit_tf.precision import mixed_precision
 from asvit_tf.tasks import recipes
 from asvit_tf.training.learning_rate import eased
@@ -48,7 +49,8 @@ def training_step(params: cfg.ExperimentConfig, tokenization: Tokenization | Non
 
         @tf.function(jit_compile=True, autograph=False)
         def step(images, labels):
-            return task.train_step((images, labels), model, optimizer)["loss"]
+            with draws.of_step(params.task.seed or 0, optimizer.iterations):
+                return task.train_step((images, labels), model, optimizer)["loss"]
 
         try:
             return step.experimental_get_compiler_ir(images, labels)(stage="stablehlo")

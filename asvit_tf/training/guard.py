@@ -16,6 +16,7 @@ from official.core import config_definitions as cfg
 
 from asvit_tf import storage
 from asvit_tf.errors import DivergedError
+from asvit_tf.modeling import checkpoints
 from asvit_tf.training import step_log, verdicts
 from asvit_tf.training.runner import SoundCheckpoints
 from asvit_tf.training.screen import say
@@ -64,14 +65,15 @@ class Guard:
         self._start = os.path.join(model_dir, "start", "weights")
         self._step = 0
 
-    def begin(self, checkpoints: SoundCheckpoints) -> None:
+    def begin(self, manager: SoundCheckpoints) -> None:
         """Takes up a training whose newest checkpoint, if there is one, has been restored.
 
         Args:
-          checkpoints: Where sound weights are saved.
+          manager: Where sound weights are saved.
         """
-        self._checkpoints = checkpoints
+        self._checkpoints = manager
         self._step = int(self._trainer.global_step.numpy())
+        self._trainer.tries = len(self._rollbacks)
         self._rows = [row for row in self._rows if row["step"] <= self._step]
         if self._rollbacks:
             self._ease(self._rollbacks[-1])
@@ -83,10 +85,9 @@ class Guard:
                 self._trainer.checkpoint.write(self._start if self._writes else os.path.join(nowhere, "weights"))
 
     def __call__(self, output: Any) -> None:
-        step = int(self._trainer.global_step.numpy())
-        row = {name: float(output[name]) for name in ("training_loss", "guessing_loss") if name in output}
-        self._rows.append({"step": step, "steps": step - self._step, **row})
-        self._step = step
+        self._step = int(self._trainer.global_step.numpy())
+        # As in `blocks.jsonl`, which is all that a resumed training knows.
+        self._rows += [{"step": block.step, "steps": block.steps, **block.metrics} for block in self._trainer.latest]
         seen = verdicts.observations(self._rows, self._config.steps_per_loop)
         verdict = verdicts.judge(seen, self._config.train_steps)
         if verdict is Verdict.UNLEARNED and (len(self._rollbacks) >= self._most or not self._has_start()):
@@ -105,7 +106,8 @@ class Guard:
             )
         path, restored = self._target(verdict, seen)
         with self._trainer.strategy.scope():
-            self._trainer.checkpoint.read(path).assert_existing_objects_matched()
+            checkpoints.check_resumable(self._trainer.model, self._trainer.optimizer, path)
+            self._trainer.checkpoint.read(path)
         last = seen[-1]
         rollback = Rollback(
             step=self._step,
@@ -119,16 +121,20 @@ class Guard:
         self._step = restored
         self._rows = [row for row in self._rows if row["step"] <= restored]
         self._ease(rollback)
-        if self._writes:
-            say(rollback)
-            rows = [dataclasses.asdict(row) for row in self._rollbacks]
-            storage.write_json(os.path.join(self._model_dir, ROLLBACKS_FILE), rows)
+        self._trainer.tries = len(self._rollbacks)
+        self._trainer.begin_draws_anew()
         self._checkpoints.sound = True
         # It becomes the newest, and then those behind it go: a training that is killed must not go on from them.
         self._checkpoints.save(checkpoint_number=restored, check_interval=False)
         later = [path for step, path in self._saved().items() if step > restored]
         for file in itertools.chain.from_iterable(tf.io.gfile.glob(f"{path}.*") for path in later if self._writes):
             tf.io.gfile.remove(file)
+        if self._writes:
+            say(rollback)
+            # Last: killed before it is written, the training goes on from the same checkpoint, comes to the same end
+            # and is set back then.
+            rows = [dataclasses.asdict(row) for row in self._rollbacks]
+            storage.write_json(os.path.join(self._model_dir, ROLLBACKS_FILE), rows)
 
     def _target(self, verdict: Verdict, seen: Sequence[Observation]) -> tuple[str, int]:
         """Path and step of what to go on from: the newest checkpoint that is known to be sound.
@@ -147,7 +153,7 @@ class Guard:
         """Checkpoints of the training by their steps."""
         state = tf.train.get_checkpoint_state(self._model_dir)
         paths = state.all_model_checkpoint_paths if state else ()
-        return {int(path.rsplit("-", 1)[1]): path for path in paths if tf.io.gfile.exists(f"{path}.index")}
+        return {checkpoints.step_of(path): path for path in paths if tf.io.gfile.exists(f"{path}.index")}
 
     def _has_start(self) -> bool:
         return tf.io.gfile.exists(f"{self._start}.index")

@@ -10,6 +10,7 @@ import copy
 import difflib
 import os
 import pydoc
+import random
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -68,8 +69,6 @@ def run(params: cfg.ExperimentConfig, model_dir: str, mode: str, progress: bool 
     phases = plan_of(params)
     params = copy.deepcopy(params)
     params.trainer.recovery_max_trials = -1  # The Model Garden's answer to a NaN; `guard.Guard` has its own.
-    if params.task.seed is not None:
-        tf_keras.utils.set_random_seed(params.task.seed)
     lost_at: str | None = "nowhere"
     with mixed_precision(params.runtime.mixed_precision_dtype), captured() as log:
         if "train" in mode and phases:
@@ -130,6 +129,9 @@ def _run_once(
     progress: bool,
 ) -> dict[str, float]:
     """Runs a mode on one connection to the devices; returns the metrics of the last evaluation."""
+    # TensorFlow needs some seed where its operations are deterministic; Python's generator is the caller's.
+    seed = random.randrange(2**31) if params.task.seed is None else params.task.seed
+    tf_keras.utils.set_random_seed(seed)
     with connected(params, model_dir, mode) as session:
         if session.writes:
             log.open(model_dir)

@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 import tf_keras
 from official.core import train_lib
 
+from asvit_tf.modeling import checkpoints
+
 
 class SoundCheckpoints(tf.train.CheckpointManager):
-    """A checkpoint manager that saves nothing while `sound` is false, so that the newest checkpoint always is."""
+    """A checkpoint manager that saves nothing while `sound` is false, so that the newest checkpoint always is.
 
-    sound = True
+    Args: as `CheckpointManager`; `on_save` is called after each checkpoint.
+    """
+
+    def __init__(self, *args: Any, on_save: Callable[[], None], **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._on_save = on_save
+        self.sound = True
 
     def save(self, *args: Any, **kwargs: Any) -> str | None:
-        return super().save(*args, **kwargs) if self.sound else None
+        path = super().save(*args, **kwargs) if self.sound else None
+        if path is not None:
+            self._on_save()
+        return path
 
 
 class ExperimentRunner(train_lib.OrbitExperimentRunner):
@@ -34,21 +46,41 @@ class ExperimentRunner(train_lib.OrbitExperimentRunner):
             if mode in ("train", "train_and_post_eval"):
                 self.controller.train(trainer.train_steps)
             if mode == "train_and_eval":
-                self.controller.train_and_evaluate(
-                    trainer.train_steps, trainer.validation_steps, trainer.validation_interval
-                )
+                self._train_and_evaluate()
             if mode in ("eval", "train_and_post_eval"):
                 self.controller.evaluate(trainer.validation_steps)
             if mode == "continuous_eval":
                 self._evaluate_continuously()
         return self.trainer.model, {}
 
+    def _train_and_evaluate(self) -> None:
+        """Trains, and evaluates at each multiple of the interval and at the end.
+
+        The Model Garden counts the interval from the step at which a training is started again. At the end it evaluates
+        before it saves, and a kill then costs the steps since the last checkpoint.
+        """
+        trainer = self.params.trainer
+        interval = trainer.validation_interval or trainer.train_steps
+        step = self._step()
+        if 0 < step < trainer.train_steps and step % interval == 0:
+            # A kill may have come before it. Not only its numbers would be missing: where the average of the weights
+            # is evaluated, the Model Garden swaps both by sums and differences, which round the weights.
+            self.controller.evaluate(trainer.validation_steps)
+        while step < trainer.train_steps:
+            until = min((step // interval + 1) * interval, trainer.train_steps)
+            self.controller.train(until, checkpoint_at_completion=until == trainer.train_steps)
+            self.controller.evaluate(trainer.validation_steps)
+            step = self._step()
+
+    def _step(self) -> int:
+        return int(self.trainer.global_step.numpy())
+
     def _evaluate_continuously(self) -> None:
         """Evaluates every checkpoint that appears, up to that of the last step."""
         trainer = self.params.trainer
 
         def trained() -> bool:
-            return int(self.trainer.global_step.numpy()) >= trainer.train_steps
+            return self._step() >= trainer.train_steps
 
         # By itself the iterator would wait for one more checkpoint behind the last, an hour as a rule.
         for path in tf.train.checkpoints_iterator(
@@ -61,6 +93,7 @@ class ExperimentRunner(train_lib.OrbitExperimentRunner):
 
     def _maybe_build_checkpoint_manager(self):
         trainer = self.params.trainer
+        on_save = self.trainer.begin_draws_anew
         if self.strategy.extended.should_checkpoint:
             return SoundCheckpoints(
                 self.trainer.checkpoint,
@@ -69,15 +102,18 @@ class ExperimentRunner(train_lib.OrbitExperimentRunner):
                 step_counter=self.trainer.global_step,
                 checkpoint_interval=trainer.checkpoint_interval,
                 init_fn=self.trainer.initialize,
+                on_save=on_save,
             )
         self._own_checkpoints = tempfile.TemporaryDirectory()  # All must take part in saving; removed at the end.
 
+        newest = tf.train.latest_checkpoint(self.model_dir)
+
         def resume():
-            newest = tf.train.latest_checkpoint(self.model_dir)
             if newest is None:
                 self.trainer.initialize()
             else:
-                self.trainer.checkpoint.restore(newest).assert_existing_objects_matched()
+                checkpoints.check_resumable(self.trainer.model, self.trainer.optimizer, newest)
+                self.trainer.checkpoint.restore(newest)
 
         return SoundCheckpoints(
             self.trainer.checkpoint,
@@ -85,5 +121,8 @@ class ExperimentRunner(train_lib.OrbitExperimentRunner):
             max_to_keep=1,
             step_counter=self.trainer.global_step,
             checkpoint_interval=trainer.checkpoint_interval,
+            # All save at the same steps, because saving needs all of them.
+            last_checkpoint_step=None if newest is None else checkpoints.step_of(newest),
             init_fn=resume,
+            on_save=on_save,
         )

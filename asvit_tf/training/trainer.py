@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,8 +15,10 @@ import tf_keras
 from official.core import base_trainer
 
 from asvit_tf import private_names
+from asvit_tf.dataloaders import order
 from asvit_tf.design.retokenization import Tokenization
-from asvit_tf.tasks import recipes, schedules
+from asvit_tf.modeling.draws import derived_seed, of_step
+from asvit_tf.tasks import class_metrics, recipes, schedules
 from asvit_tf.training.learning_rate import eased
 
 
@@ -81,20 +84,40 @@ class RetokenizingTrainer(base_trainer.Trainer):
     unmodified `official.vision.train` does: import `asvit_tf.registry_imports` and `asvit_tf.trainer` in a gin file and
     bind `create_trainer.trainer_cls = @RetokenizingTrainer`.
 
-    Args: as `base_trainer.Trainer`; `config.task.retokenization` is the schedule, if the task has one.
+    What is drawn is a function of (`config.task.seed`, step). Stochastic depth draws by the step itself. Of all else,
+    the input pipeline above all, nobody can restore a state; so `begin_draws_anew` gives it a seed of the step, when
+    training begins or continues and, by the runner, at every checkpoint: a resumed training begins at one.
+
+    Args: as `base_trainer.Trainer`; `config.task.retokenization` is the schedule, if the task has one. Training data
+      that are passed are read on and on, without a place to begin anew.
 
     Attributes:
+      tries: How often the training was set back so far; the data have another order after each.
       blocks: Those that ended, until somebody takes them.
+      latest: Those of the last call of `train`.
       running: The one that runs now, if one does.
       evaluating: Whether an evaluation runs now.
     """
 
-    def __init__(self, config, task, model, optimizer, **kwargs):
-        super().__init__(config, task, model, optimizer, **kwargs)
+    def __init__(self, config, task, model, optimizer, train=True, train_dataset=None, **kwargs):
+        # Data of its own are built when the step is known from which they are read. `None` would have them built here.
+        own_data = train and train_dataset is None
+        nothing_yet = tf.data.Dataset.range(0) if own_data else train_dataset
+        super().__init__(config, task, model, optimizer, train=train, train_dataset=nothing_yet, **kwargs)
+        # A service of tf.data deals out records to whoever asks; it knows no place to begin.
+        self._served = own_data and bool(config.task.train_data.enable_tf_data_service)
+        self._own_data = self._draws_are_due = own_data
+        self._is_seeded = config.task.seed is not None
+        self._seed = config.task.seed if self._is_seeded else random.randrange(2**31)
+        self.tries = 0
+        for metric in self.train_metrics if train else ():
+            if isinstance(metric, class_metrics.GuessingLoss):
+                self.checkpoint.all_labels = metric.all_labels  # What else an unbroken training knows.
         create_slots(optimizer, model.trainable_variables)
         self.schedule = schedules.schedule_of(config)
         self.learning_rate = eased(optimizer, recipes.warmup_steps(config))
         self.blocks: list[StepBlock] = []
+        self.latest: list[StepBlock] = []
         self.running: RunningBlock | None = None
         self.evaluating = False
         self._num_steps = 0
@@ -123,6 +146,9 @@ class RetokenizingTrainer(base_trainer.Trainer):
 
     def train(self, num_steps):
         """Trains `num_steps` steps, in parts where the tokenization changes: one traced loop cannot change inside."""
+        if self._draws_are_due:
+            self._begin_draws()
+        self.latest = []
         start = int(self.global_step.numpy())
         end = start + int(num_steps)
         logs, weights = [], []
@@ -135,6 +161,32 @@ class RetokenizingTrainer(base_trainer.Trainer):
             name: last if name == "learning_rate" else np.average([float(log[name]) for log in logs], weights=weights)
             for name, last in logs[-1].items()
         }
+
+    def begin_draws_anew(self):
+        """Has the next training step draw, and read its data, as a training that begins at this step does."""
+        self._draws_are_due = self._own_data and not self._served
+
+    def _begin_draws(self):
+        step, data = int(self.global_step.numpy()), self.config.task.train_data
+        draws_seed = derived_seed(self._seed, self.tries, step)
+        order_seed = self._seed if data.seed is None else data.seed
+        agreed = self._is_seeded or data.seed is not None
+        position = order.Position(
+            derived_seed(order_seed, self.tries), step * data.global_batch_size, draws_seed, agreed
+        )
+        self.train_dataset = self.distribute_dataset(
+            order.continued(self.task.build_inputs, position),
+            data.replace(seed=draws_seed) if agreed else data,
+        )
+        # Programs take their operations' seeds from it when they are traced, at whatever step. It also sets back the
+        # counters of those traced before.
+        tf.random.set_seed(self._seed)
+        self._draws_are_due = False
+
+    def train_step(self, iterator):
+        """One step, with its draws by (seed, step)."""
+        with of_step(self._seed, self.global_step):
+            super().train_step(iterator)
 
     def train_loop_begin(self):
         since = time.perf_counter()
@@ -154,18 +206,18 @@ class RetokenizingTrainer(base_trainer.Trainer):
         self._traced.add(tokenization)
         running, self.running = self.running, None
         assert running is not None  # `train_loop_begin` made it.
-        self.blocks.append(
-            StepBlock(
-                step=step,
-                steps=step - running.step,
-                phase=running.phase,
-                stride=tokenization.stride,
-                dilation=tokenization.dilation,
-                traced=running.traces,
-                seconds=time.perf_counter() - running.since,
-                metrics={name: float(value) for name, value in logs.items()},
-            )
+        block = StepBlock(
+            step=step,
+            steps=step - running.step,
+            phase=running.phase,
+            stride=tokenization.stride,
+            dilation=tokenization.dilation,
+            traced=running.traces,
+            seconds=time.perf_counter() - running.since,
+            metrics={name: float(value) for name, value in logs.items()},
         )
+        self.blocks.append(block)
+        self.latest.append(block)
         return logs
 
     def evaluate(self, num_steps):

@@ -16,7 +16,7 @@ from asvit_tf.training import guard, step_log, verdicts
 from asvit_tf.training import run as train
 from asvit_tf.training.learning_rate import EasedLearningRate, eased
 from asvit_tf.training.runner import ExperimentRunner
-from asvit_tf.training.trainer import RetokenizingTrainer
+from asvit_tf.training.trainer import RetokenizingTrainer, StepBlock
 
 BLOCK, STEPS = 50, 900
 RATE = 3e-3
@@ -152,7 +152,9 @@ def test_every_replica_is_set_back_and_eased(digits, tmp_path):
         for variable in variables:
             variable.assign(variable + tf.cast(1, variable.dtype))
         trainer.global_step.assign_add(BLOCK)
-        watch({"training_loss": tf.constant(loss), "guessing_loss": tf.constant(2.3)})
+        metrics = {"training_loss": loss, "guessing_loss": 2.3}
+        trainer.latest = [StepBlock(int(trainer.global_step), BLOCK, 0, 16, 5, False, 1.0, metrics)]
+        watch({})
         runner.checkpoint_manager.save(checkpoint_number=trainer.global_step, check_interval=False)
 
     for loss in (2.3, 1.0, 1.0, 1.0):
