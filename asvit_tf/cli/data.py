@@ -8,13 +8,14 @@ from pathlib import Path
 import click
 
 from asvit_tf.cli.console import AS_JSON, only_result_on_stdout, print_json, quiet_tensorflow
+from asvit_tf.cli.options import PathName
 
 _PARTS = ("train", "validation")
 
 
 @click.command()
-@click.argument("folder", type=click.Path())
-@click.option("--output", required=True, type=click.Path(), help="Directory for the TFRecords; it must not exist.")
+@click.argument("folder", type=PathName())
+@click.option("--output", required=True, type=PathName(), help="Directory for the TFRecords; it must not exist.")
 @click.option(
     "--shards", default=1, show_default=True, type=click.IntRange(min=1), help="Files of each split; 128 for ImageNet."
 )

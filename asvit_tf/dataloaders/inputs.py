@@ -16,6 +16,7 @@ from official.core import config_definitions as cfg
 from official.core import input_reader
 from official.vision.dataloaders import tfds_classification_decoders
 
+from asvit_tf.dataloaders import record_paths
 from asvit_tf.errors import UserError
 
 _PEEKED = 64  # Records that are looked at.
@@ -29,7 +30,7 @@ def record_files(name: str, input_path: str | Sequence[str]) -> list[str]:
       UserError: There are none; `name` says whose path it is.
     """
     try:
-        files = input_reader.match_files(input_path)
+        files = input_reader.match_files(record_paths.understood(input_path))
     except ValueError as error:
         raise UserError(f"{name}.input_path: {error}") from error
     missing = [file for file in files if not tf.io.gfile.exists(file)]
