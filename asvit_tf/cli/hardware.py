@@ -30,9 +30,7 @@ from asvit_tf.design.topology import Topology
     "--window", type=click.Choice(WINDOWS), help="Attention windows; fixed for large images, as in detection."
 )
 @click.option("--profile", is_flag=True, help="Show the instructions that take most of the time.")
-@click.option(
-    "--cache-dir", type=PathName(), help="Directory of kept compilations.  [default: ~/.cache/asvit_tf/tpu]"
-)
+@click.option("--cache-dir", type=PathName(), help="Directory of kept compilations.  [default: ~/.cache/asvit_tf/tpu]")
 @AS_JSON
 def tpu_check(topology: str | None, profile: bool, as_json: bool, **options: Any) -> None:
     """Compiles the training step of each phase for a TPU, without a TPU: whether it compiles and fits, and its time.

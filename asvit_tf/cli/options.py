@@ -11,7 +11,6 @@ import click
 
 from asvit_tf.choices import BACKENDS, ENGINES, INITIALIZATIONS, NORMALIZATIONS, RADII
 
-
 _LONGEST_NAME = 255  # Bytes of one name on the file systems of Linux and macOS.
 
 
@@ -98,9 +97,7 @@ IMAGES = together(
     click.option(
         "--dataset", help="digits, cluttered_digits, noise, or a data set that TensorFlow Datasets has prepared."
     ),
-    click.option(
-        "--data-path", type=PathName(), help="Folder of images, or TFRecords by a pattern; no labels needed."
-    ),
+    click.option("--data-path", type=PathName(), help="Folder of images, or TFRecords by a pattern; no labels needed."),
     click.option("--data-dir", type=PathName(), help="Where TensorFlow Datasets keeps its data sets."),
     click.option("--batch-size", default=16, show_default=True, type=click.IntRange(min=2), help="Images in an NTK."),
     click.option("--image-size", default=224, show_default=True, type=click.IntRange(min=1), help="Pixels per side."),

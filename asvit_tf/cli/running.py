@@ -24,9 +24,7 @@ _setting = functools.partial(setting, RunSettings)
 
 @click.command()
 @click.option("--output", required=True, type=PathName(), help="Directory for everything; continued if it exists.")
-@click.option(
-    "--data-path", type=PathName(), help="Folder with one subfolder of images per class; digits if left out."
-)
+@click.option("--data-path", type=PathName(), help="Folder with one subfolder of images per class; digits if left out.")
 @_setting("image-size", "Pixels per side.")
 @_setting("seed", "Seed of search, weights and training.")
 @_setting("search-steps", "Number of topologies that the search samples.")

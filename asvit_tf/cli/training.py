@@ -16,7 +16,9 @@ _REQUIRED = ("experiment", "mode", "model_dir")
 _MODE = click.option("--mode", type=click.Choice(MODES), metavar="|".join(MODES), help="What to do.  [required]")
 _OPTIONS = (
     click.option("--experiment", help="Name, as asvit_digits or asvit_imagenet.  [required]"),
-    click.option("--model-dir", type=PathName(), help="Checkpoints and logs; a training there is continued.  [required]"),
+    click.option(
+        "--model-dir", type=PathName(), help="Checkpoints and logs; a training there is continued.  [required]"
+    ),
     click.option("--config-file", multiple=True, help="YAML of the experiment; may be repeated, later ones win."),
     click.option(
         "--params-override",

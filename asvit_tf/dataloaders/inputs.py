@@ -76,6 +76,18 @@ def check_batch_size(name: str, params: cfg.DataConfig) -> None:
         raise UserError(f"{name}.global_batch_size is {params.global_batch_size}; it must be at least 1")
 
 
+def check_input_size(size: Sequence[int]) -> None:
+    """Checks a model's `input_size`.
+
+    Raises:
+      UserError: It is not height, width and 3; images are always read in colour, grey ones too.
+    """
+    if len(size) != 3 or not all(isinstance(side, int) and side > 0 for side in size) or size[2] != 3:
+        raise UserError(
+            f"task.model.input_size is {list(size)}; it must be height, width and 3 (grey images are read as colours)"
+        )
+
+
 def check_classes(file: str, what: str, seen: Collection[int], least: int, num_classes: int) -> None:
     """Checks the classes that a file's first records have.
 

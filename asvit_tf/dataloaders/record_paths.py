@@ -1,7 +1,7 @@
 """Paths of record files as the Model Garden's `input_path` takes them. No TensorFlow.
 
-There a comma separates paths, spaces around one are cut off, and a path with * or ? is a pattern, in which [ and \\ have a
-meaning, too. So a path with any of these has to be written as a pattern that only it matches.
+There a comma separates paths, spaces around one are cut off, and a path with * or ? is a pattern, in which [ and \\
+have a meaning, too. So a path with any of these has to be written as a pattern that only it matches.
 """
 
 from __future__ import annotations

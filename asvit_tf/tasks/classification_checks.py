@@ -9,7 +9,7 @@ from google.protobuf import message
 from official.vision.configs import image_classification
 
 from asvit_tf.dataloaders import inputs
-from asvit_tf.dataloaders.classification import PNG
+from asvit_tf.dataloaders.classification import PNG, Dataset
 from asvit_tf.dataloaders.folders import prepared_tfds
 from asvit_tf.errors import UserError
 
@@ -25,6 +25,13 @@ def check_model(task: image_classification.ImageClassificationTask) -> None:
     Raises:
       UserError: They do not, or the backbone has no features to classify by.
     """
+    inputs.check_input_size(task.model.input_size)
+    names = getattr(task, "class_names", [])
+    if names and len(names) != task.model.num_classes:
+        raise UserError(
+            f"task.model.num_classes is {task.model.num_classes}, but task.class_names are {len(names)}; they must be "
+            "as many"
+        )
     backbone = task.model.backbone
     if backbone.type == "asvit" and not backbone.asvit.pre_logits:
         raise UserError("task.model.backbone.asvit.pre_logits is false; a classifier needs it, so it must be true")
@@ -100,3 +107,10 @@ def _check_records(
     if not labels:
         raise UserError(f"{name}.input_path: {first} holds no TFRecords with {' and '.join(keys)}")
     inputs.check_classes(first, "labels", labels, 0, num_classes)
+    beside = os.path.join(os.path.dirname(files[0]), "dataset.json")
+    prepared = len(Dataset.load(os.path.dirname(files[0])).class_names) if tf.io.gfile.exists(beside) else num_classes
+    if prepared != num_classes:
+        raise UserError(
+            f"{name}.input_path: the data have {prepared} classes, the model {num_classes}; set "
+            f"task.model.num_classes={prepared}"
+        )

@@ -16,6 +16,7 @@ from official.core import config_definitions as cfg
 
 from asvit_tf import storage
 from asvit_tf.errors import DivergedError
+from asvit_tf.modeling.checkpoints import files_of
 from asvit_tf.training import step_log, verdicts
 from asvit_tf.training.runner import SoundCheckpoints
 from asvit_tf.training.screen import say
@@ -127,7 +128,7 @@ class Guard:
         # It becomes the newest, and then those behind it go: a training that is killed must not go on from them.
         self._checkpoints.save(checkpoint_number=restored, check_interval=False)
         later = [path for step, path in self._saved().items() if step > restored]
-        for file in itertools.chain.from_iterable(tf.io.gfile.glob(f"{path}.*") for path in later if self._writes):
+        for file in itertools.chain.from_iterable(files_of(path) for path in later if self._writes):
             tf.io.gfile.remove(file)
 
     def _target(self, verdict: Verdict, seen: Sequence[Observation]) -> tuple[str, int]:

@@ -9,6 +9,8 @@ import tensorflow as tf
 import tf_keras
 from official.core import train_lib
 
+from asvit_tf.modeling import checkpoints
+
 
 class SoundCheckpoints(tf.train.CheckpointManager):
     """A checkpoint manager that saves nothing while `sound` is false, so that the newest checkpoint always is."""
@@ -16,7 +18,13 @@ class SoundCheckpoints(tf.train.CheckpointManager):
     sound = True
 
     def save(self, *args: Any, **kwargs: Any) -> str | None:
-        return super().save(*args, **kwargs) if self.sound else None
+        before = list(self.checkpoints)
+        saved = super().save(*args, **kwargs) if self.sound else None
+        # TensorFlow removes what it does not keep by a pattern, which finds nothing in a directory named like one.
+        for path in set(before) - set(self.checkpoints):
+            for file in checkpoints.files_of(path):
+                tf.io.gfile.remove(file)
+        return saved
 
 
 class ExperimentRunner(train_lib.OrbitExperimentRunner):
@@ -73,7 +81,7 @@ class ExperimentRunner(train_lib.OrbitExperimentRunner):
         self._own_checkpoints = tempfile.TemporaryDirectory()  # All must take part in saving; removed at the end.
 
         def resume():
-            newest = tf.train.latest_checkpoint(self.model_dir)
+            newest = checkpoints.newest(self.model_dir)
             if newest is None:
                 self.trainer.initialize()
             else:

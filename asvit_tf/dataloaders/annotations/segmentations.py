@@ -20,7 +20,6 @@ from asvit_tf.dataloaders.annotations.values import Unreadable
 
 _LONGEST_OUTLINE = 2_000_000  # Pixels; pycocotools takes about 200 bytes for each.
 _NEAR = 1.0  # Pixels by which a segmentation that is a box may differ from the box.
-_DEPTH = 3  # Of lists: polygons, points, numbers.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +61,7 @@ def read(value: Any, box: values.Box | None) -> list[Part]:
         return [_runs(value)]
     if not isinstance(value, list):
         raise Unreadable("have a segmentation of an unknown form", value)
-    if _depth(value) == 1 or _is_points(value):
+    if not any(map(_is_nested, value)) or _is_points(value):
         value = [value]
     parts: list[Part] = []
     for item in value:
@@ -76,18 +75,13 @@ def read(value: Any, box: values.Box | None) -> list[Part]:
     return parts
 
 
-def _depth(value: Any) -> int:
-    """How many lists lie inside each other, along the first items; at most one more than is allowed."""
-    depth = 0
-    while isinstance(value, list) and depth <= _DEPTH:
-        depth += 1
-        value = value[0] if value else None
-    return depth
+def _is_nested(item: Any) -> bool:
+    return isinstance(item, (list, dict))
 
 
 def _is_points(value: Sequence[Any]) -> bool:
     """Whether a list is one polygon as pairs of numbers, or as {"x":, "y":}."""
-    pairs = all(isinstance(item, list) and len(item) == 2 and _depth(item) == 1 for item in value)
+    pairs = all(isinstance(item, list) and len(item) == 2 and not any(map(_is_nested, item)) for item in value)
     return pairs or all(isinstance(item, dict) and {"x", "y"} <= set(item) for item in value)
 
 
@@ -106,7 +100,9 @@ def _polygon(item: list[Any], box: values.Box | None) -> np.ndarray | None:
     corners = numbers.reshape(-1, 2)
     if len(corners) == 2 and box is not None:
         x, y, width, height = box
-        same = (np.abs(corners.ravel() - [x, y, *end]).max() <= _NEAR for end in ((width, height), (x + width, y + height)))
+        same = (
+            np.abs(corners.ravel() - [x, y, *end]).max() <= _NEAR for end in ((width, height), (x + width, y + height))
+        )
         if any(same):
             return np.array([[x, y], [x + width, y], [x + width, y + height], [x, y + height]])
     return corners if len(corners) > 2 else None
@@ -129,7 +125,9 @@ def _runs(item: dict[str, Any]) -> Runs:
         except (ValueError, TypeError, OverflowError):
             found = np.array([np.nan])
         # Whole up to here: a float64 holds every whole number that an image has pixels.
-        if found.ndim != 1 or not (np.isfinite(found).all() and (found >= 0).all() and (found == np.floor(found)).all()):
+        if found.ndim != 1 or not (
+            np.isfinite(found).all() and (found >= 0).all() and (found == np.floor(found)).all()
+        ):
             raise Unreadable("have run lengths that are not whole numbers from 0", counts)
         return Runs(np.minimum(found, 2.0**52).astype(np.int64), size)
     return Runs(_decompressed(counts), size)
@@ -142,7 +140,10 @@ def _decompressed(counts: Any) -> np.ndarray:
             counts = ast.literal_eval(counts)
         except (ValueError, SyntaxError):
             raise Unreadable("have compressed run lengths that are damaged", counts) from None
-    encoded = counts.encode("ascii", "replace") if isinstance(counts, str) else counts
+    try:
+        encoded = counts.encode("ascii") if isinstance(counts, str) else counts
+    except UnicodeEncodeError:
+        raise Unreadable("have compressed run lengths that are damaged", counts) from None
     if not isinstance(encoded, bytes):
         raise Unreadable("have run lengths of an unknown form", counts)
     characters = np.frombuffer(encoded, np.uint8).astype(np.int64) - 48

@@ -1,4 +1,4 @@
-"""Single values of annotation files that other programs wrote: what they mean, or why nobody can tell. No TensorFlow."""
+"""Single values of annotation files, as many programs write them: what they mean, if that is clear. No TensorFlow."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _WHOLE = re.compile(r"[+-]?\d{1,18}(\.0*)?")
 _TRUTHS = {"true": 1, "yes": 1, "1": 1, "1.0": 1, "false": 0, "no": 0, "0": 0, "0.0": 0, "": 0}
 
 
-class Unreadable(Exception):  # noqa: N818 - an answer for the caller, who counts it; it never reaches a user
+class Unreadable(Exception):
     """A value without a clear meaning.
 
     Args:
