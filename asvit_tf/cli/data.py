@@ -46,35 +46,31 @@ def prepare(folder: str, output: str, shards: int, as_json: bool) -> None:
     if as_json:
         print_json({**dataclasses.asdict(dataset), **paths})
         return
-    fields = {part: dict(input_path=_pasted(path)) for part, path in zip(_PARTS, paths.values())}
+    fields = {part: dict(input_path=pasted(path)) for part, path in zip(_PARTS, paths.values())}
     if not dataset.jpeg_only:
         fields = {part: {**its, "decode_jpeg_only": False} for part, its in fields.items()}
     click.echo(
         f"{len(dataset.class_names)} classes, {dataset.train_examples} images for training and "
-        f"{dataset.validation_examples} held out, {len(dataset.skipped)} files skipped\n"
-        f"--params_override={shlex.quote(_override(fields))}"
+        f"{dataset.validation_examples} held out, {len(dataset.skipped)} files skipped\n" + override_flag(fields)
     )
 
 
-def _pasted(path: str) -> str:
+def pasted(path: str) -> str:
     """A path of records as `input_path` takes it, from any directory."""
     directory, name = os.path.split(os.path.abspath(path))
     return record_paths.pattern(directory, name)
 
 
-def _override(fields: Mapping[str, Mapping[str, Any]]) -> str:
-    """Fields of the data sections for `--params_override`: as `a.b=c,...`, or as YAML where a path does not allow that.
+def override_flag(fields: Mapping[str, Mapping[str, Any]]) -> str:
+    """`--params_override=...` for a shell: as `a.b=c,...`, or as YAML where a path does not allow that.
 
     Args:
-      fields: By part, "train" or "validation".
+      fields: Of the data sections by part, "train" or "validation".
     """
     if all(_PLAIN.fullmatch(its["input_path"]) for its in fields.values()):
-        pairs = [
-            (f"task.{part}_data.{key}", value)
-            for key in ("input_path", "decode_jpeg_only")
-            for part, its in fields.items()
-            for value in [its.get(key)]
-            if value is not None
-        ]
-        return ",".join(f"{key}={'false' if value is False else value}" for key, value in pairs)
-    return experiment_yaml.one_line(dict(task={f"{part}_data": dict(its) for part, its in fields.items()}))
+        keys = [key for key in ("input_path", "decode_jpeg_only") if key in next(iter(fields.values()))]
+        pairs = [(f"task.{part}_data.{key}", its[key]) for key in keys for part, its in fields.items()]
+        value = ",".join(f"{key}={'false' if value is False else value}" for key, value in pairs)
+    else:
+        value = experiment_yaml.one_line(dict(task={f"{part}_data": dict(its) for part, its in fields.items()}))
+    return f"--params_override={shlex.quote(value)}"
