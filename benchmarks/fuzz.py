@@ -5,8 +5,8 @@
     python benchmarks/fuzz.py yaml --examples 500
 
 Prints how many were read and how many refused with one line, the seconds, and the peak memory of the process; a row
-goes to benchmarks/results/fuzz.jsonl. Anything else - a traceback, an entry lost without a count, a record that training cannot
-read - ends it with the smallest such input.
+goes to benchmarks/results/fuzz.jsonl. Anything else - a traceback, an entry lost without a count, a record that
+training cannot read - ends it with the smallest such input.
 """
 
 from __future__ import annotations

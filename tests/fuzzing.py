@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 import yaml
 from hypothesis import strategies as st
-from official.core import input_reader, train_utils
+from official.core import exp_factory, input_reader, train_utils
 from official.vision.dataloaders import tf_example_decoder
 from PIL import Image
 
@@ -192,7 +192,8 @@ def paths_case(root: Path, name: str, shards: int) -> str:
     storage.write_text(directory / ("n" * 240 + ".json"), "{}")
     expected = [str(directory / file) for file in files]
 
-    params = training.configure(train_utils.ParseConfigOptions("asvit_digits", [f"{directory}/data.yaml"]))
+    params = exp_factory.get_exp_config("asvit_digits")
+    experiment_files.override(params, experiment_files.read(f"{directory}/data.yaml"), "data.yaml")
     task = params.task
     assert sorted(input_reader.match_files(task.train_data.input_path)) == expected
     assert task.init_checkpoint == str(directory / "x")

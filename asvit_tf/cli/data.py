@@ -46,7 +46,9 @@ def prepare(folder: str, output: str, shards: int, as_json: bool) -> None:
     if as_json:
         print_json({**dataclasses.asdict(dataset), **paths})
         return
-    fields = {part: dict(input_path=pasted(path)) for part, path in zip(_PARTS, paths.values())}
+    fields: dict[str, dict[str, Any]] = {
+        part: dict(input_path=pasted(path)) for part, path in zip(_PARTS, paths.values())
+    }
     if not dataset.jpeg_only:
         fields = {part: {**its, "decode_jpeg_only": False} for part, its in fields.items()}
     click.echo(

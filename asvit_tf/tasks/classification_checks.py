@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import tensorflow as tf
@@ -9,7 +10,7 @@ from google.protobuf import message
 from official.vision.configs import image_classification
 
 from asvit_tf.dataloaders import inputs
-from asvit_tf.dataloaders.classification import PNG, Dataset
+from asvit_tf.dataloaders.classification import PNG
 from asvit_tf.dataloaders.folders import prepared_tfds
 from asvit_tf.errors import UserError
 
@@ -107,10 +108,21 @@ def _check_records(
     if not labels:
         raise UserError(f"{name}.input_path: {first} holds no TFRecords with {' and '.join(keys)}")
     inputs.check_classes(first, "labels", labels, 0, num_classes)
-    beside = os.path.join(os.path.dirname(files[0]), "dataset.json")
-    prepared = len(Dataset.load(os.path.dirname(files[0])).class_names) if tf.io.gfile.exists(beside) else num_classes
-    if prepared != num_classes:
+    prepared = _prepared_classes(os.path.dirname(files[0]))
+    if prepared not in (None, num_classes):
         raise UserError(
             f"{name}.input_path: the data have {prepared} classes, the model {num_classes}; set "
             f"task.model.num_classes={prepared}"
         )
+
+
+def _prepared_classes(directory: str) -> int | None:
+    """How many classes the data have that `asvit prepare` wrote into a directory; None if it wrote none."""
+    path = os.path.join(directory, "dataset.json")
+    if not tf.io.gfile.exists(path):
+        return None
+    try:
+        with tf.io.gfile.GFile(path) as file:
+            return len(json.load(file)["class_names"])
+    except (ValueError, KeyError, TypeError, tf.errors.OpError):
+        return None  # Of another program.

@@ -102,15 +102,19 @@ def unquoted(text: str) -> str:
 class Parser(train_utils.ExperimentParser):
     """The Model Garden's, with the files read here."""
 
+    def __init__(self, options: train_utils.ParseConfigOptions):
+        super().__init__(options)
+        self.options = options
+
     def parse_config_file(self, params: cfg.ExperimentConfig) -> cfg.ExperimentConfig:
-        for given in self._flags_obj.config_file or []:
+        for given in self.options.config_file or []:
             path = unquoted(given)
             override(params, read(path), path)
         return params
 
     def parse_params_override(self, params: cfg.ExperimentConfig) -> cfg.ExperimentConfig:
-        if self._flags_obj.params_override:
-            override_by_text(params, self._flags_obj.params_override)
+        if self.options.params_override:
+            override_by_text(params, self.options.params_override)
         return params
 
 
@@ -173,7 +177,7 @@ def _is_like(value: Any, usual: Any) -> bool:
     if isinstance(usual, float):
         return _suits(value, float)
     if isinstance(usual, (list, tuple)):
-        return isinstance(value, (list, tuple)) and all(not len(usual) or _is_like(item, usual[0]) for item in value)
+        return isinstance(value, (list, tuple)) and bool(usual) and all(_is_like(item, usual[0]) for item in value)
     return type(value) is type(usual)
 
 

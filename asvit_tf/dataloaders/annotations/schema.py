@@ -149,10 +149,10 @@ def categories(contents: Mapping[Place, Content]) -> Categories:
     if 0 in names and len(names) > 1 and not _is_used(0, contents):
         notes.append(f"category 0, {names.pop(0)!r}, has no annotations and is left out")
     keys = sorted(names, key=lambda key: (isinstance(key, str), key))
-    numbers = {key: key for key in keys if isinstance(key, int)}
+    numbers: dict[Identifier, int] = {key: key for key in keys if isinstance(key, int)}
     most = 2 * len(keys) + _SPARE
     if len(numbers) < len(keys) or not all(0 < number <= most for number in numbers):
-        numbers = {key: number for number, key in enumerate(keys, start=1)}  # type: ignore[misc]
+        numbers = {key: number for number, key in enumerate(keys, start=1)}
         some = ", ".join(f"{shown(key)} is {number}" for key, number in list(numbers.items())[:3])
         notes.append(f"categories are numbered anew: {some}{', ...' if len(keys) > 3 else ''}")
     return Categories({numbers[key]: names[key] for key in keys}, numbers, tuple(notes))

@@ -178,7 +178,8 @@ def _row(
         mask, is_filled = segmentations.mask_of(parts, height, width)
         notes["run lengths filled up with background"] += is_filled
         if box is None and mask is not None:
-            box = tuple(map(float, mask_tools.toBbox(mask)))
+            x, y, box_width, box_height = map(float, mask_tools.toBbox(mask))
+            box = (x, y, box_width, box_height)
             notes["boxes made from the segmentation"] += 1
         if mask is not None and turned:
             pixels = pictures.turned_pixels(mask_tools.decode(mask), image.picture)
