@@ -151,7 +151,7 @@ def categories(contents: Mapping[Place, Content]) -> Categories:
     keys = sorted(names, key=lambda key: (isinstance(key, str), key))
     numbers: dict[Identifier, int] = {key: key for key in keys if isinstance(key, int)}
     most = 2 * len(keys) + _SPARE
-    if len(numbers) < len(keys) or not all(0 < number <= most for number in numbers):
+    if len(numbers) < len(keys) or not all(0 < number <= most for number in numbers.values()):
         numbers = {key: number for number, key in enumerate(keys, start=1)}
         some = ", ".join(f"{shown(key)} is {number}" for key, number in list(numbers.items())[:3])
         notes.append(f"categories are numbered anew: {some}{', ...' if len(keys) > 3 else ''}")
