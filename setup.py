@@ -44,7 +44,14 @@ setup(
         # so it takes that one's place afterwards (docs/tpu.md), or requirements-tpu.lock is installed with --no-deps.
         "tpu": ["libtpu>=0.0.14,<=0.0.31"],
         "gpu": ["tensorflow[and-cuda]>=2.20,<2.21"],
-        "test": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9", "mypy>=1.14", "import-linter>=2.1"],
+        "test": [
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "ruff>=0.9",
+            "mypy>=1.14",
+            "import-linter>=2.1",
+            "hypothesis>=6.100",
+        ],
     },
     entry_points={"console_scripts": ["asvit = asvit_tf.cli.app:entry_point"]},
 )

@@ -7,6 +7,7 @@ directories, which may lie in cloud storage, and for files whose path has a sche
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -15,8 +16,11 @@ from typing import Any
 
 from asvit_tf.errors import StoppedError, UserError
 
+_LONGEST_NAME = 255  # Bytes that a file system allows,
+_KEPT = 20  # and characters, of up to four bytes, that are kept of a longer one.
 _NO_ROOM = ("No space left", "quota exceeded", "File too large")
 _NO_ACCESS = ("Permission denied", "Read-only file system", "Not a directory", "Is a directory", "not a directory")
+_NO_NAME = ("File name too long",)
 
 
 def jsonable(value: Any) -> Any:
@@ -34,8 +38,7 @@ def jsonable(value: Any) -> Any:
 def whole_file(path: str | os.PathLike) -> Iterator[str]:
     """Yields a temporary path with the suffix of `path`, whose name it takes at the end of the block, or vanishes."""
     target = os.fspath(path)
-    stem, suffix = os.path.splitext(target)
-    partial = f"{stem}.partial{suffix}"
+    partial = _beside(target, ".partial", os.path.splitext(target)[1])
     try:
         yield partial
         _rename(partial, target)
@@ -43,6 +46,15 @@ def whole_file(path: str | os.PathLike) -> Iterator[str]:
         with contextlib.suppress(OSError):
             os.unlink(partial)
         raise
+
+
+def _beside(target: str, mark: str, suffix: str = "") -> str:
+    """Another name in the same directory: that of `target` with a mark before its suffix, shortened if it is long."""
+    directory, name = os.path.split(target)
+    marked = name.removesuffix(suffix) + mark + suffix
+    if len(os.fsencode(marked)) > _LONGEST_NAME:
+        marked = f"{name[:_KEPT]}.{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}{mark}{suffix[:_KEPT]}"
+    return os.path.join(directory, marked)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
@@ -90,7 +102,7 @@ def whole_directory(target: str | os.PathLike) -> Iterator[str]:
     import tensorflow as tf
 
     target = os.fspath(target).rstrip("/")
-    partial, aside = target + ".partial", target + ".previous"
+    partial, aside = _beside(target, ".partial"), _beside(target, ".previous")
     exists, rename = tf.io.gfile.exists, tf.io.gfile.rename
     try:
         if exists(aside):
@@ -123,6 +135,6 @@ def write_error(error: Exception, target: str | os.PathLike) -> Exception | None
     text = str(error)
     if any(words in text for words in _NO_ROOM):
         return StoppedError(f"cannot write to {target}, no room is left; make some and run it again")
-    if any(words in text for words in _NO_ACCESS):
+    if any(words in text for words in (*_NO_ACCESS, *_NO_NAME)):
         return UserError(f"cannot write to {target}: {text.splitlines()[0][:200]}")
     return None

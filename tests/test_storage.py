@@ -79,3 +79,17 @@ def test_what_the_operating_system_refuses_is_one_line(tmp_path):
     with files_no_larger_than(10), pytest.raises(StoppedError, match="no room is left"):
         write(tmp_path / "target", "x" * 100_000)
     assert content(tmp_path) == {"file": ""}
+
+
+@pytest.mark.parametrize("name", ["a" * 255, "\u00e9" * 127, "a" * 247 + ".partial", " ", "a,b [1]*?'\"#%~"])
+def test_any_name_that_the_file_system_allows(tmp_path, name):
+    write(tmp_path / name, "old")
+    write(tmp_path / name, "new")
+    storage.write_text(tmp_path / name / (name[:120] + ".json"), "text")
+    assert sorted(content(tmp_path).values()) == ["new", "text"]
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_name_that_is_too_long_has_one_line(tmp_path):
+    with pytest.raises(UserError, match="File name too long"):
+        write(tmp_path / ("a" * 256), "text")

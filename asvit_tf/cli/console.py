@@ -79,5 +79,7 @@ def main(command: click.Command, arguments: list[str] | None = None, name: str =
         message, status = str(error), 2
     except (click.Abort, KeyboardInterrupt):
         message, status = "stopped; run it again to continue", 130
-    click.echo(f"{name}: " + " ".join(message.split()), err=True)
+    # A name that is no UTF-8 has characters that cannot be printed.
+    printable = message.encode("utf-8", "backslashreplace").decode("utf-8")
+    click.echo(f"{name}: " + " ".join(printable.split()), err=True)
     return status

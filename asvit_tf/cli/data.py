@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import re
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
 from asvit_tf.cli.console import AS_JSON, only_result_on_stdout, print_json, quiet_tensorflow
+from asvit_tf.cli.options import PathName
+from asvit_tf.dataloaders import experiment_yaml, record_paths
 
 _PARTS = ("train", "validation")
+_PLAIN = re.compile(r"/[A-Za-z0-9_./*-]+")  # What nobody takes for anything but a path.
 
 
 @click.command()
-@click.argument("folder", type=click.Path())
-@click.option("--output", required=True, type=click.Path(), help="Directory for the TFRecords; it must not exist.")
+@click.argument("folder", type=PathName())
+@click.option("--output", required=True, type=PathName(), help="Directory for the TFRecords; it must not exist.")
 @click.option(
     "--shards", default=1, show_default=True, type=click.IntRange(min=1), help="Files of each split; 128 for ImageNet."
 )
@@ -25,7 +33,7 @@ def prepare(folder: str, output: str, shards: int, as_json: bool) -> None:
     A fifth of every class is held out, unless FOLDER holds the two splits as train and val. Files that are no images
     are skipped and counted.
     """
-    if Path(output).exists():
+    if os.path.lexists(output):
         raise click.UsageError(f"{output} exists; choose another directory")
     if not Path(folder).is_dir():
         raise click.UsageError(f"{folder} is not a folder")
@@ -38,10 +46,33 @@ def prepare(folder: str, output: str, shards: int, as_json: bool) -> None:
     if as_json:
         print_json({**dataclasses.asdict(dataset), **paths})
         return
+    fields: dict[str, dict[str, Any]] = {
+        part: dict(input_path=pasted(path)) for part, path in zip(_PARTS, paths.values())
+    }
+    if not dataset.jpeg_only:
+        fields = {part: {**its, "decode_jpeg_only": False} for part, its in fields.items()}
     click.echo(
         f"{len(dataset.class_names)} classes, {dataset.train_examples} images for training and "
-        f"{dataset.validation_examples} held out, {len(dataset.skipped)} files skipped\n"
-        f"--params_override=task.train_data.input_path={paths['train_path']},"
-        f"task.validation_data.input_path={paths['validation_path']}"
-        + ("" if dataset.jpeg_only else "".join(f",task.{part}_data.decode_jpeg_only=false" for part in _PARTS))
+        f"{dataset.validation_examples} held out, {len(dataset.skipped)} files skipped\n" + override_flag(fields)
     )
+
+
+def pasted(path: str) -> str:
+    """A path of records as `input_path` takes it, from any directory."""
+    directory, name = os.path.split(os.path.abspath(path))
+    return record_paths.pattern(directory, name)
+
+
+def override_flag(fields: Mapping[str, Mapping[str, Any]]) -> str:
+    """`--params_override=...` for a shell: as `a.b=c,...`, or as YAML where a path does not allow that.
+
+    Args:
+      fields: Of the data sections by part, "train" or "validation".
+    """
+    if all(_PLAIN.fullmatch(its["input_path"]) for its in fields.values()):
+        keys = [key for key in ("input_path", "decode_jpeg_only") if key in next(iter(fields.values()))]
+        pairs = [(f"task.{part}_data.{key}", its[key]) for key in keys for part, its in fields.items()]
+        value = ",".join(f"{key}={'false' if value is False else value}" for key, value in pairs)
+    else:
+        value = experiment_yaml.one_line(dict(task={f"{part}_data": dict(its) for part, its in fields.items()}))
+    return f"--params_override={shlex.quote(value)}"

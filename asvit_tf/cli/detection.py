@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
+import os
+import shlex
 
 import click
 
 from asvit_tf.cli.console import AS_JSON, only_result_on_stdout, print_json, quiet_tensorflow
+from asvit_tf.cli.options import PathName
 
 
 @click.command("prepare-coco")
-@click.argument("folder", type=click.Path())
-@click.option("--output", required=True, type=click.Path(), help="Directory for the TFRecords; it must not exist.")
+@click.argument("folder", type=PathName())
+@click.option("--output", required=True, type=PathName(), help="Directory for the TFRecords; it must not exist.")
 @click.option("--train", "train_name", help="Split to train on, such as train2017.  [default: the one named train...]")
 @click.option("--validation", "validation_name", help="Split to evaluate on.  [default: the one named val...]")
 @click.option(
@@ -21,6 +23,9 @@ from asvit_tf.cli.console import AS_JSON, only_result_on_stdout, print_json, qui
 @click.option("--masks/--no-masks", default=True, show_default=True, help="Write masks; RetinaNet needs none.")
 @click.option("--semantic", is_flag=True, help="Write a class for every pixel too, for segmentation_asvit_coco.")
 @click.option("--skip-missing", is_flag=True, help="Leave images out that are missing, instead of refusing.")
+@click.option(
+    "--skip-invalid", is_flag=True, help="Leave images and annotations out that cannot be read, instead of refusing."
+)
 @AS_JSON
 def prepare_coco(
     folder: str,
@@ -31,21 +36,24 @@ def prepare_coco(
     masks: bool,
     semantic: bool,
     skip_missing: bool,
+    skip_invalid: bool,
     as_json: bool,
 ) -> None:
     """Turns FOLDER, laid out as COCO is, into TFRecords for detection.
 
-    FOLDER holds annotations/instances_NAME.json, and the images of each in NAME/. Images without boxes and crowds are
-    kept; objects with an empty box are left out and counted; boxes are cut at the border of their image.
+    FOLDER holds annotations/instances_NAME.json, and the images of each in NAME/; or, as Roboflow exports it, both in
+    train/ and valid/. Images without boxes and crowds are kept; objects with an empty box are left out and counted;
+    boxes are cut at the border of their image.
     """
-    if Path(output).exists():
+    if os.path.lexists(output):
         raise click.UsageError(f"{output} exists; choose another directory")
     names = dict(train=train_name, validation=validation_name)
     with only_result_on_stdout():
         quiet_tensorflow()
         from asvit_tf.dataloaders import coco
 
-        prepared = coco.prepare(output, folder, names, shards, masks, skip_missing, progress=True, semantic=semantic)
+        leniency = coco.Leniency(skip_missing, skip_invalid)
+        prepared = coco.prepare(output, folder, names, shards, masks, leniency, progress=True, semantic=semantic)
     if as_json:
         files = dict(config_file=prepared.config_file, semantic_config_file=prepared.semantic_config_file)
         print_json({**dataclasses.asdict(prepared), **files})
@@ -55,13 +63,20 @@ def prepare_coco(
             f"{split}: {count.images} images, {count.without_boxes} of them without boxes; {count.objects} objects, "
             f"{count.crowds} of them crowds; left out: {count.degenerate} empty objects, {count.missing} missing images"
         )
-    click.echo(f"--config_file={prepared.config_file}")
-    if semantic:
-        click.echo(f"for segmentation_asvit_coco --config_file={prepared.semantic_config_file}")
+        for what, left_out in (("images", count.images_left_out), ("objects", count.objects_left_out)):
+            for reason, number in left_out.items():
+                click.echo(f"  {number} {what} left out: {reason}")
+        for note, number in count.notes.items():
+            click.echo(f"  {number} {note}")
+    for note in prepared.notes:
+        click.echo(note)
+    click.echo(f"--config_file={shlex.quote(prepared.config_file)}")
+    if prepared.semantic_config_file is not None:
+        click.echo(f"for segmentation_asvit_coco --config_file={shlex.quote(prepared.semantic_config_file)}")
 
 
 @click.command()
-@click.option("--output", required=True, type=click.Path(), help="Directory for the scenes; it must not exist.")
+@click.option("--output", required=True, type=PathName(), help="Directory for the scenes; it must not exist.")
 @click.option("--train", default=1000, show_default=True, type=click.IntRange(min=1), help="Scenes to train on.")
 @click.option("--validation", default=200, show_default=True, type=click.IntRange(min=1), help="Held-out scenes.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of the scenes.")
@@ -83,9 +98,9 @@ def shapes(output: str, as_json: bool, **options: int) -> None:
 
 
 @click.command()
-@click.argument("saved-model", type=click.Path())
-@click.argument("image", type=click.Path())
-@click.option("--output", required=True, type=click.Path(), help="PNG or JPEG with what was found drawn on it.")
+@click.argument("saved-model", type=PathName())
+@click.argument("image", type=PathName())
+@click.option("--output", required=True, type=PathName(), help="PNG or JPEG with what was found drawn on it.")
 @click.option("--min-score", default=0.5, show_default=True, type=click.FloatRange(0, 1), help="Least score to show.")
 @AS_JSON
 def detect(saved_model: str, image: str, output: str, min_score: float, as_json: bool) -> None:

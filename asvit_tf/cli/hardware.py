@@ -8,6 +8,7 @@ import click
 
 from asvit_tf.choices import WINDOWS
 from asvit_tf.cli.console import AS_JSON, Choice, only_result_on_stdout, print_json, quiet_tensorflow
+from asvit_tf.cli.options import PathName
 from asvit_tf.design.topology import Topology
 
 
@@ -19,7 +20,7 @@ from asvit_tf.design.topology import Topology
     show_default=True,
     help="Experiment of the Model Garden that classifies images.",
 )
-@click.option("--config-file", multiple=True, type=click.Path(), help="YAML of the experiment; may be repeated.")
+@click.option("--config-file", multiple=True, type=PathName(), help="YAML of the experiment; may be repeated.")
 @click.option("--params-override", default="", help="Fields to change, a.b=c, with commas.")
 @click.option("--topology-name", default="v5e:2x2", show_default=True, help="Chip and arrangement of the TPU.")
 @click.option("--batch", default=64, show_default=True, type=click.IntRange(min=1), help="Images on one chip.")
@@ -27,9 +28,7 @@ from asvit_tf.design.topology import Topology
 @click.option("--image-size", type=click.IntRange(min=1), help="Pixels per side, instead of the experiment's.")
 @click.option("--window", type=Choice(WINDOWS), help="Attention windows; fixed for large images, as in detection.")
 @click.option("--profile", is_flag=True, help="Show the instructions that take most of the time.")
-@click.option(
-    "--cache-dir", type=click.Path(), help="Directory of kept compilations.  [default: ~/.cache/asvit_tf/tpu]"
-)
+@click.option("--cache-dir", type=PathName(), help="Directory of kept compilations.  [default: ~/.cache/asvit_tf/tpu]")
 @AS_JSON
 def tpu_check(topology: str | None, profile: bool, as_json: bool, **options: Any) -> None:
     """Compiles the training step of each phase for a TPU, without a TPU: whether it compiles and fits, and its time.

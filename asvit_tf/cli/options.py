@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,8 @@ import click
 
 from asvit_tf.choices import BACKENDS, ENGINES, INITIALIZATIONS, NORMALIZATIONS, RADII
 from asvit_tf.cli.console import Choice
+
+_LONGEST_NAME = 255  # Bytes of one name on the file systems of Linux and macOS.
 
 
 class Positive(click.ParamType):
@@ -25,6 +28,30 @@ class Positive(click.ParamType):
         if not (math.isfinite(number) and number > 0):
             self.fail(f"{value!r} is not a number above 0", param, ctx)
         return number
+
+
+class PathName(click.Path):
+    """A path as the other libraries can open it: ~ is the home directory, a slash at the end goes.
+
+    TensorFlow takes names in UTF-8 only. Addresses such as gs://bucket/x stay as they are.
+    """
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        path = os.fsdecode(value)
+        try:
+            path.encode("utf-8")
+        except UnicodeEncodeError:
+            self.fail(f"{os.fsencode(path)!r} is not named in UTF-8, as TensorFlow needs it; rename it", param, ctx)
+        if not path or "\0" in path:
+            self.fail("the path is empty" if not path else "a path cannot hold a zero", param, ctx)
+        if "://" in path:
+            return path
+        if path.startswith("~"):
+            path = os.path.expanduser(path)
+        for name in path.split("/"):
+            if len(name.encode()) > _LONGEST_NAME:
+                self.fail(f"{name[:20]}... has {len(name.encode())} bytes; allowed are {_LONGEST_NAME}", param, ctx)
+        return path.rstrip("/") or "/"
 
 
 def together(*options: Callable) -> Callable:
@@ -71,10 +98,8 @@ IMAGES = together(
     click.option(
         "--dataset", help="digits, cluttered_digits, noise, or a data set that TensorFlow Datasets has prepared."
     ),
-    click.option(
-        "--data-path", type=click.Path(), help="Folder of images, or TFRecords by a pattern; no labels needed."
-    ),
-    click.option("--data-dir", type=click.Path(), help="Where TensorFlow Datasets keeps its data sets."),
+    click.option("--data-path", type=PathName(), help="Folder of images, or TFRecords by a pattern; no labels needed."),
+    click.option("--data-dir", type=PathName(), help="Where TensorFlow Datasets keeps its data sets."),
     click.option("--batch-size", default=16, show_default=True, type=click.IntRange(min=2), help="Images in an NTK."),
     click.option("--image-size", default=224, show_default=True, type=click.IntRange(min=1), help="Pixels per side."),
 )

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from asvit_tf.cli.console import AS_JSON, Choice, only_result_on_stdout, print_json, quiet_tensorflow, setting
+from asvit_tf.cli.options import PathName
 from asvit_tf.dataloaders.folders import class_folders
 from asvit_tf.design import retokenization
 from asvit_tf.journals import workspace
@@ -22,10 +23,8 @@ _setting = functools.partial(setting, RunSettings)
 
 
 @click.command()
-@click.option("--output", required=True, type=click.Path(), help="Directory for everything; continued if it exists.")
-@click.option(
-    "--data-path", type=click.Path(), help="Folder with one subfolder of images per class; digits if left out."
-)
+@click.option("--output", required=True, type=PathName(), help="Directory for everything; continued if it exists.")
+@click.option("--data-path", type=PathName(), help="Folder with one subfolder of images per class; digits if left out.")
 @_setting("image-size", "Pixels per side.")
 @_setting("seed", "Seed of search, weights and training.")
 @_setting("search-steps", "Number of topologies that the search samples.")

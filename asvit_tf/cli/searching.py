@@ -15,7 +15,7 @@ from asvit_tf.choices import (
     SEARCHED,
 )
 from asvit_tf.cli.console import AS_JSON, only_result_on_stdout, print_json, quiet_tensorflow
-from asvit_tf.cli.options import IMAGES, MEASURING, Positive, together, worker_options
+from asvit_tf.cli.options import IMAGES, MEASURING, PathName, Positive, together, worker_options
 from asvit_tf.design.topology import Topology
 from asvit_tf.errors import UserError
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 _SEARCHING = together(
-    click.option("--save-dir", required=True, type=click.Path(), help="Directory for results; continued if it exists."),
+    click.option("--save-dir", required=True, type=PathName(), help="Directory for results; continued if it exists."),
     click.option("--timestamp", default="none", show_default=True, help="Subdirectory of --save-dir, or none."),
     IMAGES,
     MEASURING,
@@ -42,7 +42,7 @@ _SEARCHING = together(
         "predictor]",
     ),
     click.option(
-        "--predictor", type=click.Path(), help="predictor.json of asvit study, for the measure predicted_accuracy."
+        "--predictor", type=PathName(), help="predictor.json of asvit study, for the measure predicted_accuracy."
     ),
     click.option("--max-macs", type=Positive(), help="Most multiply-accumulates of an image, in billions."),
     click.option(

@@ -9,11 +9,12 @@ import click
 
 from asvit_tf.choices import INPUT_TYPES, TFLITE_TYPES
 from asvit_tf.cli.console import AS_JSON, Choice, only_result_on_stdout, print_json, quiet_tensorflow
+from asvit_tf.cli.options import PathName
 
 
 @click.command()
-@click.argument("saved-model", type=click.Path())
-@click.argument("images", nargs=-1, required=True, type=click.Path())
+@click.argument("saved-model", type=PathName())
+@click.argument("images", nargs=-1, required=True, type=PathName())
 @click.option("--top", default=3, show_default=True, type=click.IntRange(min=1), help="Classes to print per image.")
 @AS_JSON
 def predict(saved_model: str, images: tuple[str, ...], top: int, as_json: bool) -> None:
@@ -32,8 +33,8 @@ def predict(saved_model: str, images: tuple[str, ...], top: int, as_json: bool) 
 
 
 @click.command()
-@click.option("--model-dir", required=True, type=click.Path(), help="Directory that training wrote.")
-@click.option("--export-dir", required=True, type=click.Path(), help="Where the SavedModel goes.")
+@click.option("--model-dir", required=True, type=PathName(), help="Directory that training wrote.")
+@click.option("--export-dir", required=True, type=PathName(), help="Where the SavedModel goes.")
 @click.option(
     "--input-type",
     type=Choice(INPUT_TYPES),
@@ -48,7 +49,7 @@ def predict(saved_model: str, images: tuple[str, ...], top: int, as_json: bool) 
     help="Write model.tflite into the directory too; int8 is calibrated on the training data.",
 )
 @click.option(
-    "--checkpoint", type=click.Path(), help="Checkpoint, or directory of some, instead of the newest of the training."
+    "--checkpoint", type=PathName(), help="Checkpoint, or directory of some, instead of the newest of the training."
 )
 @AS_JSON
 def export(as_json: bool, model_dir: str, export_dir: str, input_type: str, **options: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from asvit_tf.cli.console import AS_JSON, only_result_on_stdout, print_json, quiet_tensorflow, setting
-from asvit_tf.cli.options import worker_options
+from asvit_tf.cli.options import PathName, worker_options
 from search.runs.search_settings import WorkerSettings
 from search.study.settings import StudySettings
 
@@ -17,9 +17,9 @@ _setting = functools.partial(setting, StudySettings)
 
 
 @click.command()
-@click.option("--save-dir", required=True, type=click.Path(), help="Directory for results; continued if it exists.")
+@click.option("--save-dir", required=True, type=PathName(), help="Directory for results; continued if it exists.")
 @click.option("--dataset", help="cluttered_digits or digits, both embedded.  [default: cluttered_digits]")
-@click.option("--data-path", type=click.Path(), help="Folder with one subfolder of images per class.")
+@click.option("--data-path", type=PathName(), help="Folder with one subfolder of images per class.")
 @_setting("topologies", "Number of topologies drawn from the search space; may be raised later.")
 @_setting("epochs", "Epochs of each training.")
 @_setting("batch-size", "Images in a training step.")

@@ -9,13 +9,16 @@ import click
 
 from asvit_tf.choices import MODES
 from asvit_tf.cli.console import AS_JSON, Choice, only_result_on_stdout, print_json, quiet_tensorflow
+from asvit_tf.cli.options import PathName
 from asvit_tf.tasks import baselines
 
 _REQUIRED = ("experiment", "mode", "model_dir")
 _MODE = click.option("--mode", type=Choice(MODES), metavar="|".join(MODES), help="What to do.  [required]")
 _OPTIONS = (
     click.option("--experiment", help="Name, as asvit_digits or asvit_imagenet.  [required]"),
-    click.option("--model-dir", help="Checkpoints and logs; a training there is continued.  [required]"),
+    click.option(
+        "--model-dir", type=PathName(), help="Checkpoints and logs; a training there is continued.  [required]"
+    ),
     click.option("--config-file", multiple=True, help="YAML of the experiment; may be repeated, later ones win."),
     click.option(
         "--params-override",

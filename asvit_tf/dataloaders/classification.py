@@ -22,6 +22,7 @@ from official.vision.data import tfrecord_lib
 from asvit_tf.choices import EMBEDDED
 from asvit_tf.dataloaders import clutter
 from asvit_tf.dataloaders.folders import class_folders, image_files
+from asvit_tf.dataloaders.inputs import record_files
 from asvit_tf.dataloaders.progress import brief_bar
 from asvit_tf.errors import UserError
 from asvit_tf.storage import whole_directory
@@ -69,7 +70,7 @@ class Dataset:
         """Number of validation images of each class."""
         labels = [
             tf.train.Example.FromString(record).features.feature["image/class/label"].int64_list.value[0]
-            for record in tf.data.TFRecordDataset(tf.io.gfile.glob(self.validation_path)).as_numpy_iterator()
+            for record in tf.data.TFRecordDataset(record_files("validation", self.validation_path)).as_numpy_iterator()
         ]
         return (np.bincount(labels, minlength=len(self.class_names)) / len(labels)).tolist()
 

@@ -19,13 +19,14 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 
-from asvit_tf.dataloaders import coco_annotations, experiment_yaml, masks
-from asvit_tf.dataloaders.coco_annotations import Content, Split, SplitCount
+from asvit_tf.dataloaders import experiment_yaml, masks
+from asvit_tf.dataloaders.annotations import layout, pictures, problems, schema, splits
+from asvit_tf.dataloaders.annotations.splits import ImageFile, Split, SplitCount
 from asvit_tf.errors import UserError
 from asvit_tf.storage import whole_directory
 
 BACKGROUND = "background"  # Class 0 of a map of classes.
-SPLITS = {"train": "train", "validation": "val"}  # Ours, and how the names of COCO's begin.
+SPLITS = tuple(layout.STARTS)
 _COMMENT = "Written by asvit prepare-coco; to be given to asvit train as a further --config_file."
 
 
@@ -39,12 +40,14 @@ class Prepared:
       class_names: By category identifier; "" where there is no such category.
       counts: Counts of both splits.
       semantic: Whether the records hold a class for every pixel too.
+      notes: A line for everything about the categories that is not as the files have it.
     """
 
     directory: str
     class_names: tuple[str, ...]
     counts: Mapping[str, SplitCount]
     semantic: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def config_file(self) -> str:
@@ -57,91 +60,102 @@ class Prepared:
         return os.path.join(self.directory, "semantic.yaml") if self.semantic else None
 
 
+@dataclasses.dataclass(frozen=True)
+class Leniency:
+    """What is left out and counted instead of refused.
+
+    Attributes:
+      missing: Images whose file is missing or no image.
+      invalid: Images and annotations that cannot be read.
+    """
+
+    missing: bool = False
+    invalid: bool = False
+
+
 def prepare(
     directory: str | os.PathLike,
     data_path: str | os.PathLike,
     names: Mapping[str, str | None] | None = None,
     shards: int = 1,
     include_masks: bool = True,
-    skip_missing: bool = False,
+    leniency: Leniency = Leniency(),
     progress: bool = False,
     semantic: bool = False,
 ) -> Prepared:
-    """Writes the TFRecords of a data set in COCO's layout; complete or not at all.
+    """Writes the TFRecords of a data set in COCO's layout, or a relative of it; complete or not at all.
 
     Args:
       directory: Where they go; it must not exist.
-      data_path: Holds `annotations/instances_NAME.json` and the images of each in `NAME/`.
+      data_path: Holds `annotations/instances_NAME.json` and the images of each in `NAME/`; or see `layout`.
       names: NAME of "train" and "validation"; what is left out is found if there is one that begins with train or val.
       shards: Files of each split, >= 1.
       include_masks: Write masks too; Cascade Mask R-CNN needs them, RetinaNet does not.
-      skip_missing: Leave images out whose file is missing or no image, instead of refusing.
+      leniency: What is left out and counted instead of refused.
       progress: Show a progress bar on standard error.
       semantic: Write a class for every pixel too (see `masks.class_map`), from the masks; segmentation needs it.
 
     Raises:
-      UserError: A file is missing or is no COCO annotation file; identifiers contradict each other; an image has not
-        the size that is stated.
+      UserError: A file is missing or is no COCO annotation file, or entries of it cannot be read.
       StoppedError: The disk is full.
     """
     if shards < 1:
         raise UserError(f"shards is {shards}; it must be at least 1")
     if semantic and not include_masks:
         raise UserError("a class for every pixel is made from the masks; leave them in")
-    if os.path.exists(directory):
+    if os.path.lexists(directory):
         raise UserError(f"{directory} exists; choose another directory")
     directory, data_path, names = os.path.abspath(directory), Path(data_path), names or {}
-    found = {
-        split: names.get(split) or coco_annotations.find(data_path, split, start) for split, start in SPLITS.items()
+    places = {split: layout.find(data_path, split, names.get(split)) for split in SPLITS}
+    contents = {place: schema.load(place.file) for place in dict.fromkeys(places.values())}
+    categories = schema.categories(contents)
+    if semantic and len(categories.names) >= masks.IGNORED:
+        raise UserError(f"{len(categories.names)} categories; a class for every pixel allows {masks.IGNORED - 1}")
+    form = _Form(shards, include_masks, semantic, categories.names)
+    entries = {
+        split: schema.entries(place, contents[place], categories, include_masks) for split, place in places.items()
     }
-    contents = {
-        split: coco_annotations.read(data_path / "annotations" / f"instances_{name}.json")
-        for split, name in found.items()
+    del contents
+    found = [its.problems for its in entries.values()]
+    if not leniency.invalid:
+        problems.refuse(found)
+    built = {
+        split: splits.build(its, data_path, include_masks, leniency.missing, progress) for split, its in entries.items()
     }
-    categories = {split: coco_annotations.categories(content, found[split]) for split, content in contents.items()}
-    if categories["train"] != categories["validation"]:
-        raise UserError(f"the categories of {found['train']} and {found['validation']} are not the same")
-    if semantic and len(categories["train"]) >= masks.IGNORED:
-        raise UserError(f"{len(categories['train'])} categories; a class for every pixel allows {masks.IGNORED - 1}")
-    form = _Form(shards, include_masks, semantic, categories["train"])
-    splits = {
-        split: _checked(content, data_path / found[split], include_masks, skip_missing, progress)
-        for split, content in contents.items()
-    }
+    if not leniency.invalid:
+        problems.refuse(found)
+    for split, rows in built.items():
+        _check_anything_left(places[split].name, rows)
     with whole_directory(directory) as partial:
-        for split, rows in splits.items():
+        for split, rows in built.items():
             _write(Path(partial), split, rows, form, progress)
         # What an evaluation compares with; the records hold the same objects.
-        validation = splits["validation"]
-        lists = (validation.images, validation.objects, contents["validation"]["categories"])
-        compared = dict(zip(coco_annotations.LISTS, lists))
-        (Path(partial) / "annotations_validation.json").write_text(json.dumps(compared))
-        class_names = tuple(categories["train"].get(i, "") for i in range(max(categories["train"]) + 1))
-        annotations = os.path.join(directory, "annotations_validation.json")
-        task = dict(annotation_file=annotations, **_task(directory, class_names, form))
-        (Path(partial) / "data.yaml").write_text(experiment_yaml.text(dict(task=task), _COMMENT))
+        listed = [dict(id=number, name=name) for number, name in categories.names.items()]
+        images = [image.row() for image in built["validation"].images]
+        compared = dict(zip(schema.LISTS, (images, built["validation"].objects, listed)))
+        (Path(partial) / "annotations_validation.json").write_text(json.dumps(compared), encoding="utf-8")
+        class_names = tuple(categories.names.get(i, "") for i in range(max(categories.names) + 1))
+        annotations = f"{experiment_yaml.HERE}/annotations_validation.json"
+        _write_yaml(Path(partial) / "data.yaml", dict(annotation_file=annotations, **_task(class_names, form)))
         if semantic:
-            classes = (BACKGROUND, *(categories["train"][i] for i in sorted(categories["train"])))
-            task = _task(directory, classes, form)
-            (Path(partial) / "semantic.yaml").write_text(experiment_yaml.text(dict(task=task), _COMMENT))
-    counts = {split: rows.count for split, rows in splits.items()}
-    return Prepared(directory, class_names, counts, semantic)
+            classes = (BACKGROUND, *(categories.names[i] for i in sorted(categories.names)))
+            _write_yaml(Path(partial) / "semantic.yaml", _task(classes, form))
+    counts = {split: rows.count for split, rows in built.items()}
+    return Prepared(directory, class_names, counts, semantic, categories.notes)
 
 
-def _checked(content: Content, folder: Path, include_masks: bool, skip_missing: bool, progress: bool) -> Split:
-    """A split without contradictions, in one form."""
-    try:
-        sizes = coco_annotations.image_sizes(content["images"], folder, progress)
-        coco_annotations.check_images(content["images"], sizes, folder, skip_missing)
-        present = coco_annotations.without_missing(content, sizes)
-        coco_annotations.check_annotations(present, folder.name, include_masks)
-        return Split.of(folder, present, sizes.count(None), include_masks)
-    except UserError:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(
-            f"an image or annotation of {folder.name} lacks a field or has another type: {error}"
-        ) from error
+def _check_anything_left(name: str, rows: Split) -> None:
+    """Refuses a split of which nothing is left."""
+    count = rows.count
+    if not count.images:
+        raise UserError(f"no image of {name} is left: {_reasons(count.images_left_out)}")
+    if count.given_objects and not count.objects:
+        hint = "; --no-masks writes boxes alone" if splits.NO_MASK in count.objects_left_out else ""
+        raise UserError(f"no object of {name} is left: {_reasons(count.objects_left_out)}{hint}")
+
+
+def _reasons(left_out: Mapping[str, int]) -> str:
+    return ", ".join(f"{number} {reason}" for reason, number in left_out.items())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,9 +168,9 @@ class _Form:
     categories: Mapping[int, str]
 
 
-def _task(directory: str, class_names: Sequence[str], form: _Form) -> dict[str, Any]:
+def _task(class_names: Sequence[str], form: _Form) -> dict[str, Any]:
     """The part of a task that names data and classes."""
-    paths = {split: os.path.join(directory, _pattern(split, form.shards)) for split in SPLITS}
+    paths = {split: f"{experiment_yaml.HERE}/{_pattern(split, form.shards)}" for split in SPLITS}
     return dict(
         class_names=list(class_names),
         model=dict(num_classes=len(class_names)),
@@ -165,16 +179,16 @@ def _task(directory: str, class_names: Sequence[str], form: _Form) -> dict[str, 
     )
 
 
+def _write_yaml(path: Path, task: Mapping[str, Any]) -> None:
+    path.write_text(experiment_yaml.text(dict(task=task), _COMMENT), encoding="utf-8")
+
+
 def _pattern(split: str, shards: int) -> str:
     return f"{split}.tfrecord" if shards == 1 else f"{split}-*-of-{shards:05d}.tfrecord"
 
 
 def _write(directory: Path, name: str, split: Split, form: _Form, progress: bool) -> None:
     """Writes the records of one split, images in a fixed random order, dealt out to the shards in turn."""
-    # Here, because importing it defines flags. Of it only the conversion is used: its writer forks this process, with
-    # TensorFlow's threads in it, and may hang.
-    from official.vision.data import create_coco_tf_record
-
     objects, unboxed = _by_image(split.objects), _by_image(split.unboxed)
     images = split.images
     order = np.random.default_rng(0).permutation(len(images))
@@ -183,22 +197,36 @@ def _write(directory: Path, name: str, split: Split, form: _Form, progress: bool
     with contextlib.ExitStack() as stack:
         writers = [stack.enter_context(tf.io.TFRecordWriter(str(directory / name))) for name in names]
         for written, i in enumerate(tqdm.tqdm(order, desc=name, unit="image", disable=not progress)):
-            rows = objects[images[i]["id"]]
-            example, dropped = create_coco_tf_record.create_tf_example(
-                images[i],
-                [str(split.folder)],
-                bbox_annotations=[masks.convertible(row) for row in rows] if form.include_masks else rows,
-                id_to_name_map=form.categories,
-                include_masks=form.include_masks,
-            )
-            if dropped:
-                raise UserError(f"the Model Garden dropped {dropped} boxes of {images[i]['file_name']}")
+            image, rows = images[i], objects[images[i].identifier]
+            example = _example(image, rows, form)
             if form.semantic:
-                drawn = rows + unboxed[images[i]["id"]]
-                classes = masks.class_map(drawn, identifiers, images[i]["height"], images[i]["width"])
+                drawn = rows + unboxed[image.identifier]
+                classes = masks.class_map(drawn, identifiers, image.height, image.width)
                 encoded = tf.io.encode_png(classes[..., None]).numpy()
                 example.features.feature["image/segmentation/class/encoded"].bytes_list.value.append(encoded)
             writers[written % form.shards].write(example.SerializeToString())
+
+
+def _example(image: ImageFile, rows: Sequence[Mapping[str, Any]], form: _Form) -> tf.train.Example:
+    """One record."""
+    # Here, because importing it defines flags. Of it only the conversion is used: its writer forks this process, with
+    # TensorFlow's threads in it, and may hang.
+    from official.vision.data import create_coco_tf_record, tfrecord_lib
+
+    encoded, kind = pictures.encoded(image.path)
+    size = (image.height, image.width)
+    features = tfrecord_lib.image_info_to_feature_dict(*size, image.file_name, image.identifier, encoded, kind)
+    if rows:
+        objects, dropped = create_coco_tf_record.bbox_annotations_to_feature_dict(
+            [masks.convertible(row) for row in rows] if form.include_masks else rows,
+            *size,
+            form.categories,
+            form.include_masks,
+        )
+        if dropped:
+            raise UserError(f"the Model Garden dropped {dropped} boxes of {image.file_name}")
+        features |= objects
+    return tf.train.Example(features=tf.train.Features(feature=features))
 
 
 def _by_image(rows: Sequence[Mapping[str, Any]]) -> Mapping[int, list[Mapping[str, Any]]]:

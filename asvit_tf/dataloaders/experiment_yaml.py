@@ -1,12 +1,20 @@
-"""Experiments that the program itself writes as YAML, for `asvit train --config_file`. No TensorFlow."""
+"""Experiments as YAML for `asvit train --config_file`: written, and read wherever they lie. No TensorFlow.
+
+A path that begins with $HERE counts from the directory of the file, so that a directory may be moved with its YAMLs.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from typing import Any
 
 import yaml
+
+from asvit_tf.dataloaders import record_paths
+
+HERE = "$HERE"
 
 
 class _Dumper(yaml.SafeDumper):
@@ -25,3 +33,51 @@ def text(experiment: Mapping[str, Any], comment: str) -> str:
     """
     header = "".join(f"# {line}".rstrip() + "\n" for line in comment.splitlines())
     return header + yaml.dump(dict(experiment), Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=120)
+
+
+def one_line(experiment: Mapping[str, Any]) -> str:
+    """The same in one line of ASCII, for `--params_override`."""
+    return yaml.dump(dict(experiment), Dumper=_Dumper, sort_keys=False, default_flow_style=True, width=10**6).strip()
+
+
+def from_here(value: Any, directory: str | os.PathLike, key: str = "") -> Any:
+    """The value, paths that begin with $HERE below `directory`; those of records as `record_paths.pattern` writes them.
+
+    Args:
+      value: Mappings and lists, or what is in them.
+      directory: That of the YAML.
+      key: Where in a mapping the value is.
+    """
+    if isinstance(value, Mapping):
+        return {name: from_here(item, directory, str(name)) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [from_here(item, directory, key) for item in value]
+    if not isinstance(value, str) or not value.startswith(f"{HERE}/"):
+        return value
+    relative = value[len(HERE) + 1 :]
+    if key != "input_path":
+        return os.path.normpath(os.path.join(directory, relative))
+    parent, name = os.path.split(relative)
+    return record_paths.pattern(os.path.normpath(os.path.join(directory, parent)), name)
+
+
+def to_here(value: Any, root: str | os.PathLike, directory: str | os.PathLike) -> Any:
+    """The value, paths below `root` as paths from `directory`: what `from_here` undoes, also after both were moved.
+
+    Args:
+      value: Mappings and lists, or what is in them.
+      root: What may be moved as a whole.
+      directory: Inside of it, that of the YAML.
+    """
+    if isinstance(value, Mapping):
+        return {name: to_here(item, root, directory) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_here(item, root, directory) for item in value]
+    if not isinstance(value, str) or not value:
+        return value
+    root, directory = os.path.abspath(root), os.path.abspath(directory)
+    for start in dict.fromkeys((os.path.join(root, ""), record_paths.pattern(root, "*")[:-1])):
+        for found in (value, os.path.abspath(value) if "://" not in value and os.sep in value else value):
+            if found.startswith(start) and len(found) > len(start):
+                return f"{HERE}/{os.path.relpath(root, directory)}/{found[len(start) :]}".replace("/./", "/")
+    return value

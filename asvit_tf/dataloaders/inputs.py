@@ -16,6 +16,7 @@ from official.core import config_definitions as cfg
 from official.core import input_reader
 from official.vision.dataloaders import tfds_classification_decoders
 
+from asvit_tf.dataloaders import record_paths
 from asvit_tf.errors import UserError
 
 _PEEKED = 64  # Records that are looked at.
@@ -29,7 +30,7 @@ def record_files(name: str, input_path: str | Sequence[str]) -> list[str]:
       UserError: There are none; `name` says whose path it is.
     """
     try:
-        files = input_reader.match_files(input_path)
+        files = input_reader.match_files(record_paths.understood(input_path))
     except ValueError as error:
         raise UserError(f"{name}.input_path: {error}") from error
     missing = [file for file in files if not tf.io.gfile.exists(file)]
@@ -73,6 +74,18 @@ def check_batch_size(name: str, params: cfg.DataConfig) -> None:
     """
     if params.global_batch_size < 1:
         raise UserError(f"{name}.global_batch_size is {params.global_batch_size}; it must be at least 1")
+
+
+def check_input_size(size: Sequence[int]) -> None:
+    """Checks a model's `input_size`.
+
+    Raises:
+      UserError: It is not height, width and 3; images are always read in colour, grey ones too.
+    """
+    if len(size) != 3 or not all(isinstance(side, int) and side > 0 for side in size) or size[2] != 3:
+        raise UserError(
+            f"task.model.input_size is {list(size)}; it must be height, width and 3 (grey images are read as colours)"
+        )
 
 
 def check_classes(file: str, what: str, seen: Collection[int], least: int, num_classes: int) -> None:

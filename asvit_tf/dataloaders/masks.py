@@ -1,4 +1,4 @@
-"""Masks of objects: COCO's three forms read, run lengths written, and a class for every pixel made from them."""
+"""Masks of objects: run lengths written, and a class for every pixel made from them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 from pycocotools import mask as mask_tools
 
 IGNORED = 255  # In a map of classes: pixels that are neither trained on nor evaluated.
-_MIN_POLYGON = 6  # Numbers: three corners.
 
 
 def run_lengths(mask: np.ndarray) -> dict[str, Any]:
@@ -23,43 +22,6 @@ def run_lengths(mask: np.ndarray) -> dict[str, Any]:
 def box_of(mask: np.ndarray) -> list[int]:
     """x, y, width and height of the pixels of a mask [H, W]; four zeros if it is empty."""
     return mask_tools.toBbox(mask_tools.encode(np.asfortranarray(mask, np.uint8))).astype(int).tolist()
-
-
-def size_beyond(segmentation: Any, height: int, width: int) -> list[int] | None:
-    """The size that run lengths of an annotation state, if it is not that of its image; else None.
-
-    Args:
-      segmentation: Polygons, run lengths, or a list of either.
-      height, width: Size of the image.
-    """
-    for part in _parts(segmentation):
-        if isinstance(part, dict) and list(part["size"]) != [height, width]:
-            return list(part["size"])
-    return None
-
-
-def compressed(segmentation: Any, height: int, width: int) -> dict[str, Any] | None:
-    """The whole mask of an annotation as one compressed run lengths, `counts` a text; None if no pixel is in it.
-
-    Args:
-      segmentation: Polygons, run lengths of either form, or a list of them; a polygon of fewer than three corners has
-        no pixels.
-      height, width: Size of the image, and of all run lengths (see `size_beyond`).
-    """
-    parts = []
-    for part in _parts(segmentation):
-        if isinstance(part, dict):
-            parts.append(mask_tools.frPyObjects(part, height, width) if isinstance(part["counts"], list) else part)
-        elif len(part) >= _MIN_POLYGON:
-            parts += mask_tools.frPyObjects([part], height, width)
-    whole = mask_tools.merge(parts) if parts else None
-    if whole is None or not mask_tools.area(whole):
-        return None
-    return dict(size=[height, width], counts=whole["counts"].decode())
-
-
-def _parts(segmentation: Any) -> list[Any]:
-    return segmentation if isinstance(segmentation, list) else [segmentation]
 
 
 def class_map(rows: Sequence[Mapping[str, Any]], categories: Sequence[int], height: int, width: int) -> np.ndarray:

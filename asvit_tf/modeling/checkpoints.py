@@ -31,6 +31,24 @@ _PLACES = {"all": (("model",),), "backbone": (("model", "backbone"), ("backbone"
 MODULES = tuple(_PLACES)
 
 
+def newest(directory: str | os.PathLike) -> str | None:
+    """The newest checkpoint of a directory; None if there is none.
+
+    TensorFlow's own function takes the directory's name for a pattern, and finds none in one with brackets.
+    """
+    state = tf.train.get_checkpoint_state(os.fspath(directory))
+    path = state.model_checkpoint_path if state else ""
+    return path if path and tf.io.gfile.exists(path + ".index") else None
+
+
+def files_of(path: str) -> list[str]:
+    """The files of a checkpoint."""
+    directory, name = os.path.split(path)
+    if not tf.io.gfile.isdir(directory):
+        return []
+    return [os.path.join(directory, file) for file in tf.io.gfile.listdir(directory) if file.startswith(f"{name}.")]
+
+
 @dataclasses.dataclass(frozen=True)
 class Report:
     """What became of every variable, by name.
@@ -166,7 +184,7 @@ def _moments(optimizer: tf_keras.optimizers.Optimizer) -> list[str]:
 
 def _open(path: str) -> tuple[Any, Graph]:
     """Reader and object graph of a checkpoint, or of the newest in a directory."""
-    found = tf.train.latest_checkpoint(path) if tf.io.gfile.isdir(path) else path
+    found = newest(path) if tf.io.gfile.isdir(path) else path
     try:
         reader = tf.train.load_checkpoint(found or path)
         graph = Graph.FromString(reader.get_tensor(_OBJECT_GRAPH))

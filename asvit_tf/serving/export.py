@@ -7,7 +7,6 @@ import os
 import tensorflow as tf
 import yaml
 from official.core import config_definitions as cfg
-from official.modeling import hyperparams
 from official.vision.serving import export_saved_model_lib
 
 from asvit_tf import registry_imports  # noqa: F401
@@ -15,7 +14,7 @@ from asvit_tf.errors import UserError
 from asvit_tf.modeling import checkpoints
 from asvit_tf.serving import modules, tflite
 from asvit_tf.storage import whole_directory
-from asvit_tf.tasks import classification, classification_checks
+from asvit_tf.tasks import classification, classification_checks, experiment_files
 
 TFLITE_FILE = "model.tflite"
 
@@ -35,8 +34,10 @@ def read_params(model_dir: str) -> cfg.ExperimentConfig:
             task = yaml.load(file, Loader=yaml.BaseLoader)["task"]
         kind = next(kind for part, (kind, _) in modules.KINDS.items() if part in task["model"])
         params = cfg.ExperimentConfig(task=kind())
-        params = hyperparams.override_params_dict(params, path, is_strict=False)
+        experiment_files.override(params, experiment_files.read(path), path, is_strict=False)
         params.task.class_names = task["class_names"]
+    except UserError:
+        raise
     except (yaml.YAMLError, KeyError, TypeError, ValueError, StopIteration) as error:
         raise UserError(f"{path} is not what training writes: {error}") from error
     return params
@@ -105,8 +106,8 @@ def _checkpoint(params: cfg.ExperimentConfig, model_dir: str, given: str | None)
     averaged = given is None and params.trainer.optimizer_config.ema is not None
     if averaged:
         place = os.path.join(model_dir, "ema_checkpoints")
-    newest = tf.train.latest_checkpoint(place)
-    if newest is None and averaged and tf.train.latest_checkpoint(model_dir) is not None:
+    newest = checkpoints.newest(place)
+    if newest is None and averaged and checkpoints.newest(model_dir) is not None:
         raise UserError(
             f"training averages the weights, and an evaluation saves the averages, but there are none in {place}; run "
             f"asvit evaluate first, or give --checkpoint {model_dir} for the weights that are not averaged"

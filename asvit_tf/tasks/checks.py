@@ -47,6 +47,26 @@ def check(params: cfg.ExperimentConfig) -> None:
     kind.check_model(params.task)
 
 
+def check_learning_rate(trainer: cfg.TrainerConfig) -> None:
+    """Refuses a training that goes on behind the end of its learning rate, where that is 0 and nothing is learned.
+
+    Raises:
+      UserError: Saying how to go on.
+    """
+    config = trainer.optimizer_config.learning_rate
+    rate, name = config.get(), config.type
+    last = {"cosine": "alpha", "polynomial": "end_learning_rate"}.get(name)
+    if last is None or getattr(rate, last) or getattr(rate, "cycle", False):
+        return
+    end = rate.decay_steps + (rate.offset or 0)
+    if trainer.train_steps > end:
+        raise UserError(
+            f"trainer.train_steps is {trainer.train_steps}, but the {name} learning rate is 0 from step {end} on, so "
+            f"nothing would be learned there; to go on with a finished training, set trainer.optimizer_config."
+            f"learning_rate.{name}.decay_steps={trainer.train_steps - (rate.offset or 0)} too"
+        )
+
+
 def check_data(task: cfg.TaskConfig, section: str) -> None:
     """Refuses data, "train_data" or "validation_data", that cannot be trained on or evaluated with.
 

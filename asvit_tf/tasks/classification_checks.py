@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import tensorflow as tf
@@ -25,6 +26,13 @@ def check_model(task: image_classification.ImageClassificationTask) -> None:
     Raises:
       UserError: They do not, or the backbone has no features to classify by.
     """
+    inputs.check_input_size(task.model.input_size)
+    names = getattr(task, "class_names", [])
+    if names and len(names) != task.model.num_classes:
+        raise UserError(
+            f"task.model.num_classes is {task.model.num_classes}, but task.class_names are {len(names)}; they must be "
+            "as many"
+        )
     backbone = task.model.backbone
     if backbone.type == "asvit" and not backbone.asvit.pre_logits:
         raise UserError("task.model.backbone.asvit.pre_logits is false; a classifier needs it, so it must be true")
@@ -100,3 +108,21 @@ def _check_records(
     if not labels:
         raise UserError(f"{name}.input_path: {first} holds no TFRecords with {' and '.join(keys)}")
     inputs.check_classes(first, "labels", labels, 0, num_classes)
+    prepared = _prepared_classes(os.path.dirname(files[0]))
+    if prepared not in (None, num_classes):
+        raise UserError(
+            f"{name}.input_path: the data have {prepared} classes, the model {num_classes}; set "
+            f"task.model.num_classes={prepared}"
+        )
+
+
+def _prepared_classes(directory: str) -> int | None:
+    """How many classes the data have that `asvit prepare` wrote into a directory; None if it wrote none."""
+    path = os.path.join(directory, "dataset.json")
+    if not tf.io.gfile.exists(path):
+        return None
+    try:
+        with tf.io.gfile.GFile(path) as file:
+            return len(json.load(file)["class_names"])
+    except (ValueError, KeyError, TypeError, tf.errors.OpError):
+        return None  # Of another program.

@@ -31,10 +31,9 @@ def check_model(task: Any) -> None:
     """
     model = task.model
     multiple = 2**model.max_level
-    if len(model.input_size) != 3:
-        raise UserError(f"task.model.input_size is {model.input_size}; it must be height, width and 3")
+    inputs.check_input_size(model.input_size)
     height, width = model.input_size[:2]
-    if height < 1 or width < 1 or height % multiple or width % multiple:
+    if height % multiple or width % multiple:
         padded = [max(-(-side // multiple), 1) * multiple for side in (height, width)]
         raise UserError(
             f"task.model.input_size is {height} x {width}; a feature pyramid up to level {model.max_level} needs sides "

@@ -8,6 +8,7 @@ from official.core import config_definitions as cfg
 from asvit_tf import storage
 from asvit_tf.dataloaders import inputs
 from asvit_tf.errors import StoppedError, UserError
+from asvit_tf.modeling import checkpoints
 
 _UNDECODABLE = ("Invalid JPEG data", "Unknown image file format", "Invalid PNG data", "Input image is corrupt")
 
@@ -31,7 +32,7 @@ def explained(error: Exception, params: cfg.ExperimentConfig, model_dir: str) ->
     text = str(error)
     unwritten = storage.write_error(error, model_dir)
     if isinstance(unwritten, StoppedError):
-        newest = tf.train.latest_checkpoint(model_dir)
+        newest = checkpoints.newest(model_dir)
         return StoppedError(f"{unwritten}: training continues from {newest or 'its first step'}")
     if unwritten is not None:
         return unwritten

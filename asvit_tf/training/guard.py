@@ -127,7 +127,7 @@ class Guard:
         # It becomes the newest, and then those behind it go: a training that is killed must not go on from them.
         self._checkpoints.save(checkpoint_number=restored, check_interval=False)
         later = [path for step, path in self._saved().items() if step > restored]
-        for file in itertools.chain.from_iterable(tf.io.gfile.glob(f"{path}.*") for path in later if self._writes):
+        for file in itertools.chain.from_iterable(checkpoints.files_of(path) for path in later if self._writes):
             tf.io.gfile.remove(file)
         if self._writes:
             say(rollback)

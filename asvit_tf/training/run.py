@@ -7,9 +7,7 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import os
-import pydoc
 import random
 import re
 from collections.abc import Callable, Sequence
@@ -18,10 +16,8 @@ from typing import Any
 import gin
 import tensorflow as tf
 import tf_keras
-import yaml
 from official.core import config_definitions as cfg
-from official.core import train_utils
-from official.modeling import hyperparams
+from official.core import exp_factory, train_utils
 from tensorboard.backend.event_processing import event_accumulator
 
 from asvit_tf import (
@@ -29,12 +25,13 @@ from asvit_tf import (
     storage,
 )
 from asvit_tf.choices import MODES, STRATEGIES
+from asvit_tf.dataloaders import experiment_yaml, record_paths
 from asvit_tf.design import savings
 from asvit_tf.design.topology import Topology
 from asvit_tf.errors import StoppedError, UserError
 from asvit_tf.modeling import checkpoints
 from asvit_tf.precision import mixed_precision
-from asvit_tf.tasks import checks, classification, schedules
+from asvit_tf.tasks import checks, classification, experiment_files, schedules
 from asvit_tf.training import failures, step_log
 from asvit_tf.training.guard import Guard
 from asvit_tf.training.log_file import LogFile, captured
@@ -43,7 +40,9 @@ from asvit_tf.training.session import Evaluation, Session, connected
 from asvit_tf.training.step_log import StepLog
 
 
-def run(params: cfg.ExperimentConfig, model_dir: str, mode: str, progress: bool = False) -> dict[str, float]:
+def run(
+    params: cfg.ExperimentConfig, model_dir: str, mode: str, progress: bool = False, root: str | None = None
+) -> dict[str, float]:
     """Runs an experiment, continuing from the newest checkpoint in `model_dir`.
 
     Where a TPU worker is preempted, or a device lost, it connects again and continues from the newest checkpoint, as
@@ -55,6 +54,8 @@ def run(params: cfg.ExperimentConfig, model_dir: str, mode: str, progress: bool 
       mode: One of `MODES`.
       progress: Show every block on standard error, on a terminal with a progress bar. What libraries print and log
         goes to `log.txt` in any case.
+      root: A directory around `model_dir` that may be moved as a whole: `params.yaml` names paths inside it by where
+        they are from there; None for `model_dir` itself.
 
     Returns:
       The metrics of an evaluation after the last step where `mode` evaluates; else {}.
@@ -68,6 +69,9 @@ def run(params: cfg.ExperimentConfig, model_dir: str, mode: str, progress: bool 
     _check(params, model_dir, mode)
     phases = plan_of(params)
     params = copy.deepcopy(params)
+    for data in (params.task.train_data, params.task.validation_data):
+        if data is not None and data.input_path:
+            data.input_path = record_paths.understood(data.input_path)
     params.trainer.recovery_max_trials = -1  # The Model Garden's answer to a NaN; `guard.Guard` has its own.
     lost_at: str | None = "nowhere"
     with mixed_precision(params.runtime.mixed_precision_dtype), captured() as log:
@@ -75,9 +79,9 @@ def run(params: cfg.ExperimentConfig, model_dir: str, mode: str, progress: bool 
             say(savings.plan_in_words(phases))
         while True:
             try:
-                return _run_once(params, model_dir, mode, phases, log, progress)
+                return _run_once(params, model_dir, mode, phases, log, progress, root)
             except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
-                newest = tf.train.latest_checkpoint(model_dir)
+                newest = checkpoints.newest(model_dir)
                 # Several hosts cannot connect again inside a process: their scheduler starts all of them anew.
                 if params.runtime.distribution_strategy == "multi_worker_mirrored" or newest == lost_at:
                     raise StoppedError(
@@ -97,7 +101,7 @@ def _check(params: cfg.ExperimentConfig, model_dir: str, mode: str) -> None:
     """Refuses, before anything is built, what could only fail later."""
     if mode not in MODES:
         raise UserError(f"mode {mode!r} is not supported; allowed are {', '.join(MODES)}")
-    if mode == "eval" and tf.train.latest_checkpoint(model_dir) is None:
+    if mode == "eval" and checkpoints.newest(model_dir) is None:
         raise UserError(f"no checkpoint in {model_dir}; train first")
     checks.check(params)
     if params.runtime.distribution_strategy not in STRATEGIES:
@@ -111,9 +115,13 @@ def _check(params: cfg.ExperimentConfig, model_dir: str, mode: str) -> None:
             f"runtime.num_gpus is {params.runtime.num_gpus}, this machine has {available}; on a CPU set it to 0 and "
             "runtime.mixed_precision_dtype to float32"
         )
+    if mode == "continuous_eval" and re.search(r"[\\*?\[]", model_dir):
+        raise UserError(f"TensorFlow waits for no checkpoints in {model_dir}: rename it without any of * ? [ \\")
+    if "train" in mode:
+        checks.check_learning_rate(params.trainer)
     if tf.io.gfile.exists(model_dir) and not tf.io.gfile.isdir(model_dir):
         raise UserError(f"{model_dir} is a file; model_dir must be a directory")
-    if "train" in mode and params.task.init_checkpoint and tf.train.latest_checkpoint(model_dir) is None:
+    if "train" in mode and params.task.init_checkpoint and checkpoints.newest(model_dir) is None:
         checkpoints.check_readable(params.task.init_checkpoint)
     for part, section in (("train", "train_data"), ("eval", "validation_data")):
         if part in mode:
@@ -127,6 +135,7 @@ def _run_once(
     phases: Sequence[savings.PlannedPhase],
     log: LogFile,
     progress: bool,
+    root: str | None,
 ) -> dict[str, float]:
     """Runs a mode on one connection to the devices; returns the metrics of the last evaluation."""
     # TensorFlow needs some seed where its operations are deterministic; Python's generator is the caller's.
@@ -138,7 +147,7 @@ def _run_once(
         with Screen(session.trainer, phases, shows=progress and session.writes) as screen:
             evaluation = Evaluation(session, screen)
             if "train" in mode:
-                _train(session, mode, evaluation, screen, phases)
+                _train(session, mode, evaluation, screen, phases, root)
             else:
                 session.runner(mode, [], evaluation).run()
             if "eval" in mode and not evaluation.metrics:
@@ -148,13 +157,18 @@ def _run_once(
 
 
 def _train(
-    session: Session, mode: str, evaluation: Evaluation, screen: Screen, phases: Sequence[savings.PlannedPhase]
+    session: Session,
+    mode: str,
+    evaluation: Evaluation,
+    screen: Screen,
+    phases: Sequence[savings.PlannedPhase],
+    root: str | None,
 ) -> None:
     """Trains, guarded, with every block written down; writes what re-tokenization saved at the end."""
     params, model_dir = session.params, session.model_dir
     actions: list[Callable] = []
     if session.writes:
-        train_utils.serialize_config(params, model_dir)
+        write_params(params, model_dir, root)
         actions.append(StepLog(session.trainer, model_dir, screen))
     # Detection and segmentation have no field for it.
     rule: Any = getattr(params.task, "guard", classification.GuardConfig())
@@ -167,6 +181,15 @@ def _train(
     if session.writes and phases:
         summary = savings.summary(phases, step_log.read_blocks(model_dir))
         storage.write_json(os.path.join(model_dir, "retokenization.json"), summary)
+
+
+def write_params(params: cfg.ExperimentConfig, model_dir: str, root: str | None = None) -> None:
+    """Writes `params.yaml`, what `asvit export` reads; `root` as of `run`."""
+    content = params.as_dict()
+    if "://" not in model_dir:
+        content = experiment_yaml.to_here(content, root or model_dir, model_dir)
+    tf.io.gfile.makedirs(model_dir)
+    storage.write_text(os.path.join(model_dir, "params.yaml"), experiment_yaml.text(content, "Written by asvit train."))
 
 
 def plan_of(params: cfg.ExperimentConfig) -> list[savings.PlannedPhase]:
@@ -242,30 +265,19 @@ def configure(options: train_utils.ParseConfigOptions, overrides: Sequence[str] 
       UserError: There is no such experiment, file or field.
     """
     try:
-        params = train_utils.ExperimentParser(options).parse()
-        for override in overrides:
-            params = hyperparams.override_params_dict(params, override, is_strict=True)
-        params.validate()
-    except KeyError as error:
-        raise UserError(_unknown_field(error)) from error
-    except (tf.errors.OpError, OSError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise UserError(str(error)) from error
+        registered = exp_factory.get_exp_config(options.experiment)
     except LookupError as error:
         raise UserError(
             f"unknown experiment {options.experiment!r}; this package's are asvit_digits, asvit_imagenet, "
             "retinanet_asvit_coco, cascadercnn_asvit_coco and segmentation_asvit_coco"
         ) from error
+    try:
+        params = experiment_files.Parser(options).parse()
+        for override in overrides:
+            experiment_files.override_by_text(params, override)
+        experiment_files.check_types(params, registered)
+        params.validate()
+    except (tf.errors.OpError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(str(error)) from error
     params.lock()
     return params
-
-
-def _unknown_field(error: KeyError) -> str:
-    """What the Model Garden says of a field that a config does not have, with those it has, or the most alike."""
-    found = re.match(r"The key '(.*)' does not exist in <class '(.*)'>", str(error.args[0]))
-    config: Any = pydoc.locate(found[2]) if found else None
-    if found is None or config is None:
-        return str(error.args[0])
-    fields = sorted(config().as_dict())
-    alike = difflib.get_close_matches(found[1], fields)
-    meant = f"did you mean {' or '.join(alike)}?" if alike else f"its fields are {', '.join(fields)}"
-    return f"{config.__name__} has no field {found[1]!r}; {meant}"

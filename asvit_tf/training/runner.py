@@ -25,7 +25,12 @@ class SoundCheckpoints(tf.train.CheckpointManager):
         self.sound = True
 
     def save(self, *args: Any, **kwargs: Any) -> str | None:
+        before = list(self.checkpoints)
         path = super().save(*args, **kwargs) if self.sound else None
+        # TensorFlow removes what it does not keep by a pattern, which finds nothing in a directory named like one.
+        for left in set(before) - set(self.checkpoints):
+            for file in checkpoints.files_of(left):
+                tf.io.gfile.remove(file)
         if path is not None:
             self._on_save()
         return path
@@ -106,7 +111,7 @@ class ExperimentRunner(train_lib.OrbitExperimentRunner):
             )
         self._own_checkpoints = tempfile.TemporaryDirectory()  # All must take part in saving; removed at the end.
 
-        newest = tf.train.latest_checkpoint(self.model_dir)
+        newest = checkpoints.newest(self.model_dir)
 
         def resume():
             if newest is None:

@@ -90,7 +90,7 @@ def connected(params: cfg.ExperimentConfig, model_dir: str, mode: str) -> Iterat
                 checkpoint_exporter=train_lib.maybe_create_best_ckpt_exporter(params, best_dir),
                 trainer_cls=RetokenizingTrainer,
             )
-        newest = tf.train.latest_checkpoint(model_dir)
+        newest = checkpoints.newest(model_dir)
         if newest is not None:
             checkpoints.check_resumable(trainer.model, trainer.optimizer, newest)
         yield Session(params, model_dir, strategy, task, trainer, newest)

@@ -74,7 +74,7 @@ class _Run:
         if written.exists():
             finished = json.loads(written.read_text(encoding="utf-8"))
             if "learned" in finished:  # Else it is of an earlier version: its network is evaluated again.
-                return finished
+                return self._placed(finished)
         dataset = self._timed("data", self.prepare_data)
         scorer = self._scorer(dataset)
         found = self._timed("search", self.search_seed, scorer)
@@ -82,7 +82,7 @@ class _Run:
         params = classification.classifier(self._plan(), dataset, Topology.parse(grown["topology"]))
         metrics = self._timed("train", self.train_model, params)
         learned = bool(metrics["learned"])
-        saved_model = str(self._timed("export", self.export_model, params)) if learned else None
+        saved_model = self._timed("export", self.export_model, params).name if learned else None
         result = dict(
             topology=found["topology"],
             grown=grown["topology"],
@@ -92,7 +92,7 @@ class _Run:
             balanced_accuracy=metrics["balanced_accuracy"],
             learned=learned,
             saved_model=saved_model,
-            report=str(self.directory / "report.html"),
+            report="report.html",
             skipped_images=len(dataset.skipped),
             failed_scores=found["failed"],
             rollbacks=list(map(dataclasses.asdict, guard.read_rollbacks(self.directory / "train"))),
@@ -100,7 +100,12 @@ class _Run:
         )
         self._timed("report", self.write_report, params, grown["family"], result)
         write_json(written, result)
-        return result
+        return self._placed(result)
+
+    def _placed(self, result: dict[str, Any]) -> dict[str, Any]:
+        """The result with paths; kept are names, because the directory may be moved."""
+        names = {key: result[key] for key in ("saved_model", "report") if result[key] is not None}
+        return {**result, **{key: str(self.directory / Path(name).name) for key, name in names.items()}}
 
     def _plan(self) -> classification.Plan:
         """How the grown network is trained."""
@@ -168,7 +173,7 @@ class _Run:
         directory = self.directory / "train"
 
         def trained(path: Path) -> dict[str, Any]:
-            metrics = train.run(params, str(path), "train_and_eval", progress=True)
+            metrics = train.run(params, str(path), "train_and_eval", progress=True, root=str(self.directory))
             write_json(path / "result.json", metrics)
             return metrics
 

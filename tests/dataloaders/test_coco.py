@@ -1,6 +1,5 @@
 """COCO's files into TFRecords: what the input pipeline reads is what the annotations say; bad input has one line."""
 
-import copy
 import json
 import re
 from pathlib import Path
@@ -8,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-import yaml
 from helpers import compressed
 from official.core import exp_factory, task_factory
 from official.modeling import hyperparams
@@ -21,7 +19,9 @@ from asvit_tf import (
     cli,
     registry_imports,  # noqa: F401
 )
-from asvit_tf.dataloaders import coco, coco_annotations, masks
+from asvit_tf.dataloaders import coco, masks
+from asvit_tf.errors import UserError
+from asvit_tf.tasks import experiment_files
 
 HEIGHT, WIDTH = 40, 60
 
@@ -96,14 +96,20 @@ def test_what_is_written_is_what_the_pipeline_reads(folder, tmp_path):
     assert crowd["groundtruth_is_crowd"].tolist() == [True, True, False]
     for actual, expected in zip(crowd["groundtruth_instance_masks"], ((2, 2, 32, 32), (4, 4, 24, 14), (0, 0, 9, 9))):
         np.testing.assert_array_equal(actual > 0, mask(*expected))
-    assert prepared.counts["train"] == coco.SplitCount(
-        images=3, without_boxes=1, objects=7, crowds=2, degenerate=5, missing=0
-    )
+    count = prepared.counts["train"]
+    assert (count.images, count.without_boxes, count.objects, count.crowds, count.degenerate) == (3, 1, 7, 2, 5)
+    assert (count.given_images, count.given_objects, count.images_left_out) == (3, 12, {})
+    assert count.objects_left_out == {
+        "empty box": 2,
+        "box outside of the image": 1,
+        "no segmentation": 1,
+        "empty mask": 1,
+    }
 
 
 def test_the_config_and_the_annotations_fit_the_records(folder, tmp_path):
     prepared = coco.prepare(tmp_path / "records", folder, shards=2)
-    task = yaml.safe_load(Path(prepared.config_file).read_text())["task"]
+    task = experiment_files.read(prepared.config_file)["task"]
     assert task["model"]["num_classes"] == 8  # The largest identifier is 7.
     assert task["class_names"] == ["", "", "", "1e3", "", "", "", "tree"]
     assert len(tf.io.gfile.glob(task["train_data"]["input_path"])) == 2
@@ -141,7 +147,7 @@ def test_a_detector_that_finds_every_box_has_an_ap_of_1(folder, tmp_path, shift,
     """By the evaluation of a task that reads the records; its network sees images of 40 x 60 as 171 x 256."""
     prepared = coco.prepare(tmp_path / "records", folder)
     params = exp_factory.get_exp_config("retinanet_asvit_coco")
-    params = hyperparams.override_params_dict(params, prepared.config_file, is_strict=True)
+    experiment_files.override(params, experiment_files.read(prepared.config_file), "data.yaml")
     params.task.model.input_size = [256, 256, 3]
     params.task.validation_data.override({"global_batch_size": 3, "dtype": "float32"})
     task = task_factory.get_task(params.task)
@@ -177,6 +183,8 @@ def test_boxes_alone_need_no_masks(folder, tmp_path):
     for row in content["annotations"]:
         del row["segmentation"]
     path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"no object of train2017 is left: .*; --no-masks writes boxes alone"):
+        coco.prepare(tmp_path / "masks", folder)
     prepared = coco.prepare(tmp_path / "records", folder, include_masks=False)
     assert prepared.counts["train"].objects == 9  # Two more: what has a box but no mask counts.
     assert len(decoded(tmp_path / "records/train.tfrecord", include_mask=False)) == 3
@@ -198,32 +206,15 @@ def test_the_configs_give_the_experiments_that_json_gives(folder, tmp_path):
         ("segmentation_asvit_coco", prepared.semantic_config_file, pixels),
     ):
         (tmp_path / "expected.yaml").write_text(json.dumps(dict(task=task)))
-        read, expected = (
-            hyperparams.override_params_dict(exp_factory.get_exp_config(experiment), path, is_strict=True).as_dict()
-            for path in (file, str(tmp_path / "expected.yaml"))
-        )
+        read = exp_factory.get_exp_config(experiment)
+        experiment_files.override(read, experiment_files.read(file), file)
+        read = read.as_dict()
+        expected = hyperparams.override_params_dict(
+            exp_factory.get_exp_config(experiment), str(tmp_path / "expected.yaml"), is_strict=True
+        ).as_dict()
         assert read == expected
         assert read["task"]["class_names"] == task["class_names"]
         assert Path(file).read_text().startswith("# Written by asvit prepare-coco; ")
-
-
-def test_checks_change_nothing_and_a_split_has_one_form(folder):
-    content = coco_annotations.read(folder / "annotations/instances_train2017.json")
-    before = copy.deepcopy(content)
-    images = content["images"]
-    sizes = coco_annotations.image_sizes(images, folder / "train2017", progress=False)
-    assert sizes == [(WIDTH, HEIGHT)] * 3
-    coco_annotations.categories(content, "train2017")
-    coco_annotations.check_images(images, sizes, folder / "train2017", skip_missing=False)
-    coco_annotations.check_annotations(content, "train2017", include_masks=True)
-    assert content == before
-    present = coco_annotations.without_missing(content, [None, *sizes[1:]])
-    assert [image["id"] for image in present["images"]] == [12, 13]
-    assert {row["image_id"] for row in present["annotations"]} == {13}
-    split = coco_annotations.Split.of(folder / "train2017", content, 0, include_masks=True)
-    assert content == before
-    assert [row["bbox"] for row in split.objects[:2]] == [[5, 4, 20, 10], [50.5, 30, 9.5, 10]]
-    assert [row["id"] for row in split.objects] == list(range(1, 8))
 
 
 def changed(**changes):
@@ -234,23 +225,28 @@ def changed(**changes):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda content: content.pop("categories"), "is not a COCO annotation file"),
-        (changed(of="categories", at=0, to=dict(id=0)), "allowed are numbers from 1"),
+        (lambda content: content.pop("categories"), "is not a COCO annotation file: categories is not there"),
         (changed(of="categories", at=0, to=dict(id=4)), "the categories of train2017 and val2017 are not the same"),
-        (changed(of="images", at=1, to=dict(id=11)), "identifiers that are numbers and differ"),
-        (changed(of="images", at=1, to=dict(id="twelve")), "identifiers that are numbers and differ"),
-        (changed(of="images", at=1, to=dict(width=61)), "12.png is 60 x 40, but its annotation says 61 x 40"),
-        (changed(of="images", at=1, to=dict(file_name="gone.png")), "1 of 3 images are missing.*--skip-missing"),
-        (changed(of="annotations", at=0, to=dict(image_id=99)), "belongs to image 99, which is not listed"),
-        (changed(of="annotations", at=0, to=dict(category_id=5)), "has category 5, which is not listed"),
-        (lambda content: content["annotations"][0].pop("bbox"), "lacks a field or has another type: 'bbox'"),
-        (lambda content: content["images"][0].pop("width"), "lacks a field or has another type: 'width'"),
         (lambda content: content["categories"][0].pop("name"), "has no id or no name"),
-        (lambda content: content["annotations"][0].pop("segmentation"), "has no segmentation; --no-masks"),
-        (changed(of="annotations", at=0, to=dict(bbox=[1, 2, float("nan"), 4])), "allowed are finite numbers"),
-        (changed(of="annotations", at=6, to=dict(segmentation=masks.run_lengths(np.ones((2, 3))))), "has the size"),
+        (changed(of="categories", at=0, to=dict(name="\udce9")), "is no text in UTF-8"),
         (changed(of="categories", at=0, to=dict(id=7)), "two categories of train2017 have the same identifier"),
-        (lambda content: content.update(images=["a.jpg"]), "lacks a field or has another type"),
+        (changed(of="images", at=1, to=dict(id=11)), r"1 image\(s\) have the identifier of another image"),
+        (changed(of="images", at=1, to=dict(width=61)), "12.png.*is 60 x 40, but its annotation says 61 x 40"),
+        (changed(of="images", at=1, to=dict(width=40, height=60)), "width and height exchanged.*no EXIF"),
+        (changed(of="images", at=1, to=dict(width=60.5)), "no whole number from 1.*60.5"),
+        (changed(of="images", at=1, to=dict(file_name="11.png")), "name the file of another image"),
+        (changed(of="images", at=1, to=dict(file_name="gone.png")), "1 of 3 images are missing.*--skip-missing"),
+        (changed(of="annotations", at=0, to=dict(image_id=99)), "name no image that is listed.*99"),
+        (changed(of="annotations", at=0, to=dict(category_id=5)), "have a category that is not listed.*5"),
+        (changed(of="annotations", at=0, to=dict(bbox=[1, 2, float("nan"), 4])), "not four finite numbers.*nan"),
+        (changed(of="annotations", at=0, to=dict(bbox=[1, 2, 3])), "not four finite numbers"),
+        (changed(of="annotations", at=0, to=dict(iscrowd=2)), "have an iscrowd that is not 0 or 1"),
+        (changed(of="annotations", at=0, to=dict(bbox=None, segmentation=None)), "neither a box nor a segmentation"),
+        (changed(of="annotations", at=0, to=dict(segmentation=[[1, 2, 3, 4, 5, 6, 7]])), "not of pairs of numbers"),
+        (changed(of="annotations", at=6, to=dict(segmentation=masks.run_lengths(np.ones((2, 3))))), "of another size"),
+        (lambda content: content.update(images=["a.jpg"]), "1 image.* are no objects of JSON.*a.jpg.*12 annotations"),
+        (lambda content: content.update(images={}), "images is a dict; it must be a list"),
+        (lambda content: content.update(images=[], annotations=[]), "name no images"),
     ],
 )
 def test_contradictions_have_one_line_and_leave_nothing(folder, tmp_path, capsys, change, message):
@@ -271,7 +267,13 @@ def test_missing_images_can_be_left_out(folder, tmp_path, capsys):
     arguments = ["prepare-coco", str(folder), "--output", str(tmp_path / "records"), "--skip-missing"]
     assert cli.main([*arguments, "--json"]) == 0
     counts = json.loads(capsys.readouterr().out)["counts"]
-    assert counts["train"] == dict(images=1, without_boxes=0, objects=3, crowds=2, degenerate=1, missing=2)
+    assert counts["train"]["images_left_out"] == {"missing or damaged": 2}
+    assert counts["train"]["objects_left_out"] == {"belong to an image that is left out": 8, "empty mask": 1}
+    del counts["train"]["images_left_out"], counts["train"]["objects_left_out"]
+    assert counts["train"] == dict(
+        **dict(images=1, without_boxes=0, objects=3, crowds=2, degenerate=1, missing=2),
+        **dict(given_images=3, given_objects=12, notes={}),
+    )
     assert counts["validation"]["missing"] == 0
     assert list(decoded(tmp_path / "records/train.tfrecord")) == [13]
 
@@ -279,9 +281,10 @@ def test_missing_images_can_be_left_out(folder, tmp_path, capsys):
 def test_missing_files_and_splits(folder, tmp_path, capsys):
     arguments = ["prepare-coco", str(folder), "--output", str(tmp_path / "records")]
     assert cli.main([*arguments, "--train", "train2014"]) == 2
-    assert "cannot read the annotation file" in capsys.readouterr().err
+    assert "should hold one annotations/instances_train2014.json" in capsys.readouterr().err
     (folder / "annotations" / "instances_val2017.json").rename(folder / "annotations" / "other.json")
     assert cli.main(arguments) == 2
     assert (
-        "should hold one instances_val*.json, found none; name the split with --validation" in capsys.readouterr().err
-    )
+        "should hold one annotations/instances_val*.json, or val*/_annotations.coco.json; found "
+        "annotations/instances_train2017.json, annotations/other.json; name the split with --validation"
+    ) in " ".join(capsys.readouterr().err.split())

@@ -3,7 +3,7 @@
 import pytest
 from official.modeling.hyperparams import params_dict
 
-from asvit_tf.dataloaders import experiment_yaml
+from asvit_tf.dataloaders import experiment_yaml, record_paths
 
 TEXTS = ["1e3", "-1E5", "1_0e2", ".5", "10", "0x1f", "1:30", "1.5e+3", "no", "~", "null", "", "2020-01-01", "a: b", "#"]
 TEXTS += [
@@ -33,3 +33,31 @@ def test_every_text_stays_a_text(tmp_path, text):
 def test_numbers_stay_numbers_and_the_order_is_kept():
     written = experiment_yaml.text(dict(b=dict(rate=0.25, small=1e-5, count=3, on=True), a=None), "Why.")
     assert written == "# Why.\nb: {rate: 0.25, small: 1.0e-05, count: 3, 'on': true}\na: null\n"
+
+
+def test_paths_below_a_directory_are_named_from_the_yaml():
+    paths = dict(
+        annotation_file="/r/data/a b.json",
+        train_data=dict(input_path="/r/data/train-*-of-00002.tfrecord"),
+        classes=["/r/x", "/r", "r/x", "/rx"],
+        step=3,
+    )
+    written = experiment_yaml.to_here(paths, "/r", "/r/model")
+    assert written == dict(
+        annotation_file="$HERE/../data/a b.json",
+        train_data=dict(input_path="$HERE/../data/train-*-of-00002.tfrecord"),
+        classes=["$HERE/../x", "/r", "r/x", "/rx"],
+        step=3,
+    )
+    assert experiment_yaml.from_here(written, "/r/model") == paths
+    moved = experiment_yaml.from_here(written, "/s [1]/model")
+    assert moved["annotation_file"] == "/s [1]/data/a b.json"
+    assert moved["train_data"]["input_path"] == "/s \\[1\\]/data/train-*-of-00002.tfrecord"
+
+
+def test_what_is_not_special_stays_as_it_is():
+    assert record_paths.pattern("/a b/c", "train.tfrecord") == "/a b/c/train.tfrecord"
+    assert record_paths.pattern("/a [1]", "train.tfrecord") == "/a [1]/train.tfrecord"
+    assert record_paths.understood("gs://bucket/a,b/train*") == "gs://bucket/a,b/train*"
+    assert record_paths.understood("/none/a,/none/b*") == "/none/a,/none/b*"
+    assert record_paths.understood(["/none/[1]", 3]) == ["/none/[1]", 3]

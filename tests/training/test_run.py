@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
-from official.core import train_utils
 from three_phases import BLOCK, STEPS, accuracy_of, experiment, scalars
 
 from asvit_tf import UserError
@@ -65,8 +64,8 @@ def test_train_run_logs_blocks_by_phase(digits, tmp_path, capsys):
 def test_params_that_training_wrote_are_read_back(digits, tmp_path):
     names = ["1e3", "3", "null", "yes", "caf\u00e9", *"abcde"]
     params = experiment(digits, task={"class_names": names})
-    train_utils.serialize_config(params, str(tmp_path))
-    read = export.read_params(str(tmp_path))
+    train.write_params(params, str(tmp_path / "model"), str(tmp_path))
+    read = export.read_params(str(tmp_path / "model"))
     assert read.task.class_names == names
     assert schedules.schedule_of(read) == schedules.schedule_of(params)
     assert modules.class_names(read) == names

@@ -1,0 +1,152 @@
+"""Where annotation files and images lie: the layouts of COCO and Roboflow and their relatives. No TensorFlow."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import unicodedata
+import urllib.parse
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from asvit_tf.errors import UserError
+
+STARTS = {"train": "train", "validation": "val"}  # Of our splits, how the names of theirs begin; so valid, too.
+_ROBOFLOW = "_annotations.coco.json"
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_NO_IMAGES = (".json", ".txt", ".xml", ".csv", ".yaml", ".npy")
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a split lies.
+
+    Attributes:
+      name: As train2017.
+      file: Its annotation file.
+      folder: Of its images.
+    """
+
+    name: str
+    file: Path
+    folder: Path
+
+
+def find(data_path: Path, split: str, name: str | None = None) -> Place:
+    """Annotation file and images of a split.
+
+    Args:
+      data_path: Holds both.
+      split: One of `STARTS`.
+      name: Name of the split there; None for the one that begins as `STARTS` says.
+
+    Raises:
+      UserError: There are none or several.
+    """
+    wanted = re.compile(re.escape(name) + "$" if name else STARTS[split], re.IGNORECASE)
+    for files in _candidates(data_path):
+        found = {file: its for file, its in files.items() if wanted.match(its)}
+        if len(found) == 1:
+            ((file, its),) = found.items()
+            return Place(its, file, _folder(data_path, file, its))
+        if found:
+            names = ", ".join(str(file.relative_to(data_path)) for file in found)
+            raise UserError(f"{data_path} holds {names}; name one split with --{split}")
+    there = [str(file.relative_to(data_path)) for files in _candidates(data_path) for file in files]
+    start = name or f"{STARTS[split]}*"
+    raise UserError(
+        f"{data_path} should hold one annotations/instances_{start}.json, or {start}/{_ROBOFLOW}; found "
+        f"{', '.join(there[:6]) or 'none'}; name the split with --{split}"
+    )
+
+
+def _candidates(data_path: Path) -> Iterator[dict[Path, str]]:
+    """Annotation files and the names of their splits, one layout after the other."""
+    annotations = _json_files(data_path / "annotations")
+    prefix = re.compile("instances_", re.IGNORECASE)
+    yield {file: file.stem[len("instances_") :] for file in annotations if prefix.match(file.stem)}
+    yield {file: file.stem for file in annotations if not prefix.match(file.stem)}
+    folders = sorted(path for path in data_path.iterdir() if path.is_dir()) if data_path.is_dir() else []
+    yield {folder / _ROBOFLOW: folder.name for folder in folders if (folder / _ROBOFLOW).is_file()}
+    inside = {folder: _json_files(folder) for folder in folders if folder.name != "annotations"}
+    yield {files[0]: folder.name for folder, files in inside.items() if len(files) == 1}
+    yield {file: prefix.sub("", file.stem) for file in _json_files(data_path)}
+
+
+def _json_files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    found = (path for path in folder.iterdir() if path.suffix.lower() == ".json" and path.is_file())
+    return sorted(path for path in found if not path.name.startswith("."))
+
+
+def _folder(data_path: Path, file: Path, name: str) -> Path:
+    """The folder of a split's images; where none of the usual ones is there, the one that COCO has."""
+    usual = [data_path / name, data_path / "images" / name, data_path / "images", data_path / name / "images"]
+    if file.parent not in (data_path, data_path / "annotations"):
+        usual = [file.parent / "images", file.parent]
+    return next((folder for folder in usual if folder.is_dir()), data_path / name)
+
+
+class ImageFiles:
+    """Finds the image files that an annotation file names.
+
+    A name may have folders of the machine where it was written, backslashes, a URL around it, letters of another case,
+    or the suffix of another format. Only a file that is the single one of such a name is taken.
+
+    Args:
+      data_path: Nothing outside of it is found by a relative name.
+      folder: Where the images of the split should be.
+    """
+
+    def __init__(self, data_path: Path, folder: Path):
+        self._data_path, self._folder = data_path, folder
+        self._by_name: dict[str, list[Path]] | None = None
+        self._by_stem: dict[str, list[Path]] = {}
+
+    def find(self, file_name: Any) -> tuple[Path | None, bool]:
+        """Path of a file, None if there is none; and whether it is not exactly where the name says."""
+        text = str(file_name) if isinstance(file_name, (str, int)) else ""
+        if not text or "\0" in text:
+            return None, False
+        if (exact := self._inside(self._folder / text)) is not None:
+            return exact, False
+        for spelled in dict.fromkeys((text, urllib.parse.unquote(text))):
+            if _SCHEME.match(spelled):
+                spelled = urllib.parse.unquote(re.split("[?#]", spelled.split("://", 1)[1])[0])
+            parts = [part for part in re.split(r"[\\/]+", spelled) if part not in ("", ".", "..")]
+            for i in range(len(parts)):
+                for root in (self._folder, self._data_path):
+                    if (path := self._inside(root.joinpath(*parts[i:]))) is not None:
+                        return path, True
+            if parts and (path := self._alike(parts[-1])) is not None:
+                return path, True
+        return None, False
+
+    def _inside(self, path: Path) -> Path | None:
+        """The path if it is a file of the data."""
+        absolute = os.path.normpath(os.path.abspath(path))
+        root = os.path.abspath(self._data_path)
+        return path if os.path.commonpath([absolute, root]) == root and os.path.isfile(path) else None
+
+    def _alike(self, name: str) -> Path | None:
+        """The one file in the folder with this name but for case, or else with this name but for case and suffix."""
+        if self._by_name is None:
+            self._by_name = {}
+            for parent, folders, names in os.walk(self._folder):
+                folders.sort()
+                for found in map(Path(parent).joinpath, sorted(names)):
+                    if not found.name.startswith(".") and found.suffix.lower() not in _NO_IMAGES:
+                        self._by_name.setdefault(_folded(found.name), []).append(found)
+                        self._by_stem.setdefault(_folded(found.stem), []).append(found)
+        for known, key in ((self._by_name, name), (self._by_stem, PurePosixPath(name).stem)):
+            found_paths = known.get(_folded(key), [])
+            if found_paths:
+                return found_paths[0] if len(found_paths) == 1 and found_paths[0].is_file() else None
+        return None
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()

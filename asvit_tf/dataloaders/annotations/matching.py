@@ -1,0 +1,131 @@
+"""The entries of an annotation file and the image files that they name, brought together."""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import tqdm
+
+from asvit_tf.dataloaders.annotations import pictures
+from asvit_tf.dataloaders.annotations.layout import ImageFiles
+from asvit_tf.dataloaders.annotations.pictures import Frame, Picture
+from asvit_tf.dataloaders.annotations.schema import Entries, ImageEntry
+from asvit_tf.dataloaders.annotations.values import Box, Identifier, Unreadable
+from asvit_tf.errors import UserError
+
+_SLACK = 1.0  # Pixels by which a box may stick out of its image by rounding.
+
+
+@dataclasses.dataclass(frozen=True)
+class Matched:
+    """The file of an image entry, and the frame in which its annotations are: `UPRIGHT` or `STORED`."""
+
+    entry: ImageEntry
+    path: Path
+    picture: Picture
+    frame: Frame
+
+
+def match(entries: Entries, data_path: Path, skip_missing: bool, progress: bool) -> tuple[list[Matched], int]:
+    """Files, sizes and frames of the image entries.
+
+    Entries that contradict their file are added to the problems of `entries`.
+
+    Args:
+      entries: What the annotation file says.
+      data_path: The data set.
+      skip_missing: Leave images out whose file is missing or no image, instead of refusing.
+      progress: Show a progress bar on standard error.
+
+    Returns:
+      What was found; and how many images are missing or damaged.
+
+    Raises:
+      UserError: Images are missing or damaged, or none are named.
+    """
+    if not entries.given["images"]:
+        raise UserError(f"the annotations of {entries.place.name} name no images")
+    files = ImageFiles(data_path, entries.place.folder)
+    paths = []
+    for entry in entries.images:
+        path, is_elsewhere = files.find(entry.file_name)
+        paths.append(path)
+        entries.notes["image files found under another name than file_name"] += is_elsewhere
+    found: list[Matched] = []
+    missing: list[str] = []
+    taken: set[Path] = set()
+    for entry, path, picture in zip(entries.images, paths, _looked_at(paths, entries.place.name, progress)):
+        if path is None or picture is None:
+            missing.append(text(entry.file_name))
+            continue
+        try:
+            if path in taken:
+                raise Unreadable("name the file of another image", path.name)
+            frame = pictures.frame(entry.stated, picture)
+        except Unreadable as problem:
+            entries.problems.add("images", dict(file_name=entry.file_name), problem)
+            continue
+        taken.add(path)
+        entries.notes["sizes read from the image file"] += None in entry.stated
+        found.append(Matched(entry, path, picture, frame))
+    if missing and (not skip_missing or len(missing) == len(paths)):
+        raise UserError(
+            f"{len(missing)} of {len(paths)} images are missing in {entries.place.folder} or damaged, the first is "
+            f"{missing[0]}; --skip-missing leaves them out"
+        )
+    return _framed(found, entries), len(missing)
+
+
+def _looked_at(paths: Sequence[Path | None], name: str, progress: bool) -> Iterator[Picture | None]:
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        looked = pool.map(lambda path: None if path is None else pictures.look(path), paths)
+        options = dict(desc=f"checking {name}", total=len(paths), unit="image", leave=False)
+        yield from tqdm.tqdm(looked, disable=not progress, **options)
+
+
+def _framed(found: list[Matched], entries: Entries) -> list[Matched]:
+    """Decides the frame of pictures whose size does not tell it: that of the others, else upright, as tools show them.
+
+    A picture whose boxes stick out of the file's pixels, but not of the upright picture, contradicts its own size.
+    """
+    told = {item.frame for item in found if item.picture.orientation != 1} - {Frame.EITHER}
+    by_default = Frame.STORED if told == {Frame.STORED} else Frame.UPRIGHT
+    boxes: dict[Identifier, list[Box]] = collections.defaultdict(list)
+    for entry in entries.objects:
+        if entry.box is not None:
+            boxes[entry.key].append(entry.box)
+    framed = []
+    for item in found:
+        frame, its_boxes = item.frame, boxes[item.entry.key]
+        if frame is Frame.EITHER:
+            frame = by_default
+            entries.notes[f"images turned by EXIF whose annotations were taken as {frame.value}"] += 1
+        elif frame is Frame.STORED:
+            if not _fit(its_boxes, item.picture.stored) and _fit(its_boxes, item.picture.upright):
+                problem = Unreadable(
+                    "have boxes outside of the file's pixels that fit the picture as EXIF turns it; state its width "
+                    "and height upright",
+                )
+                entries.problems.add("images", dict(file_name=item.entry.file_name), problem)
+                continue
+            entries.notes["images turned upright by EXIF, their annotations with them"] += 1
+        framed.append(dataclasses.replace(item, frame=frame))
+    return framed
+
+
+def _fit(boxes: Sequence[Box], size: tuple[int, int]) -> bool:
+    """Whether all boxes lie inside an image."""
+    return all(
+        x >= -_SLACK and y >= -_SLACK and x + width <= size[0] + _SLACK and y + height <= size[1] + _SLACK
+        for x, y, width, height in boxes
+    )
+
+
+def text(name: Any) -> str:
+    """A name as text in UTF-8, whatever was in the file."""
+    return str(name).encode("utf-8", "backslashreplace").decode("utf-8")
