@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from asvit_tf.cli.console import AS_JSON, only_result_on_stdout, print_json, quiet_tensorflow
+from asvit_tf.cli.console import AS_JSON, echo_skipped, only_result_on_stdout, print_json, quiet_tensorflow
 
 
 @click.command("prepare-coco")
@@ -48,13 +48,14 @@ def prepare_coco(
         prepared = coco.prepare(output, folder, names, shards, masks, skip_missing, progress=True, semantic=semantic)
     if as_json:
         files = dict(config_file=prepared.config_file, semantic_config_file=prepared.semantic_config_file)
-        print_json({**dataclasses.asdict(prepared), **files})
+        print_json({**dataclasses.asdict(prepared), **files, **prepared.skipped.as_dict()})
         return
     for split, count in prepared.counts.items():
         click.echo(
             f"{split}: {count.images} images, {count.without_boxes} of them without boxes; {count.objects} objects, "
             f"{count.crowds} of them crowds; left out: {count.degenerate} empty objects, {count.missing} missing images"
         )
+    echo_skipped(prepared.skipped.as_dict())
     click.echo(f"--config_file={prepared.config_file}")
     if semantic:
         click.echo(f"for segmentation_asvit_coco --config_file={prepared.semantic_config_file}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,8 @@ import tqdm
 
 from asvit_tf.dataloaders import coco_annotations, experiment_yaml, masks
 from asvit_tf.dataloaders.coco_annotations import Content, Split, SplitCount
+from asvit_tf.dataloaders.imagefiles import door
+from asvit_tf.dataloaders.imagefiles.skipped import Skipped
 from asvit_tf.errors import UserError
 from asvit_tf.storage import whole_directory
 
@@ -39,12 +42,14 @@ class Prepared:
       class_names: By category identifier; "" where there is no such category.
       counts: Counts of both splits.
       semantic: Whether the records hold a class for every pixel too.
+      skipped: Image files that were left out, and why.
     """
 
     directory: str
     class_names: tuple[str, ...]
     counts: Mapping[str, SplitCount]
     semantic: bool = False
+    skipped: Skipped = dataclasses.field(default_factory=Skipped)
 
     @property
     def config_file(self) -> str:
@@ -108,6 +113,12 @@ def prepare(
         split: _checked(content, data_path / found[split], include_masks, skip_missing, progress)
         for split, content in contents.items()
     }
+    skipped = Skipped.of(
+        (os.path.join(found[split], str(image["file_name"])), str(door.reason_against(path)))
+        for split, content in contents.items()
+        for image in coco_annotations.left_out(content["images"], splits[split].images)
+        for path in [data_path / found[split] / str(image["file_name"])]
+    )
     with whole_directory(directory) as partial:
         for split, rows in splits.items():
             _write(Path(partial), split, rows, form, progress)
@@ -125,7 +136,7 @@ def prepare(
             task = _task(directory, classes, form)
             (Path(partial) / "semantic.yaml").write_text(experiment_yaml.text(dict(task=task), _COMMENT))
     counts = {split: rows.count for split, rows in splits.items()}
-    return Prepared(directory, class_names, counts, semantic)
+    return Prepared(directory, class_names, counts, semantic, skipped)
 
 
 def _checked(content: Content, folder: Path, include_masks: bool, skip_missing: bool, progress: bool) -> Split:
@@ -191,6 +202,13 @@ def _write(directory: Path, name: str, split: Split, form: _Form, progress: bool
                 id_to_name_map=form.categories,
                 include_masks=form.include_masks,
             )
+            # The conversion has read the file as it is.
+            encoded = door.read(split.folder / images[i]["file_name"], coco_annotations.stated_size(images[i]))
+            for name_of_feature, value in (
+                ("encoded", encoded),
+                ("key/sha256", hashlib.sha256(encoded).hexdigest().encode()),
+            ):
+                example.features.feature[f"image/{name_of_feature}"].bytes_list.value[:] = [value]
             if dropped:
                 raise UserError(f"the Model Garden dropped {dropped} boxes of {images[i]['file_name']}")
             if form.semantic:

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import functools
 import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import tensorflow as tf
 import tqdm
 
 from asvit_tf.dataloaders import masks
+from asvit_tf.dataloaders.imagefiles import door
 from asvit_tf.errors import UserError
 
 LISTS = ("images", "annotations", "categories")  # Of an annotation file, what matters here.
@@ -163,19 +164,23 @@ def categories(content: Content, name: str) -> dict[int, str]:
 
 
 def image_sizes(images: Sequence[Row], folder: Path, progress: bool) -> list[tuple[int, int] | None]:
-    """Width and height of every image file as the input pipeline decodes it; None where it cannot, or is missing."""
+    """Width and height of every image file as it is written; None where it cannot be read, or is missing."""
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        sizes = pool.map(_size, [folder / str(image.get("file_name")) for image in images])
+        sizes = pool.map(functools.partial(_size, folder), images)
         options = dict(desc=f"checking {folder.name}", total=len(images), unit="image", leave=False)
         return list(tqdm.tqdm(sizes, disable=not progress, **options))
 
 
-def _size(path: Path) -> tuple[int, int] | None:
+def _size(folder: Path, image: Row) -> tuple[int, int] | None:
     try:
-        pixels = tf.io.decode_image(tf.io.read_file(str(path)), channels=3, expand_animations=False)
-    except tf.errors.OpError:
+        return door.size(folder / str(image.get("file_name")), stated_size(image))
+    except door.UnreadableError:
         return None
-    return int(pixels.shape[1]), int(pixels.shape[0])
+
+
+def stated_size(image: Row) -> tuple[float, float]:
+    """Width and height that the annotation file states; `door.read` takes them."""
+    return image.get("width", 0), image.get("height", 0)
 
 
 def check_images(
@@ -199,17 +204,23 @@ def check_images(
         seen.add(image["id"])
         if size is not None and size != (image["width"], image["height"]):
             raise UserError(
-                f"{folder / image['file_name']} is {size[0]} x {size[1]}, but its annotation says "
+                f"{folder / image['file_name']} is {size[0]} x {size[1]}, set upright by EXIF, but its annotation says "
                 f"{image['width']} x {image['height']}"
             )
     missing = [str(image.get("file_name")) for image, size in zip(images, sizes) if size is None]
     if missing and (not skip_missing or len(missing) == len(images)):
         raise UserError(
             f"{len(missing)} of {len(images)} images are missing in {folder} or damaged, the first is "
-            f"{missing[0]}; --skip-missing leaves them out"
+            f"{missing[0]}: {door.reason_against(folder / missing[0])}; --skip-missing leaves them out"
         )
     if not images:
         raise UserError(f"the annotations of {folder.name} name no images")
+
+
+def left_out(images: Sequence[Row], present: Sequence[Row]) -> list[Row]:
+    """Images whose file is missing or cannot be read."""
+    there = {image["id"] for image in present}
+    return [image for image in images if image["id"] not in there]
 
 
 def without_missing(content: Content, sizes: Sequence[tuple[int, int] | None]) -> Content:
