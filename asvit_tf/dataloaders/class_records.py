@@ -226,7 +226,7 @@ def _write_shard(
             if isinstance(outcome, str):
                 skipped.append((example.source, outcome))
                 continue
-            writer.write(_record(example, outcome, class_names).SerializeToString())
+            writer.write(_record(example, outcome, class_names).SerializeToString(deterministic=True))
             labels[example.label] = labels.get(example.label, 0) + 1
             kinds.add("PNG" if outcome.startswith(PNG) else "JPEG")
     written = Written(labels, tuple(skipped), frozenset(kinds))

@@ -204,8 +204,8 @@ def check_images(
         seen.add(image["id"])
         if size is not None and size != (image["width"], image["height"]):
             raise UserError(
-                f"{folder / image['file_name']} is {size[0]} x {size[1]}, set upright by EXIF, but its annotation says "
-                f"{image['width']} x {image['height']}"
+                f"{folder / image['file_name']} is {size[0]} x {size[1]}, but its annotation says "
+                f"{image['width']} x {image['height']}, which it is neither as stored nor set upright by EXIF"
             )
     missing = [str(image.get("file_name")) for image, size in zip(images, sizes) if size is None]
     if missing and (not skip_missing or len(missing) == len(images)):

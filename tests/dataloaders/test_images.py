@@ -9,6 +9,7 @@ import tensorflow_datasets as tfds
 
 from asvit_tf import UserError, cli
 from asvit_tf.dataloaders import classification as data
+from asvit_tf.dataloaders.imagefiles.skipped import Skipped
 from asvit_tf.dataloaders.images import Source, sample
 
 MEAN, DEVIATION = 123.675, 58.395  # ImageNet's, of red: what the input pipeline normalizes by.
@@ -40,7 +41,7 @@ def test_a_folder_needs_no_labels(folder):
     assert images.shape == (4, 5, 5, 3)
     assert images.dtype == np.float32
     assert shades(images) == [10, 20, 30, 40]
-    assert skipped <= 1
+    assert len(skipped.files) <= 1
     with pytest.raises(UserError, match=r"5 different images are needed, 4 were found \(1 files could not be decoded"):
         sample(Source(data_path=str(folder)), 5, (5, 5), seed=0)
 
@@ -85,7 +86,7 @@ def test_noise_is_normal():
     images, skipped = sample(Source(dataset="noise"), 4, (32, 32), seed=3)
     assert abs(images.mean()) < 0.05
     assert abs(images.std() - 1) < 0.05
-    assert skipped == 0
+    assert skipped == Skipped()
 
 
 @pytest.mark.parametrize(
@@ -134,7 +135,7 @@ def test_complexity_command(folder, capsys):
 
 def test_an_undefined_measure_is_null_with_its_reason(monkeypatch, capsys):
     monkeypatch.setattr(
-        "asvit_tf.dataloaders.images.sample", lambda *_, **__: (np.zeros((3, 16, 16, 3), np.float32), 0)
+        "asvit_tf.dataloaders.images.sample", lambda *_, **__: (np.zeros((3, 16, 16, 3), np.float32), Skipped())
     )
     assert cli.main(["complexity", *SMALL, "--repeats", "2", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
