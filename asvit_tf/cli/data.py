@@ -18,9 +18,9 @@ _PARTS = ("train", "validation")
 @click.option(
     "--shards", default=1, show_default=True, type=click.IntRange(min=1), help="Files of each split; 128 for ImageNet."
 )
-@click.option("--processes", type=click.IntRange(min=1), help="Processes that read images.  [default: one a core]")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads that read images.  [default: one a core]")
 @AS_JSON
-def prepare(folder: str, output: str, shards: int, processes: int | None, as_json: bool) -> None:
+def prepare(folder: str, output: str, shards: int, threads: int | None, as_json: bool) -> None:
     """Turns FOLDER, with one subfolder of images for each class, into TFRecords for training.
 
     A fifth of every class is held out, unless FOLDER holds the splits as train, val and test, by these or similar
@@ -36,7 +36,7 @@ def prepare(folder: str, output: str, shards: int, processes: int | None, as_jso
         quiet_tensorflow()
         from asvit_tf.dataloaders import classification as data
 
-        dataset = data.prepare(output, folder, shards, progress=True, processes=processes)
+        dataset = data.prepare(output, folder, shards, progress=True, threads=threads)
     result = dataset.as_dict()
     if as_json:
         print_json(result)

@@ -164,7 +164,7 @@ def write(
     class_names: Sequence[str],
     shards: int,
     bar: tqdm.tqdm,
-    processes: int | None = None,
+    threads: int | None = None,
 ) -> dict[str, Written]:
     """Writes the shards that the directory does not hold whole.
 
@@ -174,7 +174,7 @@ def write(
       class_names: By label.
       shards: Files of each split.
       bar: Counts examples.
-      processes: That read image files; None for one a core.
+      threads: That read image files; None for one a core.
 
     Raises:
       UserError: A class has no image that can be decoded in one of the splits.
@@ -186,9 +186,9 @@ def write(
     ]
     receipts = {path: _whole(path) for _, path, _ in parts}
     missing = [examples for _, path, examples in parts if receipts[path] is None]
-    # One stream for all shards, or the processes would wait for each other at the end of every shard.
+    # One stream for all shards, or the threads would wait for each other at the end of every shard.
     files = (each.contents for examples in missing for each in examples if isinstance(each.contents, str))
-    with contextlib.closing(parallel.encoded(files, processes)) as outcomes:
+    with contextlib.closing(parallel.encoded(files, threads)) as outcomes:
         written: dict[str, list[Written]] = {split: [] for split in splits}
         for split, path, examples in parts:
             receipt = receipts[path]

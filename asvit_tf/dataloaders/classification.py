@@ -114,7 +114,7 @@ def prepare(
     shards: int = 1,
     progress: bool = False,
     embedded: str = "digits",
-    processes: int | None = None,
+    threads: int | None = None,
     without: Iterable[str | os.PathLike] = (),
 ) -> Dataset:
     """Writes the TFRecords of a data set, or opens them where they are already written.
@@ -128,7 +128,7 @@ def prepare(
       shards: Files of each split, >= 1.
       progress: Show a progress bar on standard error.
       embedded: Which of `EMBEDDED`, where there is no `data_path`.
-      processes: That read image files; None for one a core. The records do not depend on it.
+      threads: That read image files; None for one a core. The records do not depend on it.
       without: Folders inside of `data_path` that are no part of it.
 
     Raises:
@@ -147,11 +147,11 @@ def prepare(
         class_names, skipped = tuple(map(str, range(10))), Skipped()
         splits = _embedded(embedded, class_names, progress)
     else:
-        class_names, splits, skipped = _folder(Path(data_path), progress, processes, [directory, *without])
+        class_names, splits, skipped = _folder(Path(data_path), progress, threads, [directory, *without])
     plan = class_records.plan_of(splits, class_names, shards)
     bar = tqdm.tqdm(total=sum(map(len, splits.values())), desc="images", unit="image", disable=not progress)
     with class_records.continued_directory(directory, plan) as partial, bar:
-        written = class_records.write(partial, splits, class_names, shards, bar, processes)
+        written = class_records.write(partial, splits, class_names, shards, bar, threads)
         skipped += Skipped.of(row for split in written.values() for row in split.skipped)
         summary = dict(
             class_names=class_names,
@@ -208,7 +208,7 @@ def digits() -> Iterator[Example]:
 
 
 def _folder(
-    data_path: Path, progress: bool, processes: int | None, without: Sequence[str | os.PathLike]
+    data_path: Path, progress: bool, threads: int | None, without: Sequence[str | os.PathLike]
 ) -> tuple[tuple[str, ...], dict[str, list[Example]], Skipped]:
     """Class names, splits, and what is not read of an image folder."""
     layout = folders.layout(data_path, without)
@@ -222,12 +222,12 @@ def _folder(
             skipped += left
     if "validation" in splits:
         return layout.class_names, {split: _shuffled(examples) for split, examples in splits.items()}, skipped
-    held_out = _split(splits.pop("train"), layout.class_names, progress, processes)
+    held_out = _split(splits.pop("train"), layout.class_names, progress, threads)
     return layout.class_names, {**held_out, **{split: _shuffled(each) for split, each in splits.items()}}, skipped
 
 
 def _split(
-    examples: Sequence[Example], class_names: Sequence[str], progress: bool, processes: int | None = None
+    examples: Sequence[Example], class_names: Sequence[str], progress: bool, threads: int | None = None
 ) -> dict[str, list[Example]]:
     """A fixed, stratified split into training and validation; both are shuffled."""
     generator = np.random.default_rng(_SPLIT_SEED)
@@ -241,13 +241,13 @@ def _split(
                 "some, or take its folder away"
             )
     orders = [[members[i] for i in generator.permutation(len(members))] for members in by_label]
-    held_out = _held_out(orders, progress, processes)
+    held_out = _held_out(orders, progress, threads)
     train = [example for order, held in zip(orders, held_out) for i, example in enumerate(order) if i not in held]
     validation = [order[i] for order, held in zip(orders, held_out) for i in sorted(held)]
     return {"train": _shuffled(train, generator), "validation": _shuffled(validation, generator)}
 
 
-def _held_out(orders: Sequence[Sequence[Example]], progress: bool, processes: int | None) -> list[set[int]]:
+def _held_out(orders: Sequence[Sequence[Example]], progress: bool, threads: int | None) -> list[set[int]]:
     """Of every class, places in its order of the first images that can be decoded, as many as are to be held out.
 
     What cannot be decoded is not held out, or a class might be left without an image there.
@@ -266,7 +266,7 @@ def _held_out(orders: Sequence[Sequence[Example]], progress: bool, processes: in
                 return held
             files = [orders[label][place].contents for label, place in candidates]
             paths = (file for file in files if isinstance(file, str))
-            reasons = parallel.reasons_against(paths, processes)
+            reasons = parallel.reasons_against(paths, threads)
             for (label, place), file in zip(candidates, files):
                 tried[label] = place + 1
                 if isinstance(file, bytes) or next(reasons) is None:

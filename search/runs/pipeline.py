@@ -192,7 +192,7 @@ class _Run:
             newest = Path(tf.train.latest_checkpoint(self.directory / "train"))
             for file in newest.parent.glob(newest.name + ".*"):
                 shutil.copy(file, path)
-            tf.train.update_checkpoint_state(str(path), newest.name)
+            tf.compat.v1.train.update_checkpoint_state(str(path), str(path / newest.name))
             metrics = train.run(params, str(path), "eval", progress=True)
             write_json(path / "result.json", metrics)
             return metrics

@@ -1,4 +1,4 @@
-"""Records by shard: the same whatever the number of processes, continued after a kill, never half-written."""
+"""Records by shard: the same whatever the number of threads, continued after a kill, never half-written."""
 
 import json
 import os
@@ -40,14 +40,13 @@ def contents(directory):
     return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
 
 
-def test_records_do_not_depend_on_the_number_of_processes(tmp_path, monkeypatch):
+def test_records_do_not_depend_on_the_number_of_threads(tmp_path, monkeypatch):
     root = fill(tmp_path / "images", count=40)
     for name in ("cat/3.png", "dog/7.png"):
         (root / name).write_bytes(b"broken")
-    one = data.prepare(tmp_path / "one", root, shards=3, processes=1)
-    monkeypatch.setattr(parallel, "_WORTHWHILE", 1)
+    one = data.prepare(tmp_path / "one", root, shards=3, threads=1)
     monkeypatch.setattr(parallel, "_CHUNK", 3)
-    two = data.prepare(tmp_path / "two", root, shards=3, processes=2)
+    two = data.prepare(tmp_path / "two", root, shards=3, threads=3)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
     assert (one.train_examples, one.validation_examples) == (62, 16)
     assert two.skipped == ("cat/3.png", "dog/7.png")

@@ -38,6 +38,7 @@ from asvit_tf.dataloaders.imagefiles.skipped import (
 BACKGROUND = (128, 128, 128)
 _QUALITY = 95
 _JPEG_SIDE = 65500  # libjpeg's longest.
+_COMMON = ("JPEG", "PNG", "WEBP", "GIF", "TIFF")
 _JPEGS = ("JPEG", "MPO")  # MPO: a JPEG with further images behind it, as phones write them.
 # EPS would start Ghostscript; the others are no pictures, or are read by programs that are not here.
 _NOT_READ = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
@@ -54,9 +55,16 @@ class UnreadableError(Exception):
 
 @functools.cache
 def formats() -> tuple[str, ...]:
-    """Pillow's names of the formats that are read."""
+    """Pillow's names of the formats that are read, in the order in which they are tried."""
     Image.init()
-    return tuple(name for name in Image.ID if name in Image.OPEN and name not in _NOT_READ)
+    read = [name for name in Image.ID if name in Image.OPEN and name not in _NOT_READ]
+    without_mark = [name for name in read if Image.OPEN[name][1] is None]  # Recognized by their sizes only: the last.
+    return tuple(dict.fromkeys([*_COMMON, *(name for name in read if name not in without_mark), *without_mark]))
+
+
+def _begins_like_an_image(encoded: bytes) -> bool:
+    marks = (Image.OPEN[name][1] for name in (*_COMMON, "AVIF") if name in Image.OPEN)
+    return any(mark is not None and mark(encoded[:16]) is True for mark in marks)
 
 
 @functools.cache
@@ -169,7 +177,7 @@ def convert(encoded: bytes, stated: tuple[float, float] | None = None) -> bytes:
             upright = ImageOps.exif_transpose(image) if turned else image
             return _encoded(_rgb(upright, kind), _is_lossy(kind, encoded))
     except UnidentifiedImageError as error:
-        raise UnreadableError(NOT_AN_IMAGE) from error
+        raise UnreadableError(DAMAGED if _begins_like_an_image(encoded) else NOT_AN_IMAGE) from error
     except Image.DecompressionBombError as error:
         raise UnreadableError(TOO_LARGE) from error
     except (UnreadableError, MemoryError):

@@ -31,7 +31,7 @@ def encoded(image, kind, **options):
 
 def pixels(content):
     with Image.open(io.BytesIO(content)) as image:
-        assert image.format in ("JPEG", "PNG")
+        assert image.format in ("JPEG", "MPO", "PNG")
         assert image.mode in ("RGB", "L")
         return np.asarray(image.convert("RGB")).astype(int)
 
@@ -218,6 +218,8 @@ REFUSED = {
     "text": (b"<html>404</html>", skipped.NOT_AN_IMAGE),
     "half a jpg": (encoded(noise(), "JPEG")[:700], skipped.DAMAGED),
     "half a png": (encoded(noise(), "PNG")[:700], skipped.DAMAGED),
+    "half a tif": (encoded(noise(), "TIFF", compression="tiff_lzw")[:700], skipped.DAMAGED),  # Its table is at the end.
+    "the beginning of a jpg": (b"\xff\xd8\xff\xe0broken", skipped.DAMAGED),
     "half a bmp": (encoded(noise(), "BMP")[:500], skipped.DAMAGED),
     "a bomb for Pillow": (bomb(60_000, 60_000), skipped.TOO_LARGE),
     "a bomb of one row too many": (bomb(2**14, skipped.MAX_PIXELS // 2**14 + 1), skipped.TOO_LARGE),
