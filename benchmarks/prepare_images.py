@@ -3,8 +3,8 @@
     python benchmarks/prepare_images.py SCRATCH SOURCE... [--workers 1 --workers 2] [--reading]
 
 SOURCE are folders with JPEG or PNG files below them; their images are enlarged in turn to 500 x 375 and written as
-JPEGs of quality 90 in ten class folders in SCRATCH. Every row, a line of JSON, has the wall clock's seconds and those of
-all processors together: the latter hardly depend on what else the machine does. `--reading` compares threads with
+JPEGs of quality 90 in ten class folders in SCRATCH. Every row, a line of JSON, has seconds of the clock and those
+of all processors together: the latter hardly depend on what else the machine does. `--reading` compares threads with
 processes in the reading alone, without the records, start included.
 """
 

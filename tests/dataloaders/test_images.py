@@ -167,3 +167,19 @@ def test_digits_are_the_embedded_ones():
     pixels = np.round(images * np.float32([58.395, 57.12, 57.375]) + np.float32([123.675, 116.28, 103.53]))
     shown = {tf.io.decode_png(example.contents).numpy().tobytes() for example in data.digits()}
     assert {image.astype(np.uint8).tobytes() for image in pixels} <= shown
+
+
+def test_what_cannot_be_read_of_a_folder_is_named(folder):
+    (folder / "page.png").write_text("<html>404</html>")
+    (folder / "deep/scan.tiff").symlink_to(folder / "nothing")
+    (folder / "notes.txt").write_text("a note")
+    with pytest.raises(UserError, match=r"5 different images are needed, 4 were found \(3 files could not be decoded"):
+        sample(Source(data_path=str(folder)), 5, (5, 5), seed=0)
+    (folder / "50.png").write_bytes(png(50))
+    seen = [sample(Source(data_path=str(folder)), 5, (5, 5), seed)[1] for seed in range(6)]
+    assert all(skipped.others == {"not an image that Pillow reads": 1} for skipped in seen)
+    assert {row for skipped in seen for row in skipped.files} == {
+        ("broken.jpg", "truncated or damaged"),
+        ("page.png", "not an image that Pillow reads"),
+        ("deep/scan.tiff", "cannot be read (No such file or directory)"),
+    }

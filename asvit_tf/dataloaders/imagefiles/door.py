@@ -169,12 +169,14 @@ def convert(encoded: bytes, stated: tuple[float, float] | None = None) -> bytes:
         with Image.open(io.BytesIO(encoded), formats=formats()) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise UnreadableError(TOO_LARGE)
-            turned = _is_turned(image) and (stated is None or stated == _upright_size(image) or stated != image.size)
+            turned = _orientation(image) != 1 and (
+                stated is None or stated == _upright_size(image) or stated != image.size
+            )
             kind = image.format
             image.load()
             if not turned and _is_plain(encoded, image):
                 return encoded
-            upright = ImageOps.exif_transpose(image) if turned else image
+            upright = ImageOps.exif_transpose(image) if turned else image  # Pillow has turned a TIFF already.
             return _encoded(_rgb(upright, kind), _is_lossy(kind, encoded))
     except UnidentifiedImageError as error:
         raise UnreadableError(DAMAGED if _begins_like_an_image(encoded) else NOT_AN_IMAGE) from error
@@ -194,10 +196,6 @@ def _orientation(image: Image.Image) -> int:
     except Exception:  # Damaged EXIF harms no pixels; viewers overlook it.
         return 1
     return value if value in range(1, 9) else 1
-
-
-def _is_turned(image: Image.Image) -> bool:
-    return image.format != "TIFF" and _orientation(image) != 1  # Pillow turns a TIFF itself.
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:

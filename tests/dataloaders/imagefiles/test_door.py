@@ -237,6 +237,12 @@ def test_what_is_no_image_has_a_reason(tmp_path, kind):
     assert door.reason_against(tmp_path / "a.png") == reason
 
 
+def test_the_bound_is_not_that_of_pillow_alone(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)  # As programs do that read large images.
+    with pytest.raises(door.UnreadableError, match="more than 178,956,970 pixels"):
+        door.convert(bomb(2**14, skipped.MAX_PIXELS // 2**14 + 1))
+
+
 def test_what_is_no_file_never_hangs(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "device.jpg").symlink_to("/dev/zero")
