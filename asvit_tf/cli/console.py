@@ -8,11 +8,12 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import click
 
+from asvit_tf.dataloaders.imagefiles.skipped import in_words
 from asvit_tf.errors import NotLearnedError, OneClassError, StoppedError, UserError
 from asvit_tf.hardware import environment
 from asvit_tf.storage import jsonable
@@ -57,6 +58,13 @@ def quiet_tensorflow() -> None:
     absl_logging.set_verbosity(absl_logging.ERROR)
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
+
+
+def echo_skipped(result: Mapping[str, Any]) -> None:
+    """Says which image files were not read, and why, in the words of all commands; nothing where all were."""
+    words = in_words(result)
+    if words:
+        click.echo(words)
 
 
 def setting(settings: type, name: str, text: str, **options: Any) -> Callable:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 import shlex
@@ -12,9 +11,10 @@ from typing import Any
 
 import click
 
-from asvit_tf.cli.console import AS_JSON, only_result_on_stdout, print_json, quiet_tensorflow
+from asvit_tf.cli.console import AS_JSON, echo_skipped, only_result_on_stdout, print_json, quiet_tensorflow
 from asvit_tf.cli.options import PathName
 from asvit_tf.dataloaders import experiment_yaml, record_paths
+from asvit_tf.dataloaders.folders import layout
 
 _PARTS = ("train", "validation")
 _PLAIN = re.compile(r"/[A-Za-z0-9_./*-]+")  # What nobody takes for anything but a path.
@@ -26,35 +26,39 @@ _PLAIN = re.compile(r"/[A-Za-z0-9_./*-]+")  # What nobody takes for anything but
 @click.option(
     "--shards", default=1, show_default=True, type=click.IntRange(min=1), help="Files of each split; 128 for ImageNet."
 )
+@click.option("--threads", type=click.IntRange(min=1), help="Threads that read images.  [default: one a core]")
 @AS_JSON
-def prepare(folder: str, output: str, shards: int, as_json: bool) -> None:
+def prepare(folder: str, output: str, shards: int, threads: int | None, as_json: bool) -> None:
     """Turns FOLDER, with one subfolder of images for each class, into TFRecords for training.
 
-    A fifth of every class is held out, unless FOLDER holds the two splits as train and val. Files that are no images
-    are skipped and counted.
+    A fifth of every class is held out, unless FOLDER holds the splits as train, val and test, by these or similar
+    names; a test split is kept apart. Whatever Pillow reads is read, and set upright by EXIF; what is not read is
+    counted and named. Killed and started again, it continues by shard.
     """
     if os.path.lexists(output):
         raise click.UsageError(f"{output} exists; choose another directory")
     if not Path(folder).is_dir():
         raise click.UsageError(f"{folder} is not a folder")
+    layout(folder, [output])
     with only_result_on_stdout():
         quiet_tensorflow()
         from asvit_tf.dataloaders import classification as data
 
-        dataset = data.prepare(output, folder, shards, progress=True)
-    paths = dict(train_path=dataset.train_path, validation_path=dataset.validation_path)
+        dataset = data.prepare(output, folder, shards, progress=True, threads=threads)
+    result = dataset.as_dict()
     if as_json:
-        print_json({**dataclasses.asdict(dataset), **paths})
+        print_json(result)
         return
-    fields: dict[str, dict[str, Any]] = {
-        part: dict(input_path=pasted(path)) for part, path in zip(_PARTS, paths.values())
-    }
+    fields: dict[str, dict[str, Any]] = {part: dict(input_path=pasted(result[f"{part}_path"])) for part in _PARTS}
     if not dataset.jpeg_only:
         fields = {part: {**its, "decode_jpeg_only": False} for part, its in fields.items()}
+    test = f", {dataset.test_examples} of a test split kept apart" if dataset.test_examples else ""
     click.echo(
         f"{len(dataset.class_names)} classes, {dataset.train_examples} images for training and "
-        f"{dataset.validation_examples} held out, {len(dataset.skipped)} files skipped\n" + override_flag(fields)
+        f"{dataset.validation_examples} held out{test}, {len(dataset.skipped)} files skipped"
     )
+    echo_skipped(result)
+    click.echo(override_flag(fields))
 
 
 def pasted(path: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from asvit_tf.choices import RANKABLE, SHAPE_MEASURES
-from asvit_tf.cli.console import AS_JSON, Choice, only_result_on_stdout, print_json, quiet_tensorflow
+from asvit_tf.cli.console import AS_JSON, Choice, echo_skipped, only_result_on_stdout, print_json, quiet_tensorflow
 from asvit_tf.cli.options import IMAGES, MEASURING
 from asvit_tf.design import counting, retokenization, savings
 from asvit_tf.design.topology import Topology
@@ -143,7 +143,7 @@ def complexity(
         linear=None if nonlinearity is None else complexity.is_linear(nonlinearity),
         standard_errors=score.errors,
         undefined={name: dict(repeats=count, reason=score.reasons[name]) for name, count in score.failures.items()},
-        skipped_images=skipped,
+        **skipped.as_dict(),
         seconds=seconds,
     )
     if as_json:
@@ -161,5 +161,4 @@ def complexity(
     elif turning is not None:
         click.echo(f"turning number {turning:.4f}")
     click.echo("seconds: " + ", ".join(f"{name} {value:.2f}" for name, value in seconds.items()))
-    if skipped:
-        click.echo(f"{skipped} files were skipped because they are no images")
+    echo_skipped(result)

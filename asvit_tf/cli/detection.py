@@ -8,7 +8,7 @@ import shlex
 
 import click
 
-from asvit_tf.cli.console import AS_JSON, only_result_on_stdout, print_json, quiet_tensorflow
+from asvit_tf.cli.console import AS_JSON, echo_skipped, only_result_on_stdout, print_json, quiet_tensorflow
 from asvit_tf.cli.options import PathName
 
 
@@ -56,7 +56,7 @@ def prepare_coco(
         prepared = coco.prepare(output, folder, names, shards, masks, leniency, progress=True, semantic=semantic)
     if as_json:
         files = dict(config_file=prepared.config_file, semantic_config_file=prepared.semantic_config_file)
-        print_json({**dataclasses.asdict(prepared), **files})
+        print_json({**dataclasses.asdict(prepared), **files, **prepared.skipped.as_dict()})
         return
     for split, count in prepared.counts.items():
         click.echo(
@@ -68,6 +68,7 @@ def prepare_coco(
                 click.echo(f"  {number} {what} left out: {reason}")
         for note, number in count.notes.items():
             click.echo(f"  {number} {note}")
+    echo_skipped(prepared.skipped.as_dict())
     for note in prepared.notes:
         click.echo(note)
     click.echo(f"--config_file={shlex.quote(prepared.config_file)}")

@@ -11,9 +11,17 @@ from typing import Any
 
 import click
 
-from asvit_tf.cli.console import AS_JSON, Choice, only_result_on_stdout, print_json, quiet_tensorflow, setting
+from asvit_tf.cli.console import (
+    AS_JSON,
+    Choice,
+    echo_skipped,
+    only_result_on_stdout,
+    print_json,
+    quiet_tensorflow,
+    setting,
+)
 from asvit_tf.cli.options import PathName
-from asvit_tf.dataloaders.folders import class_folders
+from asvit_tf.dataloaders.folders import layout
 from asvit_tf.design import retokenization
 from asvit_tf.journals import workspace
 from asvit_tf.tasks import baselines
@@ -51,7 +59,7 @@ def run(output: str, as_json: bool, **options: Any) -> None:
         options["data_path"] = os.path.abspath(options["data_path"])
     settings = RunSettings(**options)
     if settings.data_path is not None and not (Path(output) / "data" / "dataset.json").exists():
-        class_folders(Path(settings.data_path))
+        layout(settings.data_path, [output])
     with workspace(output, dataclasses.asdict(settings)) as directory, only_result_on_stdout():
         quiet_tensorflow()
         from search.runs import pipeline
@@ -60,12 +68,15 @@ def run(output: str, as_json: bool, **options: Any) -> None:
     if as_json:
         print_json(result)
     else:
+        echo_skipped(result)
+        test = result.get("test_accuracy")
         click.echo(
             f"topology    {result['topology']}\n"
             f"grown       {result['grown']}  ({result['parameters']:,} parameters)\n"
             f"accuracy    {result['accuracy']:.4f}  (majority class {result['majority_share']:.4f}, "
             f"balanced accuracy {result['balanced_accuracy']:.4f})\n"
-            f"saved model {result['saved_model'] or 'none'}\n"
+            + (f"test        {test:.4f}  (accuracy on the test split)\n" if test is not None else "")
+            + f"saved model {result['saved_model'] or 'none'}\n"
             f"report      {result['report']}\n"
             f"seconds     {time.perf_counter() - start:.0f}"
         )

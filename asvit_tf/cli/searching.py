@@ -14,7 +14,7 @@ from asvit_tf.choices import (
     RANKABLE,
     SEARCHED,
 )
-from asvit_tf.cli.console import AS_JSON, only_result_on_stdout, print_json, quiet_tensorflow
+from asvit_tf.cli.console import AS_JSON, echo_skipped, only_result_on_stdout, print_json, quiet_tensorflow
 from asvit_tf.cli.options import IMAGES, MEASURING, PathName, Positive, together, worker_options
 from asvit_tf.design.topology import Topology
 from asvit_tf.errors import UserError
@@ -109,6 +109,7 @@ def search(seed: int, as_json: bool, **options: Any) -> None:
         click.echo(f"  {name}  " + ("undefined" if value is None else f"{value:.6g}"))
     click.echo(f"  {result['parameters'] / 1e6:.2f} M parameters, {result['macs'] / 1e9:.2f} G multiply-accumulates")
     click.echo(f"steps     {result['steps']}, {result['failed']} topologies could not be scored")
+    echo_skipped(result)
     click.echo(f"figure    {result['figure']}")
 
 
@@ -162,6 +163,7 @@ def grow(arch: str, seed: int, as_json: bool, targets: str | None, **options: An
         click.echo(f"{member['parameters'] / 1e6:>10.2f} M{member['macs'] / 1e9:>10.2f} G  {member['topology']}")
     for target, path in result["configs"].items():
         click.echo(f"{target} M: {path}")
+    echo_skipped(result)
     click.echo("\n".join([*result["missed"], f"figure {result['figure']}"]))
 
 

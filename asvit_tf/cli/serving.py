@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from asvit_tf.choices import INPUT_TYPES, TFLITE_TYPES
-from asvit_tf.cli.console import AS_JSON, Choice, only_result_on_stdout, print_json, quiet_tensorflow
+from asvit_tf.cli.console import AS_JSON, Choice, echo_skipped, only_result_on_stdout, print_json, quiet_tensorflow
 from asvit_tf.cli.options import PathName
 
 
@@ -18,18 +18,22 @@ from asvit_tf.cli.options import PathName
 @click.option("--top", default=3, show_default=True, type=click.IntRange(min=1), help="Classes to print per image.")
 @AS_JSON
 def predict(saved_model: str, images: tuple[str, ...], top: int, as_json: bool) -> None:
-    """Classifies IMAGES with SAVED_MODEL."""
+    """Classifies IMAGES with SAVED_MODEL.
+
+    Whatever Pillow reads is read, and set upright by EXIF; what cannot be read is skipped and named.
+    """
     quiet_tensorflow()
     from asvit_tf.serving import predict as prediction
 
     with only_result_on_stdout():
-        answers = prediction.predict(saved_model, images)
+        answers, skipped = prediction.predict(saved_model, images)
     if as_json:
-        print_json(dict(predictions=answers))
+        print_json(dict(predictions=answers, **skipped.as_dict()))
         return
     for answer in answers:
         ranked = sorted(answer["probabilities"].items(), key=lambda item: -item[1])[:top]
         click.echo(f"{answer['image']}: " + ", ".join(f"{name} {share:.4f}" for name, share in ranked))
+    echo_skipped(skipped.as_dict())
 
 
 @click.command()
@@ -40,7 +44,8 @@ def predict(saved_model: str, images: tuple[str, ...], top: int, as_json: bool) 
     type=Choice(INPUT_TYPES),
     default="image_bytes",
     show_default=True,
-    help="What the SavedModel takes: encoded images, uint8 [batch, height, width, 3], or serialized examples.",
+    help="What the SavedModel takes: encoded images, uint8 [batch, height, width, 3], or serialized examples. "
+    "TensorFlow decodes them, and does not set them upright by EXIF; asvit predict and asvit detect do so before.",
 )
 @click.option(
     "--tflite",

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from asvit_tf.cli.console import AS_JSON, only_result_on_stdout, print_json, quiet_tensorflow, setting
+from asvit_tf.cli.console import AS_JSON, echo_skipped, only_result_on_stdout, print_json, quiet_tensorflow, setting
 from asvit_tf.cli.options import PathName, worker_options
 from search.runs.search_settings import WorkerSettings
 from search.study.settings import StudySettings
@@ -66,3 +66,4 @@ def study(
     from search.study import tables
 
     click.echo("\n".join(tables.in_lines(result)))
+    echo_skipped(result)

@@ -7,32 +7,32 @@ they are or cluttered (see `clutter`).
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 import tqdm
-from official.vision.data import tfrecord_lib
 
 from asvit_tf.choices import EMBEDDED
-from asvit_tf.dataloaders import clutter
-from asvit_tf.dataloaders.folders import class_folders, image_files
+from asvit_tf.dataloaders import class_records, clutter, folders
+from asvit_tf.dataloaders.class_records import Example
+from asvit_tf.dataloaders.imagefiles import parallel, walk
+from asvit_tf.dataloaders.imagefiles.skipped import Skipped
 from asvit_tf.dataloaders.inputs import record_files
 from asvit_tf.dataloaders.progress import brief_bar
 from asvit_tf.errors import UserError
-from asvit_tf.storage import whole_directory
+from asvit_tf.storage import write_json
 
 VALIDATION_SHARE = 0.2
-_HELD_OUT = ("validation", "val", "valid")  # Names of the second split's folder.
+SPLITS = ("train", "validation", "test")
 _SPLIT_SEED = 0  # The split is part of the data, not of an experiment: accuracies of different seeds compare.
 _DIGIT_SIDE = 32
 _GREY = 128
-_JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"  # How the files begin.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,9 +43,12 @@ class Dataset:
       directory: Holds the records and `dataset.json`.
       class_names: By label.
       train_examples, validation_examples: Counts.
-      skipped: Files that could not be decoded, relative to the source.
+      skipped: Files that are named like images, or begin like some, and were not read; relative to the source.
       shards: Files of each split.
       jpeg_only: Whether there are no PNGs; if there are, the input pipeline needs `decode_jpeg_only=false`.
+      test_examples: Count of the third split, which only an evaluation at the very end may see; 0 without one.
+      skipped_reasons: The reason of each in `skipped`.
+      skipped_others: Counts of everything else that was not read, by reason.
     """
 
     directory: str
@@ -55,6 +58,9 @@ class Dataset:
     skipped: tuple[str, ...] = ()
     shards: int = 1
     jpeg_only: bool = False
+    test_examples: int = 0
+    skipped_reasons: tuple[str, ...] = ()
+    skipped_others: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def train_path(self) -> str:
@@ -65,6 +71,22 @@ class Dataset:
     def validation_path(self) -> str:
         """Path of the validation records, likewise."""
         return self._path("validation")
+
+    @property
+    def test_path(self) -> str | None:
+        """Path of the test records, likewise; None where there are none."""
+        return self._path("test") if self.test_examples else None
+
+    @property
+    def all_skipped(self) -> Skipped:
+        """Everything that was not read; of data sets of earlier versions without reasons."""
+        reasons = self.skipped_reasons or ("not known",) * len(self.skipped)
+        return Skipped(tuple(zip(self.skipped, reasons)), self.skipped_others)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: the fields, the paths, and what every command says of skipped files."""
+        paths = dict(train_path=self.train_path, validation_path=self.validation_path, test_path=self.test_path)
+        return {**dataclasses.asdict(self), **paths, **self.all_skipped.as_dict()}
 
     def validation_shares(self) -> list[float]:
         """Number of validation images of each class."""
@@ -82,27 +104,9 @@ class Dataset:
     def load(cls, directory: str | os.PathLike) -> Dataset:
         """Reads what `prepare` wrote."""
         fields = json.loads((Path(directory) / "dataset.json").read_text())
-        for name in ("class_names", "skipped"):
+        for name in {"class_names", "skipped", "skipped_reasons"} & fields.keys():
             fields[name] = tuple(fields[name])
         return cls(directory=str(directory), **fields)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Example:
-    """One image with its label and where it came from; read from its file when it is written."""
-
-    label: int
-    source: str
-    contents: bytes | Path
-
-    def encoded(self) -> bytes | None:
-        """The image as JPEG or PNG; None if it cannot be read as one."""
-        if isinstance(self.contents, bytes):
-            return self.contents
-        try:
-            return as_jpeg_or_png(self.contents.read_bytes())
-        except OSError:
-            return None
 
 
 def prepare(
@@ -111,18 +115,22 @@ def prepare(
     shards: int = 1,
     progress: bool = False,
     embedded: str = "digits",
+    threads: int | None = None,
+    without: Iterable[str | os.PathLike] = (),
 ) -> Dataset:
     """Writes the TFRecords of a data set, or opens them where they are already written.
 
-    Images are read one at a time, so a folder may be as large as ImageNet.
+    Few images are in memory at once, so a folder may be as large as ImageNet. After a kill it continues by shard.
 
     Args:
       directory: Where they go; complete or absent, never half-written.
-      data_path: A folder with one subfolder of images for each class, of which a fifth is held out; or with two of
-        those, named `train` and `val` or `validation`; None for embedded data.
+      data_path: A folder with one subfolder of images for each class, of which a fifth is held out; or with two or
+        three of those, named like splits (`folders.layout`); None for embedded data.
       shards: Files of each split, >= 1.
       progress: Show a progress bar on standard error.
       embedded: Which of `EMBEDDED`, where there is no `data_path`.
+      threads: That read image files; None for one a core. The records do not depend on it.
+      without: Folders inside of `data_path` that are no part of it.
 
     Raises:
       UserError: Unknown embedded data; the folder has no classes, or a class has no image that can be decoded in one of
@@ -137,31 +145,29 @@ def prepare(
     if directory.is_file() or any(directory.glob("*")):
         raise UserError(f"{directory} exists, but no data set was prepared there; move it or choose another directory")
     if data_path is None:
-        class_names = tuple(map(str, range(10)))
+        class_names, skipped = tuple(map(str, range(10))), Skipped()
         splits = _embedded(embedded, class_names, progress)
     else:
-        class_names, splits = _folder(Path(data_path), progress)
-
-    skipped: list[str] = []
-    counts, kinds = {}, set()
+        class_names, splits, skipped = _folder(Path(data_path), progress, threads, [directory, *without])
+    plan = class_records.plan_of(splits, class_names, shards)
     bar = tqdm.tqdm(total=sum(map(len, splits.values())), desc="images", unit="image", disable=not progress)
-    with whole_directory(directory) as partial, bar:
-        for split, examples in splits.items():
-            counts[split], found = _write_records(Path(partial), split, examples, class_names, shards, skipped, bar)
-            kinds |= found
+    with class_records.continued_directory(directory, plan) as partial, bar:
+        written = class_records.write(partial, splits, class_names, shards, bar, threads)
+        skipped += Skipped.of(row for split in written.values() for row in split.skipped)
         summary = dict(
             class_names=class_names,
-            train_examples=counts["train"],
-            validation_examples=counts["validation"],
-            skipped=sorted(skipped),
+            **{f"{split}_examples": sum(written[split].examples.values()) for split in splits},
+            skipped=[name for name, _ in skipped.files],
+            skipped_reasons=[reason for _, reason in skipped.files],
+            skipped_others=skipped.others,
             shards=shards,
-            jpeg_only=kinds == {"JPEG"},
+            jpeg_only=all(split.kinds == {"JPEG"} for split in written.values()),
         )
-        (Path(partial) / "dataset.json").write_text(json.dumps(summary, indent=1))
+        write_json(partial / "dataset.json", summary)
     return Dataset.load(directory)
 
 
-def _embedded(name: str, class_names: Sequence[str], progress: bool) -> dict[str, list[_Example]]:
+def _embedded(name: str, class_names: Sequence[str], progress: bool) -> dict[str, list[Example]]:
     """Splits of embedded data."""
     if name not in EMBEDDED:
         raise UserError(f"unknown dataset {name!r}; embedded are {', '.join(EMBEDDED)}")
@@ -182,12 +188,12 @@ def cluttered_digits(order: np.random.Generator) -> Iterator[bytes]:
     return (tf.io.encode_png(examples[int(i)][1]).numpy() for i in order.permutation(len(examples)))
 
 
-def _cluttered(examples: clutter.Split, index: int) -> _Example:
+def _cluttered(examples: clutter.Split, index: int) -> Example:
     label, image = examples[index]
-    return _Example(label, f"digit_{index:04d}.png", tf.io.encode_png(image).numpy())
+    return Example(label, f"digit_{index:04d}.png", tf.io.encode_png(image).numpy())
 
 
-def digits() -> Iterator[_Example]:
+def digits() -> Iterator[Example]:
     """The scans, 8 x 8 in 17 shades, resized to 32 x 32 RGB: ink from mid-grey to white.
 
     The Model Garden's augmentations fill what they shift or rotate in with mid-grey, so on a mid-grey background they
@@ -199,115 +205,76 @@ def digits() -> Iterator[_Example]:
     images = tf.image.resize(_GREY + scans.images[..., None] * ((255 - _GREY) / 16), (_DIGIT_SIDE, _DIGIT_SIDE))
     images = tf.cast(tf.round(tf.image.grayscale_to_rgb(images)), tf.uint8)
     for index, (image, label) in enumerate(zip(images, scans.target)):
-        yield _Example(int(label), f"digit_{index:04d}.png", tf.io.encode_png(image).numpy())
+        yield Example(int(label), f"digit_{index:04d}.png", tf.io.encode_png(image).numpy())
 
 
-def _folder(data_path: Path, progress: bool) -> tuple[tuple[str, ...], dict[str, list[_Example]]]:
-    """Class names and splits of an image folder."""
-    given = {folder.name: folder for folder in data_path.iterdir()} if data_path.is_dir() else {}
-    held_out = next((given[name] for name in _HELD_OUT if name in given), None)
-    if "train" not in given or held_out is None:
-        if any(name in given for name in ("train", "training", "test", *_HELD_OUT)):
-            raise UserError(
-                f"{data_path} holds {', '.join(sorted(given)[:5])}: name the splits train and one of "
-                f"{', '.join(_HELD_OUT)}, or give the folder that holds the classes"
-            )
-        folders = class_folders(data_path)
-        class_names = tuple(folder.name for folder in folders)
-        return class_names, _split(_examples(folders, data_path), class_names, progress)
-    splits = {}
-    class_names = tuple(folder.name for folder in class_folders(given["train"]))
-    for split, root in (("train", given["train"]), ("validation", held_out)):
-        folders = class_folders(root)
-        if tuple(folder.name for folder in folders) != class_names:
-            raise UserError(f"{root} and {given['train']} do not have the same class folders")
-        splits[split] = _shuffled(_examples(folders, data_path))
-    return class_names, splits
+def _folder(
+    data_path: Path, progress: bool, threads: int | None, without: Sequence[str | os.PathLike]
+) -> tuple[tuple[str, ...], dict[str, list[Example]], Skipped]:
+    """Class names, splits, and what is not read of an image folder."""
+    layout = folders.layout(data_path, without)
+    skipped = layout.skipped
+    splits: dict[str, list[Example]] = {}
+    for split, classes in layout.splits.items():
+        splits[split] = []
+        for label, folder in enumerate(brief_bar(classes, "looking for images", progress, unit="class")):
+            files, left = walk.images(folder, data_path, without)
+            splits[split] += [Example(label, os.path.relpath(file, data_path), file) for file in files]
+            skipped += left
+    if "validation" in splits:
+        return layout.class_names, {split: _shuffled(examples) for split, examples in splits.items()}, skipped
+    held_out = _split(splits.pop("train"), layout.class_names, progress, threads)
+    return layout.class_names, {**held_out, **{split: _shuffled(each) for split, each in splits.items()}}, skipped
 
 
-def _examples(folders: Sequence[Path], data_path: Path) -> list[_Example]:
-    return [
-        _Example(label, str(file.relative_to(data_path)), file)
-        for label, folder in enumerate(folders)
-        for file in image_files(folder)
-    ]
-
-
-def as_jpeg_or_png(encoded: bytes) -> bytes | None:
-    """The image as JPEG or PNG, which the input pipeline reads; None if it is no image."""
-    try:
-        image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-    except tf.errors.InvalidArgumentError:
-        return None
-    if encoded.startswith((_JPEG, PNG)):
-        return encoded
-    return tf.io.encode_png(image).numpy()
-
-
-def _split(examples: Sequence[_Example], class_names: Sequence[str], progress: bool) -> dict[str, list[_Example]]:
+def _split(
+    examples: Sequence[Example], class_names: Sequence[str], progress: bool, threads: int | None = None
+) -> dict[str, list[Example]]:
     """A fixed, stratified split into training and validation; both are shuffled."""
     generator = np.random.default_rng(_SPLIT_SEED)
-    train: list[_Example] = []
-    validation: list[_Example] = []
-    by_label: list[list[_Example]] = [[] for _ in class_names]
+    by_label: list[list[Example]] = [[] for _ in class_names]
     for example in examples:
         by_label[example.label].append(example)
-    # A bar, because every image that is held out is decoded.
-    for name, members in brief_bar(list(zip(class_names, by_label)), "holding images out", progress, unit="class"):
+    for name, members in zip(class_names, by_label):
         if len(members) < 2:
-            raise UserError(f"class {name!r} has {len(members)} images; at least two are needed")
-        held_out = max(1, round(VALIDATION_SHARE * len(members)))
-        for i in generator.permutation(len(members)):
-            # What cannot be decoded is not held out, or a class might be left without an image there.
-            if held_out and members[i].encoded() is not None:
-                validation.append(members[i])
-                held_out -= 1
-            else:
-                train.append(members[i])
+            raise UserError(
+                f"class {name!r} has {len(members)} images; at least two are needed, one of them to be held out; add "
+                "some, or take its folder away"
+            )
+    orders = [[members[i] for i in generator.permutation(len(members))] for members in by_label]
+    held_out = _held_out(orders, progress, threads)
+    train = [example for order, held in zip(orders, held_out) for i, example in enumerate(order) if i not in held]
+    validation = [order[i] for order, held in zip(orders, held_out) for i in sorted(held)]
     return {"train": _shuffled(train, generator), "validation": _shuffled(validation, generator)}
 
 
-def _shuffled(examples: Sequence[_Example], generator: np.random.Generator | None = None) -> list[_Example]:
+def _held_out(orders: Sequence[Sequence[Example]], progress: bool, threads: int | None) -> list[set[int]]:
+    """Of every class, places in its order of the first images that can be decoded, as many as are to be held out.
+
+    What cannot be decoded is not held out, or a class might be left without an image there.
+    """
+    wanted = [max(1, round(VALIDATION_SHARE * len(order))) for order in orders]
+    held: list[set[int]] = [set() for _ in orders]
+    tried = [0] * len(orders)
+    with brief_bar(None, "holding images out", progress, total=sum(wanted)) as bar:
+        while True:
+            candidates = [
+                (label, place)
+                for label, order in enumerate(orders)
+                for place in range(tried[label], min(len(order), tried[label] + wanted[label] - len(held[label])))
+            ]
+            if not candidates:
+                return held
+            files = [orders[label][place].contents for label, place in candidates]
+            paths = (file for file in files if isinstance(file, str))
+            reasons = parallel.reasons_against(paths, threads)
+            for (label, place), file in zip(candidates, files):
+                tried[label] = place + 1
+                if isinstance(file, bytes) or next(reasons) is None:
+                    held[label].add(place)
+                    bar.update()
+
+
+def _shuffled(examples: Sequence[Example], generator: np.random.Generator | None = None) -> list[Example]:
     generator = generator or np.random.default_rng(_SPLIT_SEED)
     return [examples[i] for i in generator.permutation(len(examples))]
-
-
-def _write_records(
-    directory: Path,
-    split: str,
-    examples: Sequence[_Example],
-    class_names: Sequence[str],
-    shards: int,
-    skipped: list[str],
-    bar: tqdm.tqdm,
-) -> tuple[int, set[str]]:
-    """Writes one split; adds to `skipped` what is no image. Returns how many were written, and JPEG or PNG or both."""
-    names = (
-        [f"{split}.tfrecord"] if shards == 1 else [f"{split}-{i:05d}-of-{shards:05d}.tfrecord" for i in range(shards)]
-    )
-    written = 0
-    seen, kinds = set(), set()
-    with contextlib.ExitStack() as stack:
-        writers = [stack.enter_context(tf.io.TFRecordWriter(str(directory / name))) for name in names]
-        for example in examples:
-            bar.update()
-            encoded = example.encoded()
-            if encoded is None:
-                skipped.append(example.source)
-                continue
-            feature = {
-                "image/encoded": encoded,
-                "image/filename": os.fsencode(example.source),
-                "image/class/label": example.label,
-                "image/class/text": class_names[example.label].encode(),
-            }
-            feature = {name: tfrecord_lib.convert_to_feature(value) for name, value in feature.items()}
-            record = tf.train.Example(features=tf.train.Features(feature=feature))
-            writers[written % shards].write(record.SerializeToString())
-            written += 1
-            seen.add(example.label)
-            kinds.add("PNG" if encoded.startswith(PNG) else "JPEG")
-    for label, name in enumerate(class_names):
-        if label not in seen:
-            raise UserError(f"class {name!r} has no image for {split} that can be decoded")
-    return written, kinds

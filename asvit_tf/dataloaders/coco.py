@@ -22,6 +22,7 @@ import tqdm
 from asvit_tf.dataloaders import experiment_yaml, masks
 from asvit_tf.dataloaders.annotations import layout, pictures, problems, schema, splits
 from asvit_tf.dataloaders.annotations.splits import ImageFile, Split, SplitCount
+from asvit_tf.dataloaders.imagefiles.skipped import Skipped
 from asvit_tf.errors import UserError
 from asvit_tf.storage import whole_directory
 
@@ -41,6 +42,7 @@ class Prepared:
       counts: Counts of both splits.
       semantic: Whether the records hold a class for every pixel too.
       notes: A line for everything about the categories that is not as the files have it.
+      skipped: Image files that were left out, and why.
     """
 
     directory: str
@@ -48,6 +50,7 @@ class Prepared:
     counts: Mapping[str, SplitCount]
     semantic: bool = False
     notes: tuple[str, ...] = ()
+    skipped: Skipped = dataclasses.field(default_factory=Skipped)
 
     @property
     def config_file(self) -> str:
@@ -141,7 +144,8 @@ def prepare(
             classes = (BACKGROUND, *(categories.names[i] for i in sorted(categories.names)))
             _write_yaml(Path(partial) / "semantic.yaml", _task(classes, form))
     counts = {split: rows.count for split, rows in built.items()}
-    return Prepared(directory, class_names, counts, semantic, categories.notes)
+    left_out = Skipped.of(file for rows in built.values() for file in rows.left_out)
+    return Prepared(directory, class_names, counts, semantic, categories.notes, left_out)
 
 
 def _check_anything_left(name: str, rows: Split) -> None:

@@ -2,30 +2,97 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from asvit_tf.dataloaders.imagefiles import walk
+from asvit_tf.dataloaders.imagefiles.skipped import BESIDE, Skipped
 from asvit_tf.errors import OneClassError, UserError
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
+# Names of the splits' folders, in any case, as in Training, val2017, test-set.
+_SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "validation": ("validation", "val", "valid", "dev"),
+    "test": ("test", "testing"),
+}
+_SPLIT = re.compile(
+    "|".join(f"(?P<{split}>{'|'.join(names)})" for split, names in _SPLIT_NAMES.items()).join(("^(?:", ")"))
+    + r"(?:[-_ ]?(?:set|data|images|split))?(?:[-_ ]?20\d\d)?$",
+    re.IGNORECASE,
+)
+_HOW = (
+    "name the splits train and one of validation, val, valid, dev, or test, each with a folder for each class, or give "
+    "the folder that holds the classes"
+)
 
 
-def class_folders(data_path: Path) -> list[Path]:
-    """The class subfolders of an image folder, sorted by name; hidden ones (`.git`, `__MACOSX`) are none.
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """An image folder.
+
+    Attributes:
+      class_names: By label, in the order of the names.
+      splits: Class folders by label, of "train" and, where the folder has them, "validation" and "test".
+      skipped: Folders and files beside these.
+    """
+
+    class_names: tuple[str, ...]
+    splits: Mapping[str, Sequence[Path]]
+    skipped: Skipped
+
+
+def layout(data_path: str | os.PathLike, without: Iterable[str | os.PathLike] = ()) -> Layout:
+    """Finds classes and splits of an image folder; no image is opened.
+
+    Subfolders named like splits are splits if they hold folders and no images; else they are classes, as a folder of
+    trains beside one of trams.
+
+    Args:
+      data_path: The folder.
+      without: Folders that are no part of it, as the output of the command.
 
     Raises:
-      OneClassError: It has one subfolder.
-      UserError: It is not a folder, has no subfolders, or one has a name that is not text.
+      OneClassError: It has one class.
+      UserError: It is not a folder or has no classes, the splits are incomplete or contradict each other.
     """
-    if not data_path.is_dir():
-        raise UserError(f"{data_path} is not a folder; expected one with a subfolder of images for each class")
-    folders = sorted(path for path in data_path.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
+    data_path = Path(data_path)
+    folders, skipped = walk.subfolders(data_path, without)
+    named = {folder: str(match.lastgroup) for folder in folders if (match := _SPLIT.match(folder.name))}
+    splits = {folder: split for folder, split in named.items() if _holds_folders(folder)}
+    others = [folder for folder in folders if folder not in splits]
+    # Beside other classes, a single folder that is called like a split is a class too.
+    if not splits or (others and len(set(splits.values())) == 1 and any(map(walk.holds_images, others))):
+        if len(named) == len(folders) > 1 and "train" in named.values():
+            raise UserError(f"{', '.join(_names(folders))} of {data_path} hold no class folders; {_HOW}")
+        classes = _classes(data_path, folders)
+        return Layout(_names(classes), {"train": classes}, skipped)
+    if "train" not in splits.values() or len(set(splits.values())) < len(splits):
+        raise UserError(f"{data_path} holds {', '.join(folder.name for folder in splits)}: {_HOW}")
+    skipped += Skipped.of((), [BESIDE] * len(others))
+    by_split = {}
+    for folder, split in sorted(splits.items(), key=lambda item: list(_SPLIT_NAMES).index(item[1])):
+        inner, left = walk.subfolders(folder, without)
+        by_split[split] = _classes(folder, inner)
+        skipped += left
+    return Layout(_agreeing(by_split), by_split, skipped)
+
+
+def _holds_folders(folder: Path) -> bool:
+    """Whether a folder looks like a split: it holds folders, and no images beside them."""
+    return bool(walk.subfolders(folder)[0]) and not walk.holds_images(folder, deep=False)
+
+
+def _classes(data_path: Path, folders: list[Path]) -> list[Path]:
     if not folders:
         raise UserError(f"{data_path} has 0 subfolders; expected at least two, one for each class")
     if len(folders) == 1:
+        inner = [] if walk.holds_images(folders[0], deep=False) else walk.subfolders(folders[0])[0]
         raise OneClassError(
             f"{data_path} has one subfolder, {folders[0].name!r}; a single class cannot be learned; expected at "
-            "least two, one for each class"
+            "least two, one for each class" + (f"; if these are in it, give {folders[0]}" if len(inner) > 1 else "")
         )
     for folder in folders:
         if os.fsencode(folder.name).decode("utf-8", "replace") != folder.name:
@@ -33,9 +100,23 @@ def class_folders(data_path: Path) -> list[Path]:
     return folders
 
 
-def image_files(folder: Path) -> list[Path]:
-    """Files below a class folder that are named like images, sorted; whether they are images shows when decoded."""
-    return [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+def _names(folders: Sequence[Path]) -> tuple[str, ...]:
+    return tuple(folder.name for folder in folders)
+
+
+def _agreeing(splits: Mapping[str, Sequence[Path]]) -> tuple[str, ...]:
+    """The class names, which all splits have."""
+    train = _names(splits["train"])
+    for folders in splits.values():
+        if (names := _names(folders)) != train:
+            first, second = folders[0].parent, splits["train"][0].parent
+            only = [
+                f"only in {parent}: {', '.join(sorted(mine - others)[:5])}"
+                for parent, mine, others in ((first, set(names), set(train)), (second, set(train), set(names)))
+                if mine - others
+            ]
+            raise UserError(f"{first} and {second} do not have the same class folders; {'; '.join(only)}")
+    return train
 
 
 def prepared_tfds(name: str, data_dir: str | None = None) -> Path:

@@ -7,6 +7,7 @@ data sets that TensorFlow Datasets has prepared on this machine.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import glob
 import os
 from collections.abc import Iterator
@@ -15,7 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from asvit_tf.choices import EMBEDDED_IMAGES
-from asvit_tf.dataloaders.folders import image_files, prepared_tfds
+from asvit_tf.dataloaders.folders import prepared_tfds
+from asvit_tf.dataloaders.imagefiles import door, walk
+from asvit_tf.dataloaders.imagefiles.skipped import Skipped
 from asvit_tf.dataloaders.progress import brief_bar
 from asvit_tf.errors import UserError
 
@@ -43,10 +46,11 @@ class Source:
         if (self.dataset is None) == (self.data_path is None):
             raise UserError("give either a dataset or a data_path")
         if self.data_path is not None:
-            if not self._files():
+            if not self._files[0]:
                 raise UserError(
                     f"{self.data_path} has no images: expected a folder of image files, or TFRecords by a pattern, as "
                     "in DIR/train-*"
+                    + "".join(f"; not read: {count} {reason}" for reason, count in self._files[1].reasons.items())
                 )
         elif self.dataset not in EMBEDDED_IMAGES:
             self._tfds_directory()
@@ -58,15 +62,20 @@ class Source:
             dataset = None
         return cls(dataset or None, None if data_path is None else os.path.abspath(data_path), data_dir)
 
-    def _files(self) -> list[Path]:
-        """Image files of the folder, or record files of the pattern."""
+    @functools.cached_property
+    def _files(self) -> tuple[list[str], Skipped]:
+        """Image files of the folder, and what is not read of it; or record files of the pattern."""
         assert self.data_path is not None
         path = Path(self.data_path)
         if path.is_dir():
-            return image_files(path)
-        if path.is_file():
-            return [path]
-        return [Path(name) for name in sorted(glob.glob(self.data_path)) if os.path.isfile(name)]
+            return walk.images(path)
+        names = [self.data_path] if path.is_file() else sorted(glob.glob(self.data_path))
+        return [name for name in names if os.path.isfile(name)], Skipped()
+
+    @property
+    def skipped(self) -> Skipped:
+        """What is not read of a folder, before any image is opened."""
+        return Skipped() if self.data_path is None else self._files[1]
 
     def _tfds_directory(self) -> Path:
         assert self.dataset is not None
@@ -75,11 +84,15 @@ class Source:
         except UserError as error:
             raise UserError(f"{error}; allowed without data are {', '.join(EMBEDDED_IMAGES)}") from error
 
-    def encoded(self, seed: int) -> Iterator[bytes]:
-        """Encoded images in an order that the seed decides."""
+    def encoded(self, seed: int) -> Iterator[bytes | str]:
+        """Encoded images, or paths of image files relative to the folder, in an order that the seed decides."""
+        generator = np.random.default_rng(seed)
+        if self.data_path is not None and os.path.isdir(self.data_path):
+            files, _ = self._files
+            yield from (os.path.relpath(files[i], self.data_path) for i in generator.permutation(len(files)))
+            return
         import tensorflow as tf
 
-        generator = np.random.default_rng(seed)
         if self.dataset == "digits":
             from asvit_tf.dataloaders import classification as data
 
@@ -91,13 +104,9 @@ class Source:
 
             yield from data.cluttered_digits(generator)
             return
-        if self.data_path is not None and Path(self.data_path).is_dir():
-            files = self._files()
-            yield from (files[i].read_bytes() for i in generator.permutation(len(files)))
-            return
         if self.data_path is not None:
-            files = self._files()
-            names = [str(files[i]) for i in generator.permutation(len(files))]
+            files, _ = self._files
+            names = [files[i] for i in generator.permutation(len(files))]
             feature = {"image/encoded": tf.io.FixedLenFeature([], tf.string, "")}
             records = tf.data.TFRecordDataset(names).map(lambda record: tf.io.parse_single_example(record, feature))
             records = records.map(lambda example: example["image/encoded"])
@@ -117,10 +126,18 @@ class Source:
             reason = error.message.split("}} ")[-1].split(" [Op:")[0][:100]
             raise UserError(f"{self.data_path or self.dataset} holds no TFRecords of images ({reason})") from None
 
+    def read(self, image: bytes | str) -> bytes:
+        """What `encoded` yields as JPEG or PNG.
+
+        Raises:
+          door.UnreadableError: It cannot be read or decoded.
+        """
+        return door.convert(image) if isinstance(image, bytes) else door.read(os.path.join(str(self.data_path), image))
+
 
 def sample(
     source: Source, count: int, image_size: tuple[int, int], seed: int, progress: bool = False
-) -> tuple[np.ndarray, int]:
+) -> tuple[np.ndarray, Skipped]:
     """Images whole, resized and normalized by the Model Garden's evaluation pipeline.
 
     Of images that are alike only one is taken: they would have a singular NTK.
@@ -133,37 +150,37 @@ def sample(
       progress: Show a progress bar on standard error once it has taken two seconds.
 
     Returns:
-      [count, H, W, 3] float32, normalized; and how many files were skipped because they are no images.
+      [count, H, W, 3] float32, normalized; and what was not read: of a folder, and of the images until there were
+      enough.
 
     Raises:
       UserError: There are fewer than `count` different ones.
     """
     if source.dataset == "noise":
         noise = np.random.default_rng(seed).standard_normal((count, *image_size, 3))
-        return noise.astype(np.float32), 0
+        return noise.astype(np.float32), Skipped()
     # Imported here: noise needs no Model Garden, which takes seconds to import.
     from official.vision.dataloaders import classification_input
-
-    from asvit_tf.dataloaders import classification as data
 
     parser = classification_input.Parser(list(image_size), num_classes=1, aug_crop=False, decode_jpeg_only=False)
     parse = parser.parse_fn(is_training=False)
     distinct: dict[bytes, np.ndarray] = {}
-    skipped = 0
+    skipped: list[tuple[str, str]] = []
     with brief_bar(None, "reading images", progress, total=count) as bar:
-        for encoded in source.encoded(seed):
+        for number, image in enumerate(source.encoded(seed)):
             if len(distinct) == count:
                 break
-            image = data.as_jpeg_or_png(encoded)
-            if image is None:
-                skipped += 1
-            else:
-                pixels = parse({"image/encoded": image, "image/class/label": 0})[0].numpy()
-                distinct.setdefault(pixels.tobytes(), pixels)
-                bar.update(len(distinct) - bar.n)
+            try:
+                encoded = source.read(image)
+            except door.UnreadableError as error:
+                skipped.append((image if isinstance(image, str) else f"record {number}", str(error)))
+                continue
+            pixels = parse({"image/encoded": encoded, "image/class/label": 0})[0].numpy()
+            distinct.setdefault(pixels.tobytes(), pixels)
+            bar.update(len(distinct) - bar.n)
     if len(distinct) < count:
         raise UserError(
             f"{count} different images are needed, {len(distinct)} were found"
-            + (f" ({skipped} files could not be decoded)" if skipped else "")
+            + (f" ({len(skipped)} files could not be decoded)" if skipped else "")
         )
-    return np.stack(list(distinct.values())), skipped
+    return np.stack(list(distinct.values())), source.skipped + Skipped.of(skipped)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import colorsys
 import dataclasses
+import io
 import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont
 
 from asvit_tf.errors import UserError
 from asvit_tf.serving.predict import check_saved_model, load_serving, read_image
@@ -28,7 +29,7 @@ class Detection:
       label: Name of its category.
       category: Identifier of its category.
       score: Between 0 and 1.
-      box: Left, top, right and bottom, in pixels of the image file, inside of it.
+      box: Left, top, right and bottom, in pixels of the image, upright by EXIF, inside of it.
       mask: [rows, columns] probabilities inside `mask_box`, or None where the network has no masks.
       mask_box: As `box`, but it may reach beyond the image; None where it does not.
     """
@@ -99,14 +100,11 @@ def draw(path: str, found: list[Detection], output: str) -> None:
       output: PNG or JPEG file.
 
     Raises:
-      UserError: The output is no PNG or JPEG, or cannot be written.
+      UserError: The image cannot be read; the output is no PNG or JPEG, or cannot be written.
     """
     check_output(output)
-    try:
-        with Image.open(path) as opened:
-            image = opened.convert("RGB")
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} is not an image that can be drawn on: {error}") from error
+    with Image.open(io.BytesIO(read_image(path))) as opened:
+        image = opened.convert("RGB")
     thickness = max(1, round(min(image.size) / 200))
     font = ImageFont.load_default(size=max(9, min(image.size) / 32))
     for item in reversed(found):

@@ -1,4 +1,8 @@
-"""What a SavedModel computes: the Model Garden's serving modules, answers with names, every image resized alone."""
+"""What a SavedModel computes: the Model Garden's serving modules, answers with names, every image resized alone.
+
+TensorFlow decodes the images, and it knows no EXIF: whoever calls a SavedModel has to set photographs upright before,
+as `asvit predict` and `asvit detect` do.
+"""
 
 from __future__ import annotations
 

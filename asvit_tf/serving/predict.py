@@ -1,34 +1,48 @@
-"""Classifies image files with an exported SavedModel. Needs TensorFlow only."""
+"""Classifies image files with an exported SavedModel. Needs TensorFlow and Pillow only.
+
+A SavedModel decodes images with TensorFlow, which knows no EXIF and fewer formats; so images come in by the door.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
+from asvit_tf.dataloaders.imagefiles import door
+from asvit_tf.dataloaders.imagefiles.skipped import Skipped
 from asvit_tf.errors import UserError
 
 
 def read_image(path: str) -> bytes:
-    """The encoded image.
+    """The image, upright by EXIF, in a form that every SavedModel decodes.
 
     Raises:
-      UserError: There is no such file, it is empty, or it is no image.
+      UserError: It cannot be read, or is no image.
     """
     try:
-        encoded = Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    if not encoded:
-        raise UserError(f"{path} is empty; expected a JPEG, PNG, BMP or GIF image")
-    try:
-        tf.io.decode_image(encoded, channels=3, expand_animations=False)
-    except tf.errors.InvalidArgumentError as error:
-        raise UserError(f"{path} is not an image that can be decoded; expected JPEG, PNG, BMP or GIF") from error
-    return encoded
+        return door.read(path)
+    except door.UnreadableError as error:
+        raise UserError(f"cannot read {path}: {error}; expected an image file") from error
+
+
+def read_images(paths: Sequence[str]) -> tuple[dict[str, bytes], Skipped]:
+    """Images by path, and which are skipped.
+
+    Raises:
+      UserError: None can be read; the message is about the first.
+    """
+    images, skipped = {}, []
+    for path in dict.fromkeys(paths):
+        try:
+            images[path] = door.read(path)
+        except door.UnreadableError as error:
+            skipped.append((path, str(error)))
+    if not images:
+        read_image(paths[0])
+    return images, Skipped.of(skipped)
 
 
 def check_saved_model(saved_model: str) -> None:
@@ -67,7 +81,7 @@ def load_serving(saved_model: str, outputs: set[str], does: str) -> Callable[...
     return serve
 
 
-def predict(saved_model: str, paths: Sequence[str]) -> list[dict[str, Any]]:
+def predict(saved_model: str, paths: Sequence[str]) -> tuple[list[dict[str, Any]], Skipped]:
     """Class probabilities of image files.
 
     Args:
@@ -75,16 +89,20 @@ def predict(saved_model: str, paths: Sequence[str]) -> list[dict[str, Any]]:
       paths: Image files, at least one.
 
     Returns:
-      One dict for each file: `image`, `label` (the likeliest class) and `probabilities` (by class name).
+      One dict for each file that can be read: `image`, `label` (the likeliest class) and `probabilities` (by class
+      name); and the others.
 
     Raises:
-      UserError: No such SavedModel, or a file is not an image. Every file is checked before the model is loaded.
+      UserError: No such SavedModel, or no file is an image. Every file is read before the model is loaded.
     """
     check_saved_model(saved_model)
-    encoded = [read_image(path) for path in paths]
-    answer = load_serving(saved_model, {"probs", "class_names", "label"}, "classify")(inputs=tf.constant(encoded))
+    images, skipped = read_images(paths)
+    paths = [path for path in paths if path in images]
+    inputs = tf.constant([images[path] for path in paths])
+    answer = load_serving(saved_model, {"probs", "class_names", "label"}, "classify")(inputs=inputs)
     names = [name.decode() for name in answer["class_names"].numpy()]
-    return [
+    answers = [
         dict(image=path, label=label.decode(), probabilities=dict(zip(names, map(float, row))))
         for path, label, row in zip(paths, answer["label"].numpy(), answer["probs"].numpy())
     ]
+    return answers, skipped

@@ -10,7 +10,7 @@ from google.protobuf import message
 from official.vision.configs import image_classification
 
 from asvit_tf.dataloaders import inputs
-from asvit_tf.dataloaders.classification import PNG
+from asvit_tf.dataloaders.class_records import PNG
 from asvit_tf.dataloaders.folders import prepared_tfds
 from asvit_tf.errors import UserError
 

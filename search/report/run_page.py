@@ -7,6 +7,7 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from asvit_tf.dataloaders.imagefiles.skipped import in_words
 from asvit_tf.design import savings
 from asvit_tf.design.retokenization import Schedule
 from asvit_tf.tasks import baselines
@@ -56,8 +57,8 @@ def render(
         f"Grown and trained: <code>{result['grown']}</code>, {result['parameters']:,} parameters. "
         f"Accuracy on held-out images: <b>{result['accuracy']:.2%}</b>; the majority class's share of them is "
         f"{result['majority_share']:.2%}, the balanced accuracy {result['balanced_accuracy']:.2%}. "
-        f"Image files skipped: {result['skipped_images']}; topologies that could not be scored: "
-        f"{result['failed_scores']}.</p>",
+        f"{_test(result)}Topologies that could not be scored: {result['failed_scores']}.</p>",
+        f"<pre>{html.escape(in_words(result) or 'No image file was skipped.')}</pre>",
         "<h2>Search</h2>",
         pages.embedded(
             figures.search_figure(search_trace), "REINFORCE over training-free measures; no candidate is trained."
@@ -76,3 +77,13 @@ def render(
         pages.phase_table(training.planned, savings.phase_times(training.blocks)),
     ]
     return pages.page("As-ViT: searched, grown, trained", parts)
+
+
+def _test(result: Mapping[str, Any]) -> str:
+    """The sentence about the test split; "" without one."""
+    if result.get("test_accuracy") is None:
+        return ""
+    return (
+        f"Accuracy on the test split, evaluated once, at the end: <b>{result['test_accuracy']:.2%}</b>, balanced "
+        f"{result['test_balanced_accuracy']:.2%}. "
+    )

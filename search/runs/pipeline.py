@@ -6,13 +6,16 @@ repeated. The same function serves the embedded digits and a user's own images.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import tensorflow as tf
 from official.core import config_definitions as cfg
 
 from asvit_tf import registry_imports  # noqa: F401
@@ -21,6 +24,7 @@ from asvit_tf.dataloaders import images
 from asvit_tf.design.topology import Topology
 from asvit_tf.errors import UserError
 from asvit_tf.journals import Journal
+from asvit_tf.modeling import checkpoints
 from asvit_tf.serving import export
 from asvit_tf.storage import write_json, write_text
 from asvit_tf.tasks import classification, schedules
@@ -50,7 +54,8 @@ def run(directory: Path, settings: RunSettings, say: Callable[[str], None]) -> d
     Returns:
       `topology` (found by search), `grown` (trained), `parameters`; on held-out images, at all tokens, `accuracy`,
       `majority_share`, `balanced_accuracy` and `learned` (see `baselines.Verdict`); `saved_model`, None where nothing
-      was learned; `report`, `seconds` (an object, by step: near 0 for what was done before), `skipped_images`,
+      was learned; `report`, `seconds` (an object, by step: near 0 for what was done before), what
+      `Skipped.as_dict` says of image files, `test_accuracy` and `test_balanced_accuracy` (None without a test split),
       `failed_scores` (topologies that the search could not score), `rollbacks` (a `verdicts.Rollback` each).
 
     Raises:
@@ -83,6 +88,7 @@ class _Run:
         metrics = self._timed("train", self.train_model, params)
         learned = bool(metrics["learned"])
         saved_model = self._timed("export", self.export_model, params).name if learned else None
+        tested = self._timed("test", self.evaluate_test, params, dataset) if dataset.test_path else None
         result = dict(
             topology=found["topology"],
             grown=grown["topology"],
@@ -93,7 +99,9 @@ class _Run:
             learned=learned,
             saved_model=saved_model,
             report="report.html",
-            skipped_images=len(dataset.skipped),
+            test_accuracy=None if tested is None else tested["accuracy"],
+            test_balanced_accuracy=None if tested is None else tested["balanced_accuracy"],
+            **dataset.all_skipped.as_dict(),
             failed_scores=found["failed"],
             rollbacks=list(map(dataclasses.asdict, guard.read_rollbacks(self.directory / "train"))),
             seconds=self.seconds,
@@ -120,7 +128,7 @@ class _Run:
 
     def prepare_data(self) -> data.Dataset:
         self._say("reading images")
-        return data.prepare(self.directory / "data", self.settings.data_path, progress=True)
+        return data.prepare(self.directory / "data", self.settings.data_path, progress=True, without=[self.directory])
 
     def _scorer(self, dataset: data.Dataset) -> Scorer:
         """Scores on this data set's images, each topology once."""
@@ -178,6 +186,25 @@ class _Run:
             return metrics
 
         return self._once(directory.name, trained, "learned")
+
+    def evaluate_test(self, params: cfg.ExperimentConfig, dataset: data.Dataset) -> dict[str, Any]:
+        """Metrics on the test split, of which nothing before has seen an image."""
+        self._say(f"evaluating {dataset.test_examples} images of the test split")
+        params = copy.deepcopy(params)
+        params.task.validation_data.input_path = dataset.test_path
+
+        def tested(path: Path) -> dict[str, Any]:
+            # In a directory of its own: the training's holds the curve of the validation images.
+            newest = checkpoints.newest(str(self.directory / "train"))
+            assert newest is not None  # Training has ended.
+            for file in checkpoints.files_of(newest):
+                shutil.copy(file, path)
+            tf.compat.v1.train.update_checkpoint_state(str(path), str(path / Path(newest).name))
+            metrics = train.run(params, str(path), "eval", progress=True, root=str(self.directory))
+            write_json(path / "result.json", metrics)
+            return metrics
+
+        return self._once("test", tested)
 
     def export_model(self, params: cfg.ExperimentConfig) -> Path:
         saved_model = self.directory / "saved_model"

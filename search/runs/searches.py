@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from asvit_tf.dataloaders.imagefiles.skipped import Skipped
 from asvit_tf.design.topology import NUM_STAGES, Topology
 from asvit_tf.errors import UserError
 from asvit_tf.journals import Journal, workspace
@@ -31,7 +32,8 @@ def search(directory: Path, settings: SearchSettings, run: ScoredRun) -> dict[st
       run: Images, scores, limits and processes.
 
     Returns:
-      `topology`, its `scores`, `parameters` and `macs`; `steps`, `failed`, `skipped_images`, `figure`.
+      `topology`, its `scores`, `parameters` and `macs`; `steps`, `failed`, `figure`, and what
+      `Skipped.as_dict` says of image files.
 
     Raises:
       UserError: The images cannot be used, the directory is of another configuration, or nothing could be scored.
@@ -50,7 +52,7 @@ def search(directory: Path, settings: SearchSettings, run: ScoredRun) -> dict[st
         (score,) = scorer([Topology.parse(result["topology"])])
         trace = Journal(directory / "trace.jsonl").rows[:samples]
         figure = figures.save(directory / "search.png", figures.search_figure(trace))
-    return dict(**result, scores=score.measures, skipped_images=skipped, figure=figure)
+    return dict(**result, scores=score.measures, **skipped.as_dict(), figure=figure)
 
 
 def grow(
@@ -67,7 +69,8 @@ def grow(
 
     Returns:
       `family` and `topologies`, every member and their strings; `topology`, the last; `scores`, its; `configs`, YAML by
-      target; `missed`, a line for each target without a member; `skipped_images`, `figure`.
+      target; `missed`, a line for each target without a member; `figure`, and what `Skipped.as_dict` says of image
+      files.
 
     Raises:
       UserError: The images cannot be used, the directory is of another configuration, the growth starts beyond the
@@ -107,7 +110,7 @@ def grow(
         scores=members[-1]["scores"],
         configs=configs,
         missed=missed,
-        skipped_images=skipped,
+        **skipped.as_dict(),
         figure=figure,
     )
 
@@ -118,8 +121,8 @@ def _at_width(width: int, scorer: Scorer) -> Scorer:
 
 
 @contextlib.contextmanager
-def _scoring(directory: Path, run: ScoredRun, fixed: dict[str, Any]) -> Iterator[tuple[Scorer, int]]:
-    """Locks the directory; yields a scorer that remembers, and how many image files were skipped.
+def _scoring(directory: Path, run: ScoredRun, fixed: dict[str, Any]) -> Iterator[tuple[Scorer, Skipped]]:
+    """Locks the directory; yields a scorer that remembers, and which image files were skipped.
 
     Args:
       directory: Directory of the run.
@@ -144,7 +147,7 @@ def _scoring(directory: Path, run: ScoredRun, fixed: dict[str, Any]) -> Iterator
             raise
 
 
-def _images(path: Path, settings: ImageSettings, seed: int) -> tuple[np.ndarray, int]:
+def _images(path: Path, settings: ImageSettings, seed: int) -> tuple[np.ndarray, Skipped]:
     """The images of the whole run: drawn once and kept, so that it continues with the same ones."""
     from asvit_tf.dataloaders.images import Source, sample
 
@@ -152,10 +155,13 @@ def _images(path: Path, settings: ImageSettings, seed: int) -> tuple[np.ndarray,
         source = Source.of_flags(settings.dataset, settings.data_path, settings.data_dir)
         images, skipped = sample(source, settings.batch_size, settings.size, seed, progress=True)
         partial = path.with_name("partial.npz")
-        np.savez(partial, images=images, skipped=skipped)
+        np.savez(partial, images=images, skipped=skipped.text())
         partial.replace(path)
     with np.load(path) as kept:
-        return kept["images"], int(kept["skipped"])
+        text = str(kept["skipped"])
+        if text.isdigit():  # Of an earlier version: how many.
+            return kept["images"], Skipped((("a file", "not known"),) * int(text))
+        return kept["images"], Skipped.of_text(text)
 
 
 def _scorer(run: ScoredRun, images: np.ndarray) -> Scorer:

@@ -17,7 +17,7 @@ import numpy as np
 import tqdm
 
 from asvit_tf.choices import EMBEDDED
-from asvit_tf.dataloaders.folders import class_folders
+from asvit_tf.dataloaders.folders import layout
 from asvit_tf.design.topology import NUM_STAGES, Topology
 from asvit_tf.errors import UserError
 from asvit_tf.journals import Journal, workspace
@@ -68,7 +68,7 @@ def run(save_dir: str, settings: StudySettings, workers: WorkerSettings = Worker
       UserError: The images cannot be used, the directory is of another study, or fewer than three trainings ended well.
     """
     if settings.data_path is not None and not (Path(save_dir) / "data" / "dataset.json").exists():
-        class_folders(Path(settings.data_path))
+        layout(settings.data_path, [save_dir])
     with workspace(save_dir, settings.identity()) as directory:
         try:
             from search.runs.workers import Pool, set_threads
@@ -90,9 +90,16 @@ def run(save_dir: str, settings: StudySettings, workers: WorkerSettings = Worker
 
         rows, repeats = (study_result.without_guessing(part, shares) for part in (rows, repeats))
         columns = study_result.columns_of(settings, rows, len(shares))
-        result = study_result.summarize(settings, rows, repeats, columns)
+        result = {**study_result.summarize(settings, rows, repeats, columns), **_skipped(directory)}
         predictor = study_result.predictor_of(settings, rows, columns, len(shares), result["selection"])
         return study_report.write(directory, rows, columns, result, predictor)
+
+
+def _skipped(directory: Path) -> dict[str, Any]:
+    """What every command says of image files that it did not read."""
+    from asvit_tf.dataloaders.classification import Dataset
+
+    return Dataset.load(directory / "data").all_skipped.as_dict()
 
 
 def prepare(directory: Path, settings: StudySettings) -> tuple[np.ndarray, list[float]]:
@@ -108,7 +115,11 @@ def prepare(directory: Path, settings: StudySettings) -> tuple[np.ndarray, list[
     from asvit_tf.dataloaders import images
 
     dataset = data.prepare(
-        directory / "data", settings.data_path, progress=True, embedded=settings.dataset or EMBEDDED[0]
+        directory / "data",
+        settings.data_path,
+        progress=True,
+        embedded=settings.dataset or EMBEDDED[0],
+        without=[directory],
     )
     if settings.score_batch > dataset.train_examples:
         raise UserError(

@@ -141,9 +141,9 @@ def test_library_imports_without_the_model_garden():
     ("content", "message"),
     [
         (None, "cannot read"),
-        (b"", "is empty"),
+        (b"", "empty file"),
         (b"not an image", "not an image"),
-        (b"\xff\xd8\xff\xe0broken", "not an image"),
+        (b"\xff\xd8\xff\xe0broken", "truncated or damaged"),
     ],
     ids=["missing", "0 bytes", "text", "truncated"],
 )
@@ -179,7 +179,7 @@ def test_a_folder_of_images_becomes_records_and_corrupt_ones_are_counted(tmp_pat
     assert dataset.skipped == ("cat/broken.png",)
     assert data.prepare(tmp_path / "data", tmp_path / "images") == dataset
     images, skipped = sample(Source(data_path=dataset.train_path), 8, (4, 6), seed=0)
-    assert skipped == 0
+    assert not skipped.reasons
     assert images.shape == (8, 4, 6, 3)
     # Normalized by ImageNet's mean and deviation: of the eight, those of one class lie below the other's.
     expected = (np.float32([4, 104]) - 123.675) / 58.395
@@ -279,7 +279,7 @@ def test_golden_files_are_complete():
 
 def test_prepare_refuses_splits_it_does_not_know(tmp_path, capsys):
     """Or their folders would be taken for two classes."""
-    for split, name in itertools.product(("train", "test"), ("cat", "dog")):
+    for split, name in itertools.product(("val", "test"), ("cat", "dog")):
         (tmp_path / "images" / split / name).mkdir(parents=True)
     assert cli.main(["prepare", str(tmp_path / "images"), "--output", str(tmp_path / "data")]) == 2
     assert "name the splits train and one of validation, val, valid" in capsys.readouterr().err

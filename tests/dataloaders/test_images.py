@@ -9,6 +9,7 @@ import tensorflow_datasets as tfds
 
 from asvit_tf import UserError, cli
 from asvit_tf.dataloaders import classification as data
+from asvit_tf.dataloaders.imagefiles.skipped import Skipped
 from asvit_tf.dataloaders.images import Source, sample
 
 MEAN, DEVIATION = 123.675, 58.395  # ImageNet's, of red: what the input pipeline normalizes by.
@@ -40,7 +41,7 @@ def test_a_folder_needs_no_labels(folder):
     assert images.shape == (4, 5, 5, 3)
     assert images.dtype == np.float32
     assert shades(images) == [10, 20, 30, 40]
-    assert skipped <= 1
+    assert len(skipped.files) <= 1
     with pytest.raises(UserError, match=r"5 different images are needed, 4 were found \(1 files could not be decoded"):
         sample(Source(data_path=str(folder)), 5, (5, 5), seed=0)
 
@@ -85,7 +86,7 @@ def test_noise_is_normal():
     images, skipped = sample(Source(dataset="noise"), 4, (32, 32), seed=3)
     assert abs(images.mean()) < 0.05
     assert abs(images.std() - 1) < 0.05
-    assert skipped == 0
+    assert skipped == Skipped()
 
 
 @pytest.mark.parametrize(
@@ -134,7 +135,7 @@ def test_complexity_command(folder, capsys):
 
 def test_an_undefined_measure_is_null_with_its_reason(monkeypatch, capsys):
     monkeypatch.setattr(
-        "asvit_tf.dataloaders.images.sample", lambda *_, **__: (np.zeros((3, 16, 16, 3), np.float32), 0)
+        "asvit_tf.dataloaders.images.sample", lambda *_, **__: (np.zeros((3, 16, 16, 3), np.float32), Skipped())
     )
     assert cli.main(["complexity", *SMALL, "--repeats", "2", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
@@ -147,7 +148,7 @@ def test_an_undefined_measure_is_null_with_its_reason(monkeypatch, capsys):
     ("arguments", "message"),
     [
         (["tiny"], "topology 'tiny'"),
-        (["seed", "--radius", "two"], "'two' is not one of 'sqrt-n', 'unit'"),
+        (["seed", "--radius", "two"], "'two' is not one of 'sqrt_n', 'unit'"),
         (["seed", "--points", "2"], "2 is not in the range x>=3"),
         (["seed", "--batch_size", "1"], "1 is not in the range x>=2"),
         (["seed", "--dataset", "no_such_data"], "is not prepared in"),
@@ -166,3 +167,19 @@ def test_digits_are_the_embedded_ones():
     pixels = np.round(images * np.float32([58.395, 57.12, 57.375]) + np.float32([123.675, 116.28, 103.53]))
     shown = {tf.io.decode_png(example.contents).numpy().tobytes() for example in data.digits()}
     assert {image.astype(np.uint8).tobytes() for image in pixels} <= shown
+
+
+def test_what_cannot_be_read_of_a_folder_is_named(folder):
+    (folder / "page.png").write_text("<html>404</html>")
+    (folder / "deep/scan.tiff").symlink_to(folder / "nothing")
+    (folder / "notes.txt").write_text("a note")
+    with pytest.raises(UserError, match=r"5 different images are needed, 4 were found \(3 files could not be decoded"):
+        sample(Source(data_path=str(folder)), 5, (5, 5), seed=0)
+    (folder / "50.png").write_bytes(png(50))
+    seen = [sample(Source(data_path=str(folder)), 5, (5, 5), seed)[1] for seed in range(6)]
+    assert all(skipped.others == {"not an image that Pillow reads": 1} for skipped in seen)
+    assert {row for skipped in seen for row in skipped.files} == {
+        ("broken.jpg", "truncated or damaged"),
+        ("page.png", "not an image that Pillow reads"),
+        ("deep/scan.tiff", "cannot be read (No such file or directory)"),
+    }

@@ -151,3 +151,14 @@ def test_a_saved_model_of_something_else_is_refused(tmp_path, black):
     tf.saved_model.save(other, str(tmp_path / "model"), signatures=other.serve)
     with pytest.raises(UserError, match="does not detect objects in encoded images; expected what asvit export"):
         detecting.detect(str(tmp_path / "model"), black)
+
+
+def test_a_photograph_on_its_side_is_drawn_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (HEIGHT, WIDTH), "black").rotate(90, expand=True).save(tmp_path / "phone.jpg", exif=exif)
+    with Image.open(tmp_path / "phone.jpg") as stored:
+        assert stored.size == (WIDTH, HEIGHT)
+    detecting.draw(str(tmp_path / "phone.jpg"), [], str(tmp_path / "drawn.png"))
+    with Image.open(tmp_path / "drawn.png") as drawn:
+        assert drawn.size == (HEIGHT, WIDTH)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import dataclasses
+import errno
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,10 @@ from asvit_tf.dataloaders.annotations.layout import ImageFiles
 from asvit_tf.dataloaders.annotations.pictures import Frame, Picture
 from asvit_tf.dataloaders.annotations.schema import Entries, ImageEntry
 from asvit_tf.dataloaders.annotations.values import Box, Identifier, Unreadable
+from asvit_tf.dataloaders.imagefiles import door, skipped
 from asvit_tf.errors import UserError
 
+_GONE = f"{skipped.UNREADABLE} ({os.strerror(errno.ENOENT)})"
 _SLACK = 1.0  # Pixels by which a box may stick out of its image by rounding.
 
 
@@ -31,7 +35,9 @@ class Matched:
     frame: Frame
 
 
-def match(entries: Entries, data_path: Path, skip_missing: bool, progress: bool) -> tuple[list[Matched], int]:
+def match(
+    entries: Entries, data_path: Path, skip_missing: bool, progress: bool
+) -> tuple[list[Matched], list[tuple[str, str]]]:
     """Files, sizes and frames of the image entries.
 
     Entries that contradict their file are added to the problems of `entries`.
@@ -43,7 +49,7 @@ def match(entries: Entries, data_path: Path, skip_missing: bool, progress: bool)
       progress: Show a progress bar on standard error.
 
     Returns:
-      What was found; and how many images are missing or damaged.
+      What was found; and the images that are missing or damaged, with the reason.
 
     Raises:
       UserError: Images are missing or damaged, or none are named.
@@ -57,11 +63,11 @@ def match(entries: Entries, data_path: Path, skip_missing: bool, progress: bool)
         paths.append(path)
         entries.notes["image files found under another name than file_name"] += is_elsewhere
     found: list[Matched] = []
-    missing: list[str] = []
+    missing: list[tuple[str, str]] = []
     taken: set[Path] = set()
     for entry, path, picture in zip(entries.images, paths, _looked_at(paths, entries.place.name, progress)):
-        if path is None or picture is None:
-            missing.append(text(entry.file_name))
+        if path is None or isinstance(picture, str):
+            missing.append((text(entry.file_name), str(picture)))
             continue
         try:
             if path in taken:
@@ -76,16 +82,26 @@ def match(entries: Entries, data_path: Path, skip_missing: bool, progress: bool)
     if missing and (not skip_missing or len(missing) == len(paths)):
         raise UserError(
             f"{len(missing)} of {len(paths)} images are missing in {entries.place.folder} or damaged, the first is "
-            f"{missing[0]}; --skip-missing leaves them out"
+            f"{': '.join(missing[0])}; --skip-missing leaves them out"
         )
-    return _framed(found, entries), len(missing)
+    folder = entries.place.folder.name
+    return _framed(found, entries), [(f"{folder}/{name}", reason) for name, reason in missing]
 
 
-def _looked_at(paths: Sequence[Path | None], name: str, progress: bool) -> Iterator[Picture | None]:
+def _looked_at(paths: Sequence[Path | None], name: str, progress: bool) -> Iterator[Picture | str]:
+    """Each picture, or why it cannot be read."""
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        looked = pool.map(lambda path: None if path is None else pictures.look(path), paths)
         options = dict(desc=f"checking {name}", total=len(paths), unit="image", leave=False)
-        yield from tqdm.tqdm(looked, disable=not progress, **options)
+        yield from tqdm.tqdm(pool.map(_look, paths), disable=not progress, **options)
+
+
+def _look(path: Path | None) -> Picture | str:
+    if path is None:
+        return _GONE
+    try:
+        return pictures.look(path)
+    except door.UnreadableError as error:
+        return str(error)
 
 
 def _framed(found: list[Matched], entries: Entries) -> list[Matched]:

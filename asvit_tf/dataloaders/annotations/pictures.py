@@ -6,23 +6,19 @@ width and height tell which.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import enum
 import io
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
-from PIL import Image, ImageOps
+from PIL import Image
 
-from asvit_tf.dataloaders import classification
 from asvit_tf.dataloaders.annotations.values import Box, Unreadable
+from asvit_tf.dataloaders.imagefiles import door
 
-_ORIENTATION = 0x0112  # Number of the EXIF tag.
 _UPRIGHT = 1
 _LYING = (5, 6, 7, 8)  # Orientations in which width and height change places.
-_DAMAGES = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,16 +39,17 @@ class Picture:
         return self.stored[::-1] if self.orientation in _LYING else self.stored
 
 
-def look(path: Path) -> Picture | None:
-    """Size and orientation of an image file; None if it is missing or cannot be decoded."""
-    try:
-        if not path.is_file() or classification.as_jpeg_or_png(path.read_bytes()) is None:
-            return None
-        with Image.open(path) as image:
-            orientation = image.getexif().get(_ORIENTATION, _UPRIGHT)
-            return Picture(image.size, orientation if orientation in range(1, 9) else _UPRIGHT)
-    except _DAMAGES:
-        return None
+def look(path: Path) -> Picture:
+    """Size and orientation of an image file, which is decoded whole.
+
+    Raises:
+      door.UnreadableError: It cannot be read or decoded.
+    """
+    with Image.open(io.BytesIO(door.read(path))) as image:
+        upright = image.size
+    with Image.open(path) as image:
+        orientation = door.orientation(image)
+    return Picture(upright[::-1] if orientation in _LYING else upright, orientation)
 
 
 def encoded(path: Path) -> tuple[bytes, str]:
@@ -61,15 +58,11 @@ def encoded(path: Path) -> tuple[bytes, str]:
     Raises:
       OSError: The file has changed since `look`.
     """
-    contents = path.read_bytes()
-    with contextlib.suppress(*_DAMAGES), Image.open(io.BytesIO(contents)) as image:
-        if image.getexif().get(_ORIENTATION, _UPRIGHT) in range(2, 9):
-            upright = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-            contents = tf.io.encode_png(upright).numpy()
-    found = classification.as_jpeg_or_png(contents)
-    if found is None:
-        raise OSError(f"{path} is no image any more")
-    return found, "png" if found.startswith(classification.PNG) else "jpeg"
+    try:
+        contents = door.read(path)
+    except door.UnreadableError as error:
+        raise OSError(f"{path} is no image any more: {error}") from error
+    return contents, "png" if contents.startswith(door.PNG) else "jpeg"
 
 
 class Frame(enum.Enum):

@@ -86,12 +86,14 @@ class Split:
         lengths, `iscrowd` and `area` set, identifiers from 1: an evaluation overlooks 0, and one of two that are equal.
       unboxed: Annotations with a mask but no box, as crowds: of no class in a map of classes, but no background either.
       count: What became of everything.
+      left_out: Image files that are missing or damaged, with the reason.
     """
 
     images: Sequence[ImageFile]
     objects: Sequence[Mapping[str, Any]]
     unboxed: Sequence[Mapping[str, Any]]
     count: SplitCount
+    left_out: Sequence[tuple[str, str]] = ()
 
 
 def build(entries: Entries, data_path: Path, include_masks: bool, skip_missing: bool, progress: bool) -> Split:
@@ -114,7 +116,7 @@ def build(entries: Entries, data_path: Path, include_masks: bool, skip_missing: 
         for item, number in zip(found, numbers)
     }
     by_key = {item.entry.key: item for item in found}
-    images_left_out = collections.Counter({MISSING: missing} if missing else {})
+    images_left_out = collections.Counter({MISSING: len(missing)} if missing else {})
     objects: list[dict[str, Any]] = []
     unboxed: list[dict[str, Any]] = []
     objects_left_out: collections.Counter[str] = collections.Counter()
@@ -143,14 +145,14 @@ def build(entries: Entries, data_path: Path, include_masks: bool, skip_missing: 
         objects=len(objects),
         crowds=sum(row["iscrowd"] for row in objects),
         degenerate=sum(objects_left_out[reason] for reason in _EMPTY),
-        missing=missing,
+        missing=len(missing),
         given_images=entries.given["images"],
         given_objects=entries.given["annotations"],
         images_left_out=dict(images_left_out),
         objects_left_out={reason: number for reason, number in objects_left_out.items() if number},
         notes={note: number for note, number in entries.notes.items() if number},
     )
-    return Split(list(images.values()), objects, unboxed, count)
+    return Split(list(images.values()), objects, unboxed, count, missing)
 
 
 def _identifiers(images: Sequence[ImageEntry], notes: collections.Counter[str]) -> list[int]:

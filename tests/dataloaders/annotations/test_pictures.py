@@ -7,6 +7,7 @@ from PIL import Image, ImageOps
 from asvit_tf.dataloaders.annotations import pictures
 from asvit_tf.dataloaders.annotations.pictures import Frame, Picture
 from asvit_tf.dataloaders.annotations.values import Unreadable
+from asvit_tf.dataloaders.imagefiles import door
 
 STORED = (7, 5)  # Width, height.
 
@@ -75,4 +76,5 @@ def test_what_is_no_image_has_no_size(tmp_path):
     (tmp_path / "page.png").write_text("<html>")
     (tmp_path / "empty.png").write_bytes(b"")
     for name in ("page.png", "empty.png", "none.png", "."):
-        assert pictures.look(tmp_path / name) is None
+        with pytest.raises(door.UnreadableError):
+            pictures.look(tmp_path / name)

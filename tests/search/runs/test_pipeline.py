@@ -18,6 +18,7 @@ from sklearn import datasets
 from asvit_tf import cli
 from asvit_tf.serving import export
 from asvit_tf.tasks import class_metrics
+from asvit_tf.training import run as train
 from asvit_tf.training import step_log
 
 OPTIONS = [
@@ -60,6 +61,7 @@ def test_one_json_line_and_every_result(unbroken):
     output, result, _ = unbroken
     assert {"topology", "grown", "accuracy", "saved_model", "report", "seconds"} <= set(result)
     assert result["skipped_images"] == 1
+    assert result["skipped_files"] == [{"file": "one/broken.jpg", "reason": "truncated or damaged"}]
     assert result["learned"] is True
     assert result["majority_share"] == pytest.approx(1 / 3)
     assert result["accuracy"] > 0.7
@@ -184,6 +186,36 @@ def test_shuffled_labels_end_with_one_line_and_no_export(folder, unbroken, tmp_p
     assert f"accuracy    {result['accuracy']:.4f}  (majority class 0.3333, balanced accuracy" in out
     assert "saved model none\n" in out
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_test_split_is_evaluated_once_at_the_end(folder, unbroken, tmp_path, capsys):
+    """On the validation images, each twice, the accuracy is theirs."""
+    source, expected, _ = unbroken
+    output = tmp_path / "tested"
+    shutil.copytree(source, output)
+    (output / "result.json").unlink()
+    records = [record.numpy() for record in tf.data.TFRecordDataset(str(source / "data/validation.tfrecord"))]
+    with tf.io.TFRecordWriter(str(output / "data/test.tfrecord")) as writer:
+        for record in records * 2:
+            writer.write(record)
+    fields = json.loads((output / "data/dataset.json").read_text())
+    (output / "data/dataset.json").write_text(json.dumps({**fields, "test_examples": 2 * len(records)}))
+    assert cli.main(command(folder, output)) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["accuracy"] == expected["accuracy"]
+    assert result["test_accuracy"] == pytest.approx(expected["accuracy"])
+    assert result["test_balanced_accuracy"] == pytest.approx(expected["balanced_accuracy"])
+    assert expected["test_accuracy"] is None
+    assert f"at the end: <b>{result['test_accuracy']:.2%}</b>" in (output / "report.html").read_text()
+    assert train_evaluations(output) == train_evaluations(source)  # The curve of the validation is as it was.
+    before = (output / "test/result.json").stat().st_mtime_ns
+    (output / "result.json").unlink()
+    assert cli.main(command(folder, output)) == 0
+    assert (output / "test/result.json").stat().st_mtime_ns == before
+
+
+def train_evaluations(output):
+    return train.read_evaluations(output / "train")
 
 
 def test_a_finished_run_of_an_earlier_version_is_evaluated_and_nothing_else(folder, unbroken, tmp_path, capsys):
