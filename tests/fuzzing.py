@@ -1,6 +1,6 @@
 """Inputs as nobody would write them, drawn by hypothesis, and what must hold for all of them.
 
-The tests draw a few, `benchmarks/fuzz.py` thousands. Each function runs one case in this process and returns what
+The tests draw a few, `benchmarks/data/fuzz.py` thousands. Each function runs one case in this process and returns what
 became of it: "read" or "refused". Anything but a `UserError` of one line comes through.
 """
 

@@ -49,7 +49,7 @@ USES = {
     "search/runs/workers.py": {"joblib.externals.loky"},
     "tests/helpers.py": {"_collective_key_base"},
     "tests/search/scoring/test_scoring.py": {"tensorflow.python.framework"},
-    "benchmarks/detector_counts.py": {"tensorflow.python.framework"},
+    "benchmarks/detection/detector_counts.py": {"tensorflow.python.framework"},
 }
 _UNPROMISED = re.compile(r"tensorflow\.python\b|jaxlib\b|joblib\.externals\b|.*\b_[a-z]")
 _OURS = ("asvit_tf", "search")

@@ -1,4 +1,4 @@
-"""A few cases of `fuzzing` on every change; `benchmarks/fuzz.py` runs thousands."""
+"""A few cases of `fuzzing` on every change; `benchmarks/data/fuzz.py` runs thousands."""
 
 import fuzzing
 from hypothesis import HealthCheck, given, settings

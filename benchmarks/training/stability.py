@@ -1,11 +1,11 @@
 """How often does a training lose what it learned? The real trainer over data, topologies, schedules, rates and recipes.
 
-    python benchmarks/stability.py --save_dir DIR --table recipes [--cells CELLS] [--cifar CIFAR] [--workers 2]
+    python benchmarks/training/stability.py --save_dir DIR --table recipes [--cells CELLS] [--cifar CIFAR] [--workers 2]
 
-    python benchmarks/stability.py --save_dir DIR --table photographs --cifar10 CIFAR10 --workers 1 --threads 2
+    python benchmarks/training/stability.py --save_dir DIR --table photographs --cifar10 CIFAR10 --workers 1 --threads 2
 
 A table is a list of trainings; each runs once for every recipe of the table, with a seed of its own that the recipes
-share. `CELLS` is what benchmarks/blood_cells.py wrote, `CIFAR10` holds CIFAR-10 as `train/CLASS/*.jpg` and
+share. `CELLS` is what benchmarks/training/blood_cells.py wrote, `CIFAR10` holds CIFAR-10 as `train/CLASS/*.jpg` and
 `val/CLASS/*.jpg`, `CIFAR` the first 500 and 100 files of every class of it. Rows go to
 benchmarks/results/stability.jsonl (or --results) as they are finished; started again, it continues. A training that
 returns to guessing is stopped there, because nothing sets it back (`guard.max_rollbacks` is 0 here).
@@ -30,7 +30,7 @@ import click
 import tqdm
 from stability_tables import RECIPES, TABLES, TOPOLOGIES, Training
 
-RESULTS = Path(__file__).parent / "results" / "stability.jsonl"
+RESULTS = Path(__file__).parents[1] / "results" / "stability.jsonl"
 
 
 def experiment(training: Training, recipe: dict[str, Any], dataset: Any, seed: int) -> Any:

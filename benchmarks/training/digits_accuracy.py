@@ -1,7 +1,7 @@
 """Held-out accuracy on the digits with and without re-tokenization, same epochs, several seeds; training time of both.
 
-    python benchmarks/digits_accuracy.py [--epochs 80] [--image-size 32] [--schedules published,none] [--seeds 0,1,2]
-        [--power 0.5]
+    python benchmarks/training/digits_accuracy.py [--epochs 80] [--image-size 32] [--schedules published,none]
+        [--seeds 0,1,2] [--power 0.5]
 
 Trains the experiment of official_configs/digits_asvit_i32_cpu.yaml in one process for each row; with --power P the
 learning rate falls as (1 - share of steps)^P instead of as a cosine. Warm seconds are steps
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import click
 
-RESULTS = Path(__file__).parent / "results" / "digits_accuracy.jsonl"
+RESULTS = Path(__file__).parents[1] / "results" / "digits_accuracy.jsonl"
 
 
 def train_one(topology, seed, schedule, epochs, image_size, power):

@@ -1,10 +1,11 @@
 """`asvit run` on blood cells without any other flag, one run for each seed: does every one learn, and keep it?
 
-    python benchmarks/front_door.py --cells CELLS --save_dir DIR [--seeds 20] [--workers 2]
+    python benchmarks/training/front_door.py --cells CELLS --save_dir DIR [--seeds 20] [--workers 2]
 
-`CELLS` is what benchmarks/blood_cells.py wrote. Each run is the command in a process of its own, with one thread for
-each worker; it lies in DIR/SEED, and started again it continues. Rows go to benchmarks/results/front_door.jsonl (or
---results), with the losses of all epochs; `returned` counts those at the loss of guessing after one below 0.9 of it.
+`CELLS` is what benchmarks/training/blood_cells.py wrote. Each run is the command in a process of its own, with one
+thread for each worker; it lies in DIR/SEED, and started again it continues. Rows go to
+benchmarks/results/front_door.jsonl (or --results), with the losses of all epochs; `returned` counts those at the loss
+of guessing after one below 0.9 of it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import joblib
 import tqdm
 from stability import returned
 
-RESULTS = Path(__file__).parent / "results" / "front_door.jsonl"
+RESULTS = Path(__file__).parents[1] / "results" / "front_door.jsonl"
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
 
 

@@ -1,6 +1,6 @@
 """When a network is linear along the circle, curvature and length distortion are the same information.
 
-    python benchmarks/turning_number.py
+    python benchmarks/search/turning_number.py
 
 Forty random topologies of the search space, 64 x 64, 10 points, one draw of weights and one circle each, in three
 settings: as released (norms off, weights N(0, 0.02)), LeCun weights (norms off), and norms kept (weights N(0, 0.02)).
@@ -29,7 +29,7 @@ from search.scoring.settings import ScoringSettings
 from search.scoring.training_free import Probe
 from search.strategy import space
 
-ROOT = Path(__file__).parent
+ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results" / "turning_number.jsonl"
 FIGURE = ROOT.parent / "docs" / "figures" / "turning_number.png"
 TOPOLOGIES, SIDE = 40, 64

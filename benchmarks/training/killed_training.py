@@ -1,6 +1,6 @@
 """`asvit run`, killed at random moments and started again, ends as an unbroken one; and what that costs.
 
-    python benchmarks/killed_training.py [--kills 10] [--arms deterministic free cost]
+    python benchmarks/training/killed_training.py [--kills 10] [--arms deterministic free cost]
 
 Arm `deterministic` (TF_DETERMINISTIC_OPS=1): a small run of the digits, unbroken and killed by SIGKILL. The moments are
 drawn from a seed, in seconds of processor time since the start, so that they do not depend on what else the machine
@@ -24,7 +24,7 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-RESULTS = Path(__file__).parent / "results" / "killed_training.jsonl"
+RESULTS = Path(__file__).parents[1] / "results" / "killed_training.jsonl"
 SMALL = ["--search-steps=3", "--repeats=1", "--budget=0.5", "--epochs=6", "--batch-size=64", "--image-size=16"]
 SHORTEST, LONGEST = 3, 45  # Seconds of processor time from a start to its kill; importing TensorFlow takes about 8.
 EPOCHS = 6  # Of the arm `cost`, of each kind.

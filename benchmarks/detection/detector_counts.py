@@ -1,6 +1,6 @@
 """Parameters and multiply-adds of the whole Cascade Mask R-CNN on As-ViT Large at 1024 x 1024, part by part.
 
-    python benchmarks/detector_counts.py [--yaml NAME ...] [--side PIXELS] [--topology TOPOLOGY]
+    python benchmarks/detection/detector_counts.py [--yaml NAME ...] [--side PIXELS] [--topology TOPOLOGY]
 
 One image forward: the backbone, FPN, RPN, three box heads on 1000 proposals each, the mask head on 100 detections.
 The convolutions and matrix products of the traced graph are counted by TensorFlow's own registered statistics, without
@@ -26,8 +26,8 @@ from asvit_tf import registry_imports  # noqa: F401
 from asvit_tf.design import counting
 from asvit_tf.design.topology import Topology
 
-CONFIGS = Path(__file__).parents[1] / "official_configs"
-RESULTS = Path(__file__).parent / "results" / "detector_counts.jsonl"
+CONFIGS = Path(__file__).parents[2] / "official_configs"
+RESULTS = Path(__file__).parents[1] / "results" / "detector_counts.jsonl"
 PUBLISHED = dict(parameters=138.8e6, macs=1094.2e9)
 COUNTED = ("Conv2D", "Conv2DBackpropInput", "MatMul", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3", "Einsum")
 

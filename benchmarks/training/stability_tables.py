@@ -1,4 +1,4 @@
-"""The trainings and recipes of benchmarks/stability.py, as data."""
+"""The trainings and recipes of benchmarks/training/stability.py, as data."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Memory of a process over 100 scored topologies.
 
-    python benchmarks/scoring_memory.py
+    python benchmarks/search/scoring_memory.py
 
 Random topologies of the search space at 32 x 32, length distortion and NTK, one repeat. The resident size after each is
 kept in benchmarks/results/scoring_memory.jsonl.
@@ -20,7 +20,7 @@ from search.scoring.settings import ScoringSettings
 from search.scoring.training_free import TrainingFreeScorer
 from search.strategy import space
 
-RESULTS = Path(__file__).parent / "results" / "scoring_memory.jsonl"
+RESULTS = Path(__file__).parents[1] / "results" / "scoring_memory.jsonl"
 TOPOLOGIES, WARM_UP = 100, 10
 
 

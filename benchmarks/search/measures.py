@@ -1,6 +1,6 @@
 """What the training-free measures cost, in forward passes, against the released way of computing them.
 
-    python benchmarks/measures.py
+    python benchmarks/search/measures.py
 
 The published seed topology, 224 x 224, float32, random weights, norms as the released settings have them. Every arm is
 one graph program; arms that are compared run in turn in one process, and the medians count. The slow arms differentiate
@@ -30,7 +30,7 @@ from asvit_tf.modeling import reference_weights
 from search.scoring.settings import ScoringSettings
 from search.scoring.training_free import Probe, TrainingFreeScorer
 
-RESULTS = Path(__file__).parent / "results" / "measures.jsonl"
+RESULTS = Path(__file__).parents[1] / "results" / "measures.jsonl"
 TOPOLOGY = Topology.named("seed")
 POINTS, IMAGES, ROUNDS, SLOW_ROUNDS = 10, 16, 9, 2
 

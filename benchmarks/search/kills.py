@@ -1,6 +1,6 @@
 """Search and growth killed at random moments end with the same trace and result as unbroken ones.
 
-    python benchmarks/kills.py
+    python benchmarks/search/kills.py
 
 Both commands at 16 x 16, killed by SIGKILL five times each, at moments drawn from a seed, and started again at once.
 """

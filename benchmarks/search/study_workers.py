@@ -1,6 +1,6 @@
 """A study with one and with two workers of one thread each, and one that is killed: the same rows, and how much faster.
 
-    python benchmarks/study_workers.py [--topologies 8] [--epochs 3]
+    python benchmarks/search/study_workers.py [--topologies 8] [--epochs 3]
 
 Each arm is a study of its own in a process of its own. A finished study that is started again only imports, draws and
 writes; its seconds are taken off each arm's, so that those left are of measuring and training. The killed arm has two
@@ -22,7 +22,7 @@ import click
 
 from asvit_tf.journals import Journal
 
-RESULTS = Path(__file__).parent / "results" / "study_workers.jsonl"
+RESULTS = Path(__file__).parents[1] / "results" / "study_workers.jsonl"
 KILLS = 2
 
 

@@ -1,6 +1,6 @@
 """docs/figures/detection.png: what exported detectors find on held-out synthetic scenes.
 
-    python benchmarks/detection_figure.py SCENES SAVED_MODEL [SAVED_MODEL ...]
+    python benchmarks/detection/detection_figure.py SCENES SAVED_MODEL [SAVED_MODEL ...]
 
 SCENES is what asvit shapes wrote. A row for each SavedModel, the first scenes of the held-out split, drawn by asvit
 detect on three times enlarged images.
@@ -14,7 +14,7 @@ from PIL import Image
 
 from asvit_tf.serving import detect
 
-FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "detection.png"
+FIGURE = Path(__file__).parents[2] / "docs" / "figures" / "detection.png"
 COLUMNS, SIDE = 4, 384
 
 

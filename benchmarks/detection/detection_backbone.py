@@ -1,6 +1,6 @@
 """As-ViT Large on one image of the sizes of detection, float32: does it run here, how long, with what memory.
 
-    python benchmarks/detection_backbone.py
+    python benchmarks/detection/detection_backbone.py
 
 Windows of the edge that they have at 224 ("fixed"), padded where the grid is no multiple of it. Each size runs in a
 process of its own, forward only, as one graph program; memory is the largest resident size of that process (VmHWM),
@@ -17,7 +17,7 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-RESULTS = Path(__file__).parent / "results" / "detection_backbone.jsonl"
+RESULTS = Path(__file__).parents[1] / "results" / "detection_backbone.jsonl"
 SIZES = ((224, 224), (1024, 1024), (800, 1333))
 RUNS = 3
 

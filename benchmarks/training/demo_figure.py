@@ -1,4 +1,4 @@
-"""Draws docs/figures/demo.png from a finished run: `python benchmarks/demo_figure.py demo`."""
+"""Draws docs/figures/demo.png from a finished run: `python benchmarks/training/demo_figure.py demo`."""
 
 import json
 import sys
@@ -31,7 +31,7 @@ def main():
     report.draw_accuracy(
         axes["training"], step_log.read_blocks(run / "train"), train.read_evaluations(run / "train"), schedule
     )
-    target = Path(__file__).parent.parent / "docs" / "figures" / "demo.png"
+    target = Path(__file__).parents[2] / "docs" / "figures" / "demo.png"
     target.parent.mkdir(exist_ok=True)
     figure.savefig(target, dpi=110)
 

@@ -1,6 +1,6 @@
 """What is left of the images inside a trained network: how far features differ between images, stage by stage.
 
-    python benchmarks/collapsed_features.py RUN
+    python benchmarks/training/collapsed_features.py RUN
 
 `RUN` is a directory of `asvit run`. For each stage, on the held-out images, of the features averaged over an image's
 tokens: their size (root mean square) and their deviation between images as a share of it. In a network that learned the

@@ -1,6 +1,6 @@
 """Blood cells cut out of photographs by their boxes: a small, uneven set of three classes, as folders of JPEGs.
 
-    python benchmarks/blood_cells.py --coco BCCD --output CELLS
+    python benchmarks/training/blood_cells.py --coco BCCD --output CELLS
 
 `BCCD` holds `train/`, `val/` and `annotations/instances_{train,val}.json` in COCO's form. Every white cell and platelet
 is cut out, and of every photograph the first `--red_cells` red cells, which are ten times as many. Crops of the

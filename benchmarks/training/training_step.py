@@ -1,6 +1,6 @@
 """One training step of As-ViT Small in each phase, against the Model Garden's own ViT-S/16 and MaxViT-tiny.
 
-    python benchmarks/training_step.py
+    python benchmarks/training/training_step.py
 
 224 x 224, batch 8, float32, the Model Garden's classification task (forward, backward, AdamW), each arm one graph
 program on the same random batch, run in turn in one process. Multiply-accumulates are the Model Garden's own count.
@@ -30,7 +30,7 @@ from official.vision import registry_imports as vision_imports  # noqa: F401
 from asvit_tf import registry_imports  # noqa: F401
 from asvit_tf.design.retokenization import Tokenization
 
-RESULTS = Path(__file__).parent / "results" / "training_step.jsonl"
+RESULTS = Path(__file__).parents[1] / "results" / "training_step.jsonl"
 BATCH, ROUNDS, CLASSES = 8, 11, 1000
 NETWORKS = ("As-ViT Small", "ViT-S/16", "MaxViT-tiny")
 STRIDES = {"stride 16": 16, "stride 8": 8, "stride 4": 4}

@@ -1,6 +1,6 @@
 """Does the search find a topology better than chance? The found one against random ones of similar cost.
 
-    python benchmarks/search_against_chance.py --save_dir DIR [--predictor FILE | --arch TOPOLOGY] [--steps 200]
+    python benchmarks/search/search_against_chance.py --save_dir DIR [--predictor FILE | --arch TOPOLOGY] [--steps 200]
 
 REINFORCE with its released settings searches at the study's image size and width on the study's images, by its released
 measures or by the accuracy that a study's predictor expects (or a topology is given); ten random topologies of the same
@@ -31,7 +31,7 @@ from search.study import result as study_result
 from search.study.settings import StudySettings
 from search.study.statistics import percentiles
 
-RESULTS = Path(__file__).parent / "results" / "search_against_chance.jsonl"
+RESULTS = Path(__file__).parents[1] / "results" / "search_against_chance.jsonl"
 SIMILAR = 0.1
 TRIES = 100_000
 NUM_CLASSES = 10

@@ -1,6 +1,6 @@
 """How many images a second `asvit prepare` reads: 2,000 photographs of 500 x 375, a whole command each time.
 
-    python benchmarks/prepare_images.py SCRATCH SOURCE... [--workers 1 --workers 2] [--reading]
+    python benchmarks/data/prepare_images.py SCRATCH SOURCE... [--workers 1 --workers 2] [--reading]
 
 SOURCE are folders with JPEG or PNG files below them; their images are enlarged in turn to 500 x 375 and written as
 JPEGs of quality 90 in ten class folders in SCRATCH. Every row, a line of JSON, has seconds of the clock and those

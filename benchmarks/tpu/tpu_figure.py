@@ -1,7 +1,7 @@
 """Draws docs/figures/tpu.png from the compilations kept in benchmarks/results/tpu.jsonl.
 
 asvit tpu-check small --batch 64 --json      # each line there is what such a command printed, under its name
-python benchmarks/tpu_figure.py
+python benchmarks/tpu/tpu_figure.py
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 RESULTS = HERE / "results" / "tpu.jsonl"
 FIGURE = HERE.parent / "docs" / "figures" / "tpu.png"
 SHOWN = ("Small", "Base", "Large", "ViT-S/16", "ViT-B/16")

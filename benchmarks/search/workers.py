@@ -1,6 +1,6 @@
 """Growth candidates scored by one and by two worker processes, and by one process with all threads.
 
-    python benchmarks/workers.py
+    python benchmarks/search/workers.py
 
 Sixteen candidates of the published seed topology's growth at 224 x 224 (proxies of width 20), length distortion and
 NTK, two repeats. All arms are warm: their processes have scored one topology before. The measures of the arms with one
@@ -27,7 +27,7 @@ from search.strategy import growth as grow
 from search.strategy.limits import Limits
 from search.strategy.settings import GrowthSettings
 
-RESULTS = Path(__file__).parent / "results" / "workers.jsonl"
+RESULTS = Path(__file__).parents[1] / "results" / "workers.jsonl"
 SETTINGS = ScoringSettings(repeats=2)
 # Workers, and threads of each; None is this process with all threads.
 ARMS = {"1 worker, 1 thread": (1, 1), "2 workers, 1 thread each": (2, 1), "1 process, all threads": None}

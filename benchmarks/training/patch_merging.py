@@ -1,6 +1,6 @@
 """Patch merging without its patches, against building them: time and memory of forward and backward.
 
-    python benchmarks/patch_merging.py
+    python benchmarks/training/patch_merging.py
 
 Both arms compute the same numbers (checked first), in float32, as one traced program each, at the three mergings of
 As-ViT Small, 224 x 224, batch 8. Times are medians of runs in turn, in one process; memory is the growth of the peak
@@ -24,7 +24,7 @@ from asvit_tf import Topology
 from asvit_tf.design import grids
 from asvit_tf.modeling.layers import NORM_EPSILON, PatchMerging
 
-RESULTS = Path(__file__).parent / "results" / "patch_merging.jsonl"
+RESULTS = Path(__file__).parents[1] / "results" / "patch_merging.jsonl"
 BATCH, ROUNDS = 8, 15
 
 

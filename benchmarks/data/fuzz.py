@@ -1,8 +1,8 @@
 """Inputs as nobody would write them, by the thousand: what the tests draw a few of (tests/fuzzing.py).
 
-    python benchmarks/fuzz.py annotations --examples 2000
-    python benchmarks/fuzz.py paths --examples 1000
-    python benchmarks/fuzz.py yaml --examples 500
+    python benchmarks/data/fuzz.py annotations --examples 2000
+    python benchmarks/data/fuzz.py paths --examples 1000
+    python benchmarks/data/fuzz.py yaml --examples 500
 
 Prints how many were read and how many refused with one line, the seconds, and the peak memory of the process; a row
 goes to benchmarks/results/fuzz.jsonl. Anything else - a traceback, an entry lost without a count, a record that
@@ -21,14 +21,14 @@ import time
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
 import click
 import fuzzing
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-RESULTS = Path(__file__).parent / "results" / "fuzz.jsonl"
+RESULTS = Path(__file__).parents[1] / "results" / "fuzz.jsonl"
 
 
 def _cases(kind: str, root: Path):
