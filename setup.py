@@ -11,7 +11,7 @@ setup(
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.11,<3.13",
+    python_requires=">=3.11,<3.14",
     packages=find_packages(include=["asvit_tf", "asvit_tf.*", "search", "search.*", "official_configs"]),
     package_data={"official_configs": ["*.yaml", "coco/*.yaml"]},
     install_requires=[

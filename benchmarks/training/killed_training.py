@@ -25,7 +25,7 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 RESULTS = Path(__file__).parents[1] / "results" / "killed_training.jsonl"
-SMALL = ["--search-steps=3", "--repeats=1", "--budget=0.5", "--epochs=6", "--batch-size=64", "--image-size=16"]
+SMALL = ["--search-steps=3", "--repeats=1", "--budget=0.5", "--epochs=6", "--batch-size=64", "--image-size=32"]
 SHORTEST, LONGEST = 3, 45  # Seconds of processor time from a start to its kill; importing TensorFlow takes about 8.
 EPOCHS = 6  # Of the arm `cost`, of each kind.
 
