@@ -179,8 +179,8 @@ def test_what_is_no_detector_or_no_image_is_refused(trained, photos, tmp_path, c
     good = str(tmp_path / "out.png")
     for model, image, output, message in (
         ("nowhere", photos[0], good, "nowhere is not a SavedModel"),
-        (trained.saved_model, tmp_path / "text.png", good, "is not an image that can be decoded"),
-        (trained.saved_model, tmp_path / "gone.png", good, "cannot read"),
+        (trained.saved_model, tmp_path / "text.png", good, "text.png: not an image that Pillow reads"),
+        (trained.saved_model, tmp_path / "gone.png", good, "gone.png: cannot be read (No such file"),
         (trained.saved_model, photos[0], str(tmp_path / "out.txt"), "allowed are files that end in .png, .jpg, .jpeg"),
         (trained.saved_model, photos[0], str(tmp_path / "none/out.png"), "there is no directory"),
     ):

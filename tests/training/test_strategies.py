@@ -147,6 +147,7 @@ def test_a_killed_worker_and_a_restart_continue_from_the_checkpoint(digits, tmp_
     params = experiment(digits, runtime={"distribution_strategy": "multi_worker_mirrored"})
     params.trainer.override({"train_steps": 200, "steps_per_loop": 10, "checkpoint_interval": 10})
     params.trainer.override({"summary_interval": 10})
+    params.trainer.optimizer_config.learning_rate.cosine.decay_steps = 200
     params.task.retokenization.override(
         {
             "phases": [{"until_step": 100, "stride": 16, "dilation": None}, {"stride": 4, "dilation": None}],
