@@ -2,12 +2,12 @@
 
     python benchmarks/training/killed_training.py [--kills 10] [--arms deterministic free cost]
 
-Arm `deterministic` (TF_DETERMINISTIC_OPS=1): a small run of the digits, unbroken and killed by SIGKILL. The moments are
-drawn from a seed, in seconds of processor time since the start, so that they do not depend on what else the machine
-does. Compared: topologies, every variable of the last checkpoint and of the SavedModel bit for bit, metrics. Arm
-`free`: the same without that variable. Arm `cost`: epochs of digits_asvit_i32_cpu.yaml with and without a new beginning
-of the draws before each, in turn within one process, once for each setting of the
-variable. Rows go to benchmarks/results/killed_training.jsonl.
+Arm `deterministic` (TF_DETERMINISTIC_OPS=1): a small run of the digits, unbroken, and runs killed by SIGKILL and started
+again until they end, as many as it takes for all kills. The moments are drawn from a seed, in seconds of processor time
+since the start, so that they do not depend on what else the machine does. Compared: topologies, every variable of the last
+checkpoint and of the SavedModel bit for bit, metrics. Arm `free`: the same without that variable. Arm `cost`: epochs of
+digits_asvit_i32_cpu.yaml with and without a new beginning of the draws before each, in turn within one process, once for
+each setting of the variable. Rows go to benchmarks/results/killed_training.jsonl.
 """
 
 import argparse
@@ -102,36 +102,46 @@ def ended(directory):
 
 
 def kill_arm(root, deterministic, kills):
-    """An unbroken and a killed run, and a row that compares them."""
+    """An unbroken run, killed ones until there are enough kills, and a row that compares them."""
     moments = random.Random(int(deterministic))
-    unbroken, broken = root / f"unbroken_{deterministic}", root / f"killed_{deterministic}"
+    unbroken = root / f"unbroken_{deterministic}"
     begun = time.time()
-    process = start(unbroken, deterministic)
-    assert process.wait() == 0, Path(f"{unbroken}.txt").read_text()[-2000:]
+    assert start(unbroken, deterministic).wait() == 0, Path(f"{unbroken}.txt").read_text()[-2000:]
     unbroken_seconds = time.time() - begun
     print(f"unbroken: {unbroken_seconds:.0f} s", flush=True)
-    at = []
+    at, rounds = [], []
     while len(at) < kills:
-        moment = round(moments.uniform(SHORTEST, LONGEST), 1)
-        process = start(broken, deterministic)
-        if not killed(process, moment):
-            assert process.returncode == 0, Path(f"{broken}.txt").read_text()[-2000:]
-            break
-        at.append((moment, place(broken)))
-        print(f"killed after {moment} s: {at[-1][1]}", flush=True)
-    assert start(broken, deterministic).wait() == 0, Path(f"{broken}.txt").read_text()[-2000:]
-    (one, weights, exported, metrics), (other, *rest) = ended(unbroken), ended(broken)
+        broken = root / f"killed_{deterministic}_{len(rounds)}"
+        while len(at) < kills:
+            moment = round(moments.uniform(SHORTEST, LONGEST), 1)
+            process = start(broken, deterministic)
+            if not killed(process, moment):
+                assert process.returncode == 0, Path(f"{broken}.txt").read_text()[-2000:]
+                break
+            at.append((moment, place(broken)))
+            print(f"killed after {moment} s: {at[-1][1]}", flush=True)
+        assert start(broken, deterministic).wait() == 0, Path(f"{broken}.txt").read_text()[-2000:]
+        rounds.append(compared(unbroken, broken))
     return dict(
         arm="deterministic" if deterministic else "free",
         kills=at,
+        runs=len(rounds),
+        **{name: [row[name] for row in rounds] for name in rounds[0]},
+        unbroken_accuracy=ended(unbroken)[0]["accuracy"],
+        unbroken_seconds=round(unbroken_seconds, 1),
+    )
+
+
+def compared(unbroken, broken):
+    """What is the same in two runs."""
+    (one, weights, exported, metrics), (other, *rest) = ended(unbroken), ended(broken)
+    return dict(
         tracebacks=Path(f"{broken}.txt").read_text().count("Traceback"),
         same_topologies=all(one[name] == other[name] for name in ("topology", "grown")),
         same_weights=same(weights, rest[0]),
         same_saved_model=same(exported, rest[1]),
         same_metrics=metrics == rest[2],
-        accuracies=[one["accuracy"], other["accuracy"]],
-        variables=len(weights),
-        unbroken_seconds=round(unbroken_seconds, 1),
+        accuracies=other["accuracy"],
     )
 
 
