@@ -2,12 +2,12 @@
 
     python benchmarks/training/killed_training.py [--kills 10] [--arms deterministic free cost]
 
-Arm `deterministic` (TF_DETERMINISTIC_OPS=1): a small run of the digits, unbroken, and runs killed by SIGKILL and started
-again until they end, as many as it takes for all kills. The moments are drawn from a seed, in seconds of processor time
-since the start, so that they do not depend on what else the machine does. Compared: topologies, every variable of the last
-checkpoint and of the SavedModel bit for bit, metrics. Arm `free`: the same without that variable. Arm `cost`: epochs of
-digits_asvit_i32_cpu.yaml with and without a new beginning of the draws before each, in turn within one process, once for
-each setting of the variable. Rows go to benchmarks/results/killed_training.jsonl.
+Arm `deterministic` (TF_DETERMINISTIC_OPS=1): a small run of the digits, unbroken, and runs killed by SIGKILL and
+started again until they end, as many as it takes for all kills. The moments are drawn from a seed, in seconds of
+processor time since the start, so that they do not depend on what else the machine does. Compared: topologies, every
+variable of the last checkpoint and of the SavedModel bit for bit, metrics. Arm `free`: the same without that variable.
+Arm `cost`: epochs of digits_asvit_i32_cpu.yaml with and without a new beginning of the draws before each, in turn
+within one process, once for each setting of the variable. Rows go to benchmarks/results/killed_training.jsonl.
 """
 
 import argparse

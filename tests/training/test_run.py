@@ -22,7 +22,9 @@ def digits(tmp_path_factory):
 
 
 def test_train_run_logs_blocks_by_phase(digits, tmp_path, capsys):
-    params = experiment(digits, task={"retokenization": {"evaluate_phase": True}})
+    # The block after a checkpoint also begins to read anew; here it is always the one that traces.
+    trainer = {"checkpoint_interval": 2 * BLOCK}
+    params = experiment(digits, task={"retokenization": {"evaluate_phase": True}}, trainer=trainer)
     metrics = train.run(params, str(tmp_path), "train_and_eval", progress=True)
     assert metrics["accuracy"] == pytest.approx(accuracy_of(digits, tf.train.latest_checkpoint(tmp_path)))
     assert "phase_accuracy" not in metrics  # The last evaluation is in the last phase.
