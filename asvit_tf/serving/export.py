@@ -14,7 +14,7 @@ from asvit_tf.errors import UserError
 from asvit_tf.modeling import checkpoints
 from asvit_tf.serving import modules, tflite
 from asvit_tf.storage import whole_directory
-from asvit_tf.tasks import classification, classification_checks, experiment_files
+from asvit_tf.tasks import checks, classification, experiment_files
 
 TFLITE_FILE = "model.tflite"
 
@@ -76,7 +76,7 @@ def export(
         raise UserError("TFLite is for classifiers here; other networks are exported as a SavedModel")
     checkpoint = _checkpoint(params, model_dir, checkpoint)
     if tflite_type == "int8":
-        classification_checks.check(params.task, "train_data")  # It calibrates with it.
+        checks.classification.check(params.task, "train_data")  # It calibrates with it.
     # Nothing is drawn; but where TensorFlow's operations are deterministic, dropout cannot be traced without a seed.
     tf.random.set_seed(params.task.seed or 0)
     module = modules.serving_module(params, input_type)

@@ -9,12 +9,12 @@ from official.core import config_definitions as cfg
 from official.vision.configs import maskrcnn, retinanet, semantic_segmentation
 
 from asvit_tf.errors import UserError
-from asvit_tf.tasks import classification_checks, detection_checks, segmentation_checks
+from asvit_tf.tasks.checks import classification, detection, segmentation
 
 _KINDS = {
-    retinanet.RetinaNetTask: detection_checks,
-    maskrcnn.MaskRCNNTask: detection_checks,
-    semantic_segmentation.SemanticSegmentationTask: segmentation_checks,
+    retinanet.RetinaNetTask: detection,
+    maskrcnn.MaskRCNNTask: detection,
+    semantic_segmentation.SemanticSegmentationTask: segmentation,
 }
 
 
@@ -78,7 +78,7 @@ def check_data(task: cfg.TaskConfig, section: str) -> None:
 
 def _kind(task: cfg.TaskConfig) -> ModuleType:
     """The module with the `metrics`, `check_model` and `check` of a kind of task."""
-    return next((module for kind, module in _KINDS.items() if isinstance(task, kind)), classification_checks)
+    return next((module for kind, module in _KINDS.items() if isinstance(task, kind)), classification)
 
 
 def _whole(name: str, value: Any, least: int) -> None:

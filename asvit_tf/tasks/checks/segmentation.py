@@ -13,7 +13,7 @@ from PIL import Image
 
 from asvit_tf.dataloaders import inputs
 from asvit_tf.errors import UserError
-from asvit_tf.tasks import detection_checks
+from asvit_tf.tasks.checks import detection
 
 _LEVELS = (2, 5)  # That the backbone has.
 _PYRAMIDS = ("fpn", "nasfpn")
@@ -33,7 +33,7 @@ def check_model(task: Any) -> None:
       UserError: As in detection; or a setting that the Model Garden fails with only after building, or after training.
     """
     model, evaluated = task.model, task.validation_data
-    detection_checks.check_model(task)
+    detection.check_model(task)
     if not _LEVELS[0] <= model.min_level <= model.head.level <= model.max_level <= _LEVELS[1]:
         raise UserError(
             f"task.model has min_level {model.min_level}, head.level {model.head.level} and max_level "
@@ -70,7 +70,7 @@ def check(task: Any, section: str) -> None:
       UserError: There are no TFRecords with a class for every pixel at that place, or they have more classes than the
         model.
     """
-    file = detection_checks.first_file(task, section, "asvit prepare-coco --semantic")
+    file = detection.first_file(task, section, "asvit prepare-coco --semantic")
     seen: set[int] = set()
     try:
         for features in inputs.peek(file):
