@@ -167,6 +167,9 @@ def digits_experiment(digits, steps, block, *overrides):
     }
     for override in (base, *overrides):
         params.override(override, is_strict=True)
+    cosine = params.trainer.optimizer_config.learning_rate.cosine
+    if cosine.decay_steps == steps:
+        cosine.decay_steps = params.trainer.train_steps
     return params
 
 

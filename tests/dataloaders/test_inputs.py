@@ -192,7 +192,7 @@ def test_a_full_disk_loses_nothing_that_was_saved(digits, tmp_path):
         ({"steps_per_loop": 2, "summary_interval": 3}, {}, "summary_interval is 3; it must be a multiple"),
         ({"validation_steps": 0}, {}, "validation_steps is 0"),
         ({"optimizer_config": {"learning_rate": {"cosine": {"decay_steps": None}}}}, {}, "no decay_steps"),
-        ({"optimizer_config": {"learning_rate": {"cosine": {"decay_steps": 2}}}}, {}, "no warmup_steps"),
+        ({"optimizer_config": {"warmup": {"linear": {"warmup_steps": None}}}}, {}, "no warmup_steps"),
         (
             {"best_checkpoint_export_subdir": "best", "best_checkpoint_eval_metric": "acc"},
             {},

@@ -42,7 +42,7 @@ def folder(tmp_path):
 
 def test_prepare(folder, tmp_path, bars):
     assert cli.main(["prepare", str(folder), "--output", str(tmp_path / "records")]) == 0
-    assert bars == [("holding images out", 2, 2), ("images", 11, 11)]
+    assert bars == [("looking for images", 2, 2), ("holding images out", 2, 2), ("images", 11, 11)]
 
 
 def test_prepare_coco(tmp_path, bars):

@@ -65,7 +65,8 @@ def match(
     found: list[Matched] = []
     missing: list[tuple[str, str]] = []
     taken: set[Path] = set()
-    for entry, path, picture in zip(entries.images, paths, _looked_at(paths, entries.place.name, progress)):
+    # The bar first: the shortest ends a zip, and a bar that is not asked again stops before its end.
+    for picture, entry, path in zip(_looked_at(paths, entries.place.name, progress), entries.images, paths):
         if path is None or isinstance(picture, str):
             missing.append((text(entry.file_name), str(picture)))
             continue
