@@ -18,6 +18,7 @@ import tqdm
 
 from asvit_tf.choices import EMBEDDED
 from asvit_tf.dataloaders.folders import layout
+from asvit_tf.dataloaders.imagefiles.skipped import Skipped
 from asvit_tf.design.topology import NUM_STAGES, Topology
 from asvit_tf.errors import UserError
 from asvit_tf.journals import Journal, workspace
@@ -77,7 +78,7 @@ def run(save_dir: str, settings: StudySettings, workers: WorkerSettings = Worker
             if workers.processes == 1:
                 set_threads(workers.threads_each)  # Before anything starts TensorFlow.
             own = not (directory / "data").exists()
-            images, shares = prepare(directory, settings)
+            images, shares, skipped = prepare(directory, settings)
         except UserError:
             if not (directory / "topologies.jsonl").exists():  # Nothing is lost: other settings may be tried here.
                 (directory / "settings.json").unlink(missing_ok=True)
@@ -90,23 +91,16 @@ def run(save_dir: str, settings: StudySettings, workers: WorkerSettings = Worker
 
         rows, repeats = (study_result.without_guessing(part, shares) for part in (rows, repeats))
         columns = study_result.columns_of(settings, rows, len(shares))
-        result = {**study_result.summarize(settings, rows, repeats, columns), **_skipped(directory)}
+        result = {**study_result.summarize(settings, rows, repeats, columns), **skipped.as_dict()}
         predictor = study_result.predictor_of(settings, rows, columns, len(shares), result["selection"])
         return study_report.write(directory, rows, columns, result, predictor)
 
 
-def _skipped(directory: Path) -> dict[str, Any]:
-    """What every command says of image files that it did not read."""
-    from asvit_tf.dataloaders.classification import Dataset
-
-    return Dataset.load(directory / "data").all_skipped.as_dict()
-
-
-def prepare(directory: Path, settings: StudySettings) -> tuple[np.ndarray, list[float]]:
+def prepare(directory: Path, settings: StudySettings) -> tuple[np.ndarray, list[float], Skipped]:
     """Writes the TFRecords into the directory's `data`, where they are not yet.
 
     Returns:
-      The images of the NTK, normalized, and the share of each class in the held-out images.
+      The images of the NTK, normalized; the share of each class in the held-out images; what was not read.
 
     Raises:
       UserError: There are too few images, or none.
@@ -128,7 +122,7 @@ def prepare(directory: Path, settings: StudySettings) -> tuple[np.ndarray, list[
     size = (settings.image_size, settings.image_size)
     source = images.Source(data_path=dataset.train_path)
     drawn, _ = images.sample(source, settings.score_batch, size, settings.seed, progress=True)
-    return drawn, dataset.validation_shares()
+    return drawn, dataset.validation_shares(), dataset.all_skipped
 
 
 def _rows(

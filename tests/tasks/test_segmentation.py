@@ -6,7 +6,6 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
-import yaml
 from helpers import CONFIGS, two_devices
 from helpers import TINY_DETECTOR as TINY
 from official.common import distribute_utils
@@ -18,6 +17,7 @@ from tensorboard.backend.event_processing import event_accumulator
 from asvit_tf import UserError, cli
 from asvit_tf.dataloaders import coco, inputs, masks, shapes
 from asvit_tf.serving import export, modules
+from asvit_tf.tasks import experiment_files
 from asvit_tf.training import run as train
 
 CONFIG = CONFIGS / "shapes_segmentation_asvit_i128_cpu.yaml"
@@ -60,7 +60,7 @@ def start(records, model_dir, mode="train_and_eval", **overrides):
 
 def test_records_hold_what_is_visible_of_every_scene(records):
     scenes = records.parent / "scenes"
-    task = yaml.safe_load((records / "semantic.yaml").read_text())["task"]
+    task = experiment_files.read(str(records / "semantic.yaml"))["task"]
     assert task["class_names"] == ["background", *shapes.CLASSES]
     assert task["model"] == {"num_classes": 4}
     decoder = segmentation_input.Decoder()
@@ -126,7 +126,7 @@ def test_the_iou_is_that_of_counted_pixels(trained, records):
 @pytest.mark.parametrize(
     ("strategy", "dtype", "tolerance"),
     [
-        (two_devices, "float32", 1e-3),
+        (two_devices, "float32", 5e-3),  # Norms of two images differ from those of four.
         (lambda: tf.distribute.OneDeviceStrategy("CPU:0"), "bfloat16", 5e-2),
     ],
     ids=["two devices", "bfloat16"],

@@ -153,7 +153,7 @@ def test_every_replica_is_set_back_and_eased(digits, tmp_path):
             variable.assign(variable + tf.cast(1, variable.dtype))
         trainer.global_step.assign_add(BLOCK)
         metrics = {"training_loss": loss, "guessing_loss": 2.3}
-        trainer.latest = [StepBlock(int(trainer.global_step), BLOCK, 0, 16, 5, False, 1.0, metrics)]
+        trainer.latest = [StepBlock(int(trainer.global_step.numpy()), BLOCK, 0, 16, 5, False, 1.0, metrics)]
         watch({})
         runner.checkpoint_manager.save(checkpoint_number=trainer.global_step, check_interval=False)
 

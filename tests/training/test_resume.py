@@ -54,6 +54,7 @@ def test_a_checkpoint_of_an_earlier_version_is_continued_and_set_back_to(digits,
         begun.append(history[-1].step if history else 0)
         return Verdict.DIVERGED if len(begun) == 1 else judge(history, total_steps)
 
+    monkeypatch.setattr(verdicts, "_LEAST_STEPS", 1)  # Each block is an observation.
     monkeypatch.setattr(verdicts, "judge", once)
     train.run(params, str(tmp_path), "train")
     assert [(row.step, row.restored) for row in guard.read_rollbacks(tmp_path)] == [(6, 4)]

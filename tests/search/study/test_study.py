@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from asvit_tf import choices, cli, journals
+from asvit_tf.dataloaders.imagefiles.skipped import Skipped
 from asvit_tf.errors import DivergedError, StoppedError, UserError
 from search.scoring import names as study_names
 from search.scoring.predictor import Predictor
@@ -67,7 +68,7 @@ def work(monkeypatch):
     monkeypatch.setattr(study_figures, "_DRAWN", ("curvature",))  # Drawing takes most of the time.
     monkeypatch.setattr(study_work, "_measure", measure)
     monkeypatch.setattr(study_work, "train_briefly", train)
-    monkeypatch.setattr(study, "prepare", lambda directory, settings: (np.zeros((2, 8, 8, 3)), [0.1] * 10))
+    monkeypatch.setattr(study, "prepare", lambda directory, settings: (np.zeros((2, 8, 8, 3)), [0.1] * 10, Skipped()))
     return state
 
 
