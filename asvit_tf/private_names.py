@@ -13,6 +13,7 @@ from typing import Any
 # The name as module:path; of a function its parameters, of a value the functions that set and read it.
 NAMES: dict[str, tuple[str, ...]] = {
     # Called here.
+    "tensorflow.python.framework.config:is_op_determinism_enabled": (),
     "tensorflow.python.framework.ops:gradient_registry._registry": (
         "tensorflow.python.framework.registry:Registry.register",
     ),
@@ -72,6 +73,13 @@ def gradient_registry() -> MutableMapping[str, Any]:
     from tensorflow.python.framework import ops
 
     return ops.gradient_registry._registry
+
+
+def operations_are_deterministic() -> bool:
+    """Whether TF_DETERMINISTIC_OPS or `enable_op_determinism` asks for it; it can be set in public, but not read."""
+    from tensorflow.python.framework import config
+
+    return config.is_op_determinism_enabled()
 
 
 def layers_of(layer: Any) -> list[Any]:

@@ -98,7 +98,7 @@ class ExperimentRunner(train_lib.OrbitExperimentRunner):
 
     def _maybe_build_checkpoint_manager(self):
         trainer = self.params.trainer
-        on_save = self.trainer.begin_draws_anew
+        on_save = self.trainer.checkpoint_saved
         if self.strategy.extended.should_checkpoint:
             return SoundCheckpoints(
                 self.trainer.checkpoint,

@@ -84,9 +84,10 @@ class RetokenizingTrainer(base_trainer.Trainer):
     unmodified `official.vision.train` does: import `asvit_tf.registry_imports` and `asvit_tf.trainer` in a gin file and
     bind `create_trainer.trainer_cls = @RetokenizingTrainer`.
 
-    What is drawn is a function of (`config.task.seed`, step). Stochastic depth draws by the step itself. Of all else,
-    the input pipeline above all, nobody can restore a state; so `begin_draws_anew` gives it a seed of the step, when
-    training begins or continues and, by the runner, at every checkpoint: a resumed training begins at one.
+    What is drawn is a function of (`config.task.seed`, step). Stochastic depth draws by the step itself, the order of
+    records by the epoch. Of all else, augmentation above all, nobody can restore a state; so `begin_draws_anew` gives
+    it a seed of the step, when training begins or continues and, where operations are deterministic, at every
+    checkpoint: a resumed training begins at one.
 
     Args: as `base_trainer.Trainer`; `config.task.retokenization` is the schedule, if the task has one. Training data
       that are passed are read on and on, without a place to begin anew.
@@ -161,6 +162,15 @@ class RetokenizingTrainer(base_trainer.Trainer):
             name: last if name == "learning_rate" else np.average([float(log[name]) for log in logs], weights=weights)
             for name, last in logs[-1].items()
         }
+
+    def checkpoint_saved(self):
+        """Begins the draws anew, so that a training that is resumed here repeats; or does nothing.
+
+        Where operations are not deterministic nothing repeats to the bit, and building the pipeline takes seconds. The
+        order of records and stochastic depth need no new beginning.
+        """
+        if private_names.operations_are_deterministic():
+            self.begin_draws_anew()
 
     def begin_draws_anew(self):
         """Has the next training step draw, and read its data, as a training that begins at this step does."""
