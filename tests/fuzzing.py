@@ -1,12 +1,13 @@
 """Inputs as nobody would write them, drawn by hypothesis, and what must hold for all of them.
 
 The tests draw a few, `benchmarks/data/fuzz.py` thousands. Each function runs one case in this process and returns what
-became of it: "read" or "refused". Anything but a `UserError` of one line comes through.
+became of it: "read", "refused" or, where one file of several is left out, "counted". Anything but a `UserError` of one line comes through.
 """
 
 from __future__ import annotations
 
 import copy
+import io
 import json
 import os
 import shlex
@@ -20,12 +21,12 @@ import yaml
 from hypothesis import strategies as st
 from official.core import exp_factory, input_reader, train_utils
 from official.vision.dataloaders import tf_example_decoder
-from PIL import Image
+from PIL import ExifTags, Image
 
 from asvit_tf import storage
 from asvit_tf.cli import data as prepare_command
 from asvit_tf.cli.options import PathName
-from asvit_tf.dataloaders import coco, experiment_yaml, inputs
+from asvit_tf.dataloaders import classification, coco, experiment_yaml, inputs
 from asvit_tf.design.topology import Topology
 from asvit_tf.errors import UserError
 from asvit_tf.modeling import checkpoints
@@ -157,6 +158,103 @@ def _check_line(error: Exception, words: str = "") -> None:
     assert words in message
     assert "Traceback" not in message
     assert len(message) < 3000
+
+
+# ------------------------------------------------------------------------------------------------------ images
+
+
+def _sound_files() -> dict[str, bytes]:
+    """One file of each of many kinds, small and full of detail."""
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8))
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    kinds = dict(
+        baseline=("JPEG", noise, {}),
+        progressive=("JPEG", noise, dict(progressive=True)),
+        restarts=("JPEG", noise, dict(restart_marker_blocks=1)),
+        turned=("JPEG", noise, dict(exif=turned)),
+        grey=("JPEG", noise.convert("L"), {}),
+        ink=("JPEG", noise.convert("CMYK"), {}),
+        png=("PNG", noise, {}),
+        palette=("PNG", noise.convert("P"), dict(transparency=3)),
+        sixteen=("PNG", Image.fromarray(np.arange(WIDTH * HEIGHT, dtype=np.uint16).reshape(HEIGHT, WIDTH) * 170), {}),
+        alpha=("PNG", noise.convert("RGBA"), {}),
+        gif=("GIF", noise.convert("P"), dict(save_all=True, append_images=[noise.convert("P")])),
+        webp=("WEBP", noise, {}),
+        lossless=("WEBP", noise.convert("RGBA"), dict(lossless=True)),
+        tiff=("TIFF", noise, dict(compression="tiff_lzw")),
+        real=("TIFF", Image.fromarray(np.random.default_rng(0).random((HEIGHT, WIDTH), np.float32)), {}),
+        bmp=("BMP", noise, {}),
+        ppm=("PPM", noise, {}),
+        tga=("TGA", noise, dict(compression="tga_rle")),
+        ico=("ICO", noise, dict(sizes=[(16, 16)])),
+    )
+    files = {}
+    for name, (kind, image, options) in kinds.items():
+        file = io.BytesIO()
+        image.save(file, kind, **options)
+        files[name] = file.getvalue()
+    return files
+
+
+_FILES = _sound_files()
+
+
+@st.composite
+def image_files(draw) -> bytes:
+    """Bytes of an image file, cut, flipped, spliced with another, under another's beginning, with other numbers."""
+    content = bytearray(_FILES[draw(st.sampled_from(sorted(_FILES)))])
+    for _ in range(draw(st.integers(0, 4))):
+        length = len(content)
+        place = draw(st.one_of(st.integers(0, min(length, 64)), st.integers(0, length)))
+        other = _FILES[draw(st.sampled_from(sorted(_FILES)))]
+        change = draw(st.sampled_from(["cut", "flip", "flip", "numbers", "numbers", "splice", "begin", "insert", "gone"]))
+        if change == "cut":
+            del content[place:]
+        elif change == "flip" and place < length:
+            content[place] ^= 1 << draw(st.integers(0, 7))
+        elif change == "numbers":
+            content[place : place + 4] = draw(
+                st.sampled_from([b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\0\0\x30\0", b"\0\x30\0\0"])
+            )
+        elif change == "splice":
+            content[place:] = other[draw(st.integers(0, len(other))) :]
+        elif change == "begin":
+            start = draw(st.integers(1, 40))
+            content[:start] = other[:start]
+        elif change == "insert":
+            content[place:place] = draw(st.binary(max_size=8))
+        else:
+            del content[place : place + draw(st.integers(1, 16))]
+    return bytes(content)
+
+
+def images_case(root: Path, content: bytes, name: str) -> str:
+    """Prepares a folder that holds this file among sound ones: counted or written, and what is written is decoded."""
+    shutil.rmtree(root, ignore_errors=True)
+    for folder in ("a", "b"):
+        (root / "data" / folder).mkdir(parents=True)
+        for i, kind in enumerate(("baseline", "progressive")):  # All JPEG: what it is read as then depends on the file.
+            (root / "data" / folder / f"{i}.png").write_bytes(_FILES[kind])
+    (root / "data/a" / name).write_bytes(content)
+    dataset = classification.prepare(root / "records", root / "data")
+    records = [
+        tf.train.Example.FromString(record.numpy()).features.feature
+        for path in (dataset.train_path, dataset.validation_path)
+        for record in tf.data.TFRecordDataset(path)
+    ]
+    assert dataset.train_examples + dataset.validation_examples == len(records)
+    assert len(records) + sum(dataset.all_skipped.reasons.values()) == 5
+    for feature in records:
+        encoded = feature["image/encoded"].bytes_list.value[0]
+        with Image.open(io.BytesIO(encoded)) as image:
+            width, height = image.size
+        assert tf.io.decode_image(encoded, 3, expand_animations=False).shape == (height, width, 3)
+        if dataset.jpeg_only:  # Then training reads its size and decodes a part.
+            assert tf.io.extract_jpeg_shape(encoded).numpy()[:2].tolist() == [height, width]
+            crop = tf.io.decode_and_crop_jpeg(encoded, [0, 0, height, width], channels=3)
+            assert crop.shape == (height, width, 3)
+    return "read" if len(records) == 5 else "counted"
 
 
 # ------------------------------------------------------------------------------------------------------- paths

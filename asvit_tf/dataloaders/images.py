@@ -69,7 +69,12 @@ class Source:
         path = Path(self.data_path)
         if path.is_dir():
             return walk.images(path)
-        names = [self.data_path] if path.is_file() else sorted(glob.glob(self.data_path))
+        if path.is_file():
+            return [self.data_path], Skipped()
+        # A directory that is there is meant as it stands: brackets may be part of its name.
+        directory, pattern = os.path.split(self.data_path)
+        directory = glob.escape(directory) if os.path.isdir(directory) else directory
+        names = sorted(glob.glob(os.path.join(directory, pattern)))
         return [name for name in names if os.path.isfile(name)], Skipped()
 
     @property

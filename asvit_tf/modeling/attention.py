@@ -123,8 +123,10 @@ class WindowedAttention(tf_keras.layers.Layer):
         inner = self.num_heads * self.head_dim
         self.qkv = dense(3 * inner, next(seeds), "qkv")
         self.proj = dense(input_shape[-1], next(seeds), "proj")
-        self.qkv.build(input_shape)
-        self.proj.build((*input_shape[:-1], inner))
+        # In scopes of their own, as if they were called: HDF5 files want names that differ.
+        for layer, channels in ((self.qkv, input_shape[-1]), (self.proj, inner)):
+            with tf.name_scope(layer.name):
+                layer.build((*input_shape[:-1], channels))
 
     def call(self, x: tf.Tensor, windows: grids.Windows | None = None) -> tf.Tensor:
         # One product each: a TPU then writes the heads where attention wants them. Mapped together, as the weights are

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from asvit_tf import choices, private_names
+from asvit_tf import choices, precision, private_names
 from asvit_tf.design import counting, grids
 from asvit_tf.design.retokenization import Tokenization
 from asvit_tf.design.topology import Topology
@@ -42,12 +42,13 @@ class AsViT(tf_keras.Model):
         detection: the norm would get no gradient.
       stochastic_depth: Rate of the last block; it rises linearly from 0 at the first. In [0, 1).
       seed: Seed of the initial weights; None draws a fresh one.
+      kwargs: As of every Keras model; `dtype`, a policy such as "mixed_bfloat16", holds for all layers inside.
 
     Call: images [B, H, W, 3], normalized, to a dict: "2" to "5", the output of every stage [B, rows, columns, C],
     and "pre_logits" [B, 1, 1, C or representation_size], the pooled features behind the final norm, where asked for.
 
     Raises:
-      UserError: An unknown option, or an image size that is not known.
+      UserError: An unknown option, or an image size that is not known, here or in a call; a tensor of Keras 3.
     """
 
     def __init__(
@@ -87,56 +88,63 @@ class AsViT(tf_keras.Model):
             raise UserError(f"representation_size is {representation_size} without pre_logits; it must be None")
         self._image_size = image_size
 
-        seeds = layers.seed_stream(seed)
-        self.stem = layers.Stem(
-            self.topology.width,
-            self.topology.stages[0].kernel_size,
-            tokenization.stride,
-            tokenization.dilation,
-            seed=next(seeds),
-            name="stem",
-        )
-        self.position_embedding = None
-        if position_embedding:
-            grid = counting.position_grid(image_size, window)
-            self.position_embedding = layers.PositionEmbedding(grid, seed=next(seeds), name="position_embedding")
-
-        edges = self.topology.fixed_window_edges() if window == "fixed" else (None,) * len(self.topology.stages)
-        drop_rates = iter(np.linspace(0.0, stochastic_depth, sum(self.topology.depths)).tolist())
-        self.mergings: list[layers.PatchMerging] = []
-        self.stages: list[blocks.Stage] = []
-        for index, stage in enumerate(self.topology.stages):
-            width = self.topology.widths[index]
-            if index:
-                self.mergings.append(
-                    layers.PatchMerging(width, stage.kernel_size, seed=next(seeds), name=f"merging_{index}")
-                )
-            stage_blocks = [
-                blocks.Block(
-                    width=width,
-                    num_heads=self.topology.heads[index],
-                    head_dim=self.topology.head_dims[index],
-                    expansion_ratio=stage.expansion_ratio,
-                    drop_rate=next(drop_rates),
-                    seed=next(seeds),
-                    name=f"block_{depth}",
-                )
-                for depth in range(stage.depth)
-            ]
-            self.stages.append(blocks.Stage(stage_blocks, stage.splits, edges[index], name=f"stage_{index}"))
-        self.norm = layers.LayerNorm(name="norm") if pre_logits else None
-        self.representation = None
-        if representation_size is not None:
-            self.representation = tf_keras.layers.Dense(
-                representation_size,
-                activation="tanh",
-                kernel_initializer=layers.linear_initializer(next(seeds)),
-                name="representation",
+        # Layers take the policy that is global when they are made, and this model may have been given another.
+        with precision.policy(self.dtype_policy):
+            seeds = layers.seed_stream(seed)
+            self.stem = layers.Stem(
+                self.topology.width,
+                self.topology.stages[0].kernel_size,
+                tokenization.stride,
+                tokenization.dilation,
+                seed=next(seeds),
+                name="stem",
             )
-        self.set_normalization(normalization)
-        # Creates every variable now, inside the caller's strategy scope. Not by a call on a symbolic input: Keras keeps
-        # those in a graph that lives as long as the process, and a search makes hundreds of networks.
-        self.build((None, *input_specs.shape[1:]))
+            self.position_embedding = None
+            if position_embedding:
+                grid = counting.position_grid(image_size, window)
+                self.position_embedding = layers.PositionEmbedding(grid, seed=next(seeds), name="position_embedding")
+
+            edges = self.topology.fixed_window_edges() if window == "fixed" else (None,) * len(self.topology.stages)
+            drop_rates = iter(np.linspace(0.0, stochastic_depth, sum(self.topology.depths)).tolist())
+            self.mergings: list[layers.PatchMerging] = []
+            self.stages: list[blocks.Stage] = []
+            for index, stage in enumerate(self.topology.stages):
+                width = self.topology.widths[index]
+                if index:
+                    self.mergings.append(
+                        layers.PatchMerging(width, stage.kernel_size, seed=next(seeds), name=f"merging_{index}")
+                    )
+                stage_blocks = [
+                    blocks.Block(
+                        width=width,
+                        num_heads=self.topology.heads[index],
+                        head_dim=self.topology.head_dims[index],
+                        expansion_ratio=stage.expansion_ratio,
+                        drop_rate=next(drop_rates),
+                        seed=next(seeds),
+                        name=f"block_{depth}",
+                    )
+                    for depth in range(stage.depth)
+                ]
+                self.stages.append(blocks.Stage(stage_blocks, stage.splits, edges[index], name=f"stage_{index}"))
+            self.norm = layers.LayerNorm(name="norm") if pre_logits else None
+            self.representation = None
+            if representation_size is not None:
+                self.representation = tf_keras.layers.Dense(
+                    representation_size,
+                    activation="tanh",
+                    kernel_initializer=layers.linear_initializer(next(seeds)),
+                    name="representation",
+                )
+            self.set_normalization(normalization)
+            # Creates every variable now, inside the caller's strategy scope. Not by a call on a symbolic input: Keras
+            # keeps those in a graph that lives as long as the process, and a search makes hundreds of networks.
+            self.build((None, *input_specs.shape[1:]))
+
+    def __call__(self, images, *args: Any, **kwargs: Any):
+        # Here, because Keras would wrap what `call` says into many lines.
+        _check_images(images, self._image_size)
+        return super().__call__(images, *args, **kwargs)
 
     def call(self, images, training=None):
         endpoints = {}
@@ -202,6 +210,7 @@ class AsViT(tf_keras.Model):
         return {
             **self._config,
             "name": self.name,
+            "dtype": self.dtype_policy.name,
             "normalization": self.normalization,
             "tokenization": [self.tokenization.stride, self.tokenization.dilation],
         }
@@ -212,3 +221,19 @@ class AsViT(tf_keras.Model):
         config["input_specs"] = tf_keras.layers.InputSpec(shape=config.pop("input_shape"))
         config["tokenization"] = Tokenization(*config["tokenization"])
         return cls(**config)
+
+
+def _check_images(images: Any, image_size: tuple[int, int]) -> None:
+    """Refuses what would fail somewhere inside of the network."""
+    if type(images).__module__.partition(".")[0] == "keras":
+        raise UserError(
+            "AsViT is a tf_keras model and cannot take a tensor of Keras 3, which tf.keras makes; "
+            "build the model with tf_keras.Input, or set TF_USE_LEGACY_KERAS=1 before TensorFlow is imported"
+        )
+    shape = getattr(images, "shape", None)
+    if isinstance(shape, tf.TensorShape) and (shape.rank is None or None in shape[1:3].as_list()):
+        raise UserError(
+            f"AsViT: the images have the shape {shape}; height and width must be known when the program is traced: "
+            f"resize them in the data set by tf.image.resize(image, {list(image_size)}), or, where they have that size "
+            f"already, call image.set_shape([{image_size[0]}, {image_size[1]}, 3]) there"
+        )

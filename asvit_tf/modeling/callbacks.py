@@ -25,7 +25,7 @@ class RetokenizationCallback(tf_keras.callbacks.Callback):
     Args:
       schedule: The schedule to apply.
       backbone: The backbone whose stem changes. When left out: the model itself, its attribute `backbone`, or the one
-        `AsViT` among its layers and theirs (Sequential and functional models).
+        `AsViT` anywhere inside (Sequential, functional and subclassed models, layers that hold layers).
 
     Raises:
       UserError: The model has no `AsViT`, or several, and `backbone` is left out.
@@ -87,6 +87,11 @@ class RetokenizationCallback(tf_keras.callbacks.Callback):
 
 def _only_backbone(model: tf_keras.Model) -> AsViT:
     """The one backbone of a model."""
+    if not isinstance(model, tf_keras.Model):
+        raise UserError(
+            f"RetokenizationCallback is for models of tf_keras, and {model.name!r} is one of Keras 3, which tf.keras "
+            "makes; set TF_USE_LEGACY_KERAS=1 before TensorFlow is imported, or build it with tf_keras"
+        )
     named = getattr(model, "backbone", None)
     found = [named] if isinstance(named, AsViT) else _backbones(model)
     if len(found) != 1:
@@ -97,10 +102,6 @@ def _only_backbone(model: tf_keras.Model) -> AsViT:
     return found[0]
 
 
-def _backbones(layer: tf_keras.layers.Layer) -> list[AsViT]:
-    """Every backbone in a layer and in the layers of that, each once."""
-    if isinstance(layer, AsViT):
-        return [layer]
-    inner = [*getattr(layer, "layers", ()), getattr(layer, "layer", None)]  # `layer`: what a wrapper wraps.
-    found = [backbone for part in inner if part is not None for backbone in _backbones(part)]
-    return list({id(backbone): backbone for backbone in found}.values())
+def _backbones(model: tf_keras.Model) -> list[AsViT]:
+    """Every backbone that the model or anything inside it holds: as attribute, or in a list or dictionary."""
+    return [module for module in (model, *model.submodules) if isinstance(module, AsViT)]

@@ -1,6 +1,7 @@
 """Inputs as nobody would write them, by the thousand: what the tests draw a few of (tests/fuzzing.py).
 
     python benchmarks/data/fuzz.py annotations --examples 2000
+    python benchmarks/data/fuzz.py images --examples 2000
     python benchmarks/data/fuzz.py paths --examples 1000
     python benchmarks/data/fuzz.py yaml --examples 500
 
@@ -37,6 +38,9 @@ def _cases(kind: str, root: Path):
         folder = fuzzing.annotated(root / "data")
         drawn = st.tuples(fuzzing.mutations(), st.booleans(), st.booleans())
         return drawn, lambda case: fuzzing.annotations_case(folder, *case)
+    if kind == "images":
+        names = st.sampled_from(["x.png", "x.JPG", "x.tif", "x"])
+        return st.tuples(fuzzing.image_files(), names), lambda case: fuzzing.images_case(root, *case)
     if kind == "paths":
         drawn = st.tuples(fuzzing.NAMES, st.sampled_from([1, 2]))
         return drawn, lambda case: fuzzing.paths_case(root / "paths", *case)
@@ -45,7 +49,7 @@ def _cases(kind: str, root: Path):
 
 
 @click.command()
-@click.argument("kind", type=click.Choice(["annotations", "paths", "yaml"]))
+@click.argument("kind", type=click.Choice(["annotations", "images", "paths", "yaml"]))
 @click.option("--examples", default=100, show_default=True, type=click.IntRange(min=1))
 @click.option("--seed", "number", default=0, show_default=True, help="Which ones.")
 def main(kind: str, examples: int, number: int) -> None:

@@ -1,7 +1,7 @@
 """Held-out accuracy on the digits with and without re-tokenization, same epochs, several seeds; training time of both.
 
     python benchmarks/training/digits_accuracy.py [--epochs 80] [--image-size 32] [--schedules published,none]
-        [--seeds 0,1,2] [--power 0.5]
+        [--seeds 0,1,2] [--power 0.5] [--learning-rate 0.001] [--transition 0.05]
 
 Trains the experiment of official_configs/digits_asvit_i32_cpu.yaml in one process for each row; with --power P the
 learning rate falls as (1 - share of steps)^P instead of as a cosine. Warm seconds are steps
@@ -24,7 +24,7 @@ import click
 RESULTS = Path(__file__).parents[1] / "results" / "digits_accuracy.jsonl"
 
 
-def train_one(topology, seed, schedule, epochs, image_size, power):
+def train_one(topology, seed, schedule, epochs, image_size, power, learning_rate, transition):
     """One row, in this process."""
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     from asvit_tf import Topology
@@ -38,11 +38,15 @@ def train_one(topology, seed, schedule, epochs, image_size, power):
     with tempfile.TemporaryDirectory() as directory:
         dataset = data.prepare(Path(directory) / "data")
         params = classification.classifier(plan, dataset, Topology.parse(topology))
+        if transition is not None:
+            params.task.retokenization.transition = transition
+        decay = params.trainer.optimizer_config.learning_rate
+        if learning_rate is not None:
+            decay.cosine.initial_learning_rate = learning_rate
         if power is not None:
-            learning_rate = params.trainer.optimizer_config.learning_rate
-            rate = learning_rate.cosine.initial_learning_rate
-            decay = dict(initial_learning_rate=rate, decay_steps=params.trainer.train_steps, end_learning_rate=0.0)
-            learning_rate.override({"type": "polynomial", "polynomial": {**decay, "power": power}})
+            rate = decay.cosine.initial_learning_rate
+            fields = dict(initial_learning_rate=rate, decay_steps=params.trainer.train_steps, end_learning_rate=0.0)
+            decay.override({"type": "polynomial", "polynomial": {**fields, "power": power}})
         metrics = train.run(params, f"{directory}/train", "train_and_eval")
         phases = savings.phase_times(step_log.read_blocks(f"{directory}/train"))
     return dict(
@@ -52,11 +56,18 @@ def train_one(topology, seed, schedule, epochs, image_size, power):
         epochs=plan.epochs,
         image_size=plan.image_size,
         power=power,
+        **_others(learning_rate, transition),
         accuracy=metrics["accuracy"],
         warm_seconds=sum(phase.warm_seconds for phase in phases),
         trace_seconds=sum(phase.trace_seconds for phase in phases),
         phases=[dataclasses.asdict(phase) for phase in phases],
     )
+
+
+def _others(learning_rate, transition):
+    """Fields of a row that differ from the recipe; rows of the recipe have none of them."""
+    fields = dict(learning_rate=learning_rate, transition=transition)
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 @click.command()
@@ -66,15 +77,17 @@ def train_one(topology, seed, schedule, epochs, image_size, power):
 @click.option("--epochs", default=80)
 @click.option("--image-size", default=32)
 @click.option("--power", type=float)
+@click.option("--learning-rate", type=float, help="Peak; default: the recipe's.")
+@click.option("--transition", type=float, help="Share of the steps; default: the recipe's.")
 @click.option("--one", is_flag=True, hidden=True)
-def main(topology, seeds, schedules, epochs, image_size, power, one):
+def main(topology, seeds, schedules, epochs, image_size, power, learning_rate, transition, one):
     if topology is None:
         import yaml
 
         recipe = yaml.safe_load(Path("official_configs/digits_asvit_i32_cpu.yaml").read_text())
         topology = recipe["task"]["model"]["backbone"]["asvit"]["topology"]
     if one:
-        row = train_one(topology, int(seeds), schedules, epochs, image_size, power)
+        row = train_one(topology, int(seeds), schedules, epochs, image_size, power, learning_rate, transition)
         RESULTS.parent.mkdir(exist_ok=True)
         with open(RESULTS, "a") as file:
             file.write(json.dumps(row) + "\n")
@@ -82,15 +95,21 @@ def main(topology, seeds, schedules, epochs, image_size, power, one):
 
     def rows():
         lines = RESULTS.read_text().splitlines() if RESULTS.exists() else []
-        settings = dict(topology=topology, epochs=epochs, image_size=image_size, power=power)
-        return [row for row in map(json.loads, lines) if settings.items() <= row.items()]
+        fields = dict(topology=topology, epochs=epochs, image_size=image_size, power=power)
+        others = _others(learning_rate, transition)
+        return [
+            row
+            for row in map(json.loads, lines)
+            if fields.items() <= row.items() and _others(row.get("learning_rate"), row.get("transition")) == others
+        ]
 
     names, numbers = schedules.split(","), [int(seed) for seed in seeds.split(",")]
     for seed, schedule in itertools.product(numbers, names):
         if not any(row["seed"] == seed and row["schedule"] == schedule for row in rows()):
             arguments = ["--one", "--topology", topology, "--seeds", str(seed), "--schedules", schedule]
             arguments += ["--epochs", str(epochs), "--image-size", str(image_size)]
-            arguments += [] if power is None else ["--power", str(power)]
+            chosen = dict(power=power, **_others(learning_rate, transition))
+            arguments += [f"--{key.replace('_', '-')}={value}" for key, value in chosen.items() if value is not None]
             subprocess.run([sys.executable, __file__, *arguments], check=True, stdout=sys.stderr)
     for schedule in names:
         chosen = [row for row in rows() if row["schedule"] == schedule and row["seed"] in numbers]

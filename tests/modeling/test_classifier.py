@@ -77,10 +77,33 @@ def test_fit_with_the_callback_trains_each_step_at_its_tokens(kind):
     assert np.abs(kernel.numpy() - before).max() > 0
 
 
-def test_a_wrapped_backbone_is_found():
+class Holder(tf_keras.layers.Layer):
+    """A layer, not a model, that holds its parts where users put them."""
+
+    def __init__(self, part, **kwargs):
+        super().__init__(**kwargs)
+        self.parts = {"inner": [part]}
+
+    def call(self, images, training=None):
+        return self.parts["inner"][0](images, training=training)
+
+
+class Subclassed(tf_keras.Model):
+    """A model that holds its network at any depth, under any name."""
+
+    def __init__(self, part):
+        super().__init__()
+        self.network = Holder(part)
+
+    def call(self, images, training=None):
+        return self.network(images, training=training)
+
+
+@pytest.mark.parametrize("kind", [wrapped, Subclassed, lambda classifier: tf_keras.Sequential([Holder(classifier)])])
+def test_a_backbone_is_found_anywhere(kind):
     classifier = small()
     callback = RetokenizationCallback(SCHEDULE)
-    callback.set_model(wrapped(classifier))
+    callback.set_model(kind(classifier))
     assert callback.backbone is classifier.get_layer("backbone")
 
 
@@ -102,25 +125,93 @@ def test_a_model_without_one_backbone_is_refused_by_the_name_of_the_argument():
     assert chosen.backbone is second.get_layer("backbone")
 
 
-def test_files_hold_the_whole_model(tmp_path):
-    model = small(dropout=0.5, stochastic_depth=0.2, representation_size=16)
+FORMS = ["model.keras", "model.h5", "saved_model"]
+
+
+def changed(**options):
+    """A model none of whose variables or options is that of a fresh one."""
+    model = small(dropout=0.5, stochastic_depth=0.2, representation_size=16, **options)
     model.get_layer("backbone").set_tokenization(Tokenization(8, 2))
     for variable in model.variables:  # Norms and biases too differ from those of a fresh model.
         variable.assign_add(np.random.default_rng(len(variable.shape)).standard_normal(variable.shape) * 0.1)
+    return model
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_files_hold_the_whole_model(tmp_path, form):
+    model = changed()
     images, _ = data()
-    model.save(tmp_path / "model.keras")
-    loaded = tf_keras.models.load_model(tmp_path / "model.keras")
+    model.save(tmp_path / form)
+    loaded = tf_keras.models.load_model(tmp_path / form)
     expected = model(images)
     np.testing.assert_array_equal(loaded(images), expected)
     assert loaded.get_layer("backbone").tokenization == Tokenization(8, 2)
     assert loaded.get_layer("dropout").rate == 0.5
 
-    model.save_weights(tmp_path / "model.weights.h5")
+
+@pytest.mark.parametrize("form", ["model.weights.h5", "model.h5", "checkpoint"])
+def test_weights_alone(tmp_path, form):
+    model = changed()
+    images, _ = data()
+    model.save_weights(tmp_path / form)
     fresh = asvit_tf.build_classifier(TINY, num_classes=3, image_size=32, seed=1, representation_size=16)
     fresh.get_layer("backbone").set_tokenization(Tokenization(8, 2))
-    assert relative_error(fresh(images), expected) > 0.1
-    fresh.load_weights(tmp_path / "model.weights.h5")
-    np.testing.assert_array_equal(fresh(images), expected)
+    assert relative_error(fresh(images), model(images)) > 0.1
+    fresh.load_weights(tmp_path / form)
+    np.testing.assert_array_equal(fresh(images), model(images))
+
+
+def test_names_of_weights_differ():
+    names = [variable.name for variable in changed().variables]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_files_hold_the_policy(tmp_path, form, policy, clean_policy):
+    tf_keras.mixed_precision.set_global_policy(policy)
+    model = changed()
+    images, _ = data()
+    expected = model(images)
+    model.save(tmp_path / form)
+    tf_keras.mixed_precision.set_global_policy("float32")
+    loaded = tf_keras.models.load_model(tmp_path / form)
+    np.testing.assert_array_equal(loaded(images), expected)
+    backbone = loaded.get_layer("backbone")
+    features = backbone(images)["5"]
+    assert (features.dtype.name, backbone.stem.kernel.dtype.name) == (policy.removeprefix("mixed_"), "float32")
+    assert backbone.stages[0].blocks[0].fc1.dtype_policy.name == policy
+    assert tf_keras.mixed_precision.global_policy().name == "float32"
+
+
+def test_a_policy_holds_for_all_layers_of_one_backbone():
+    spec = tf_keras.layers.InputSpec(shape=[None, 32, 32, 3])
+    backbone = asvit_tf.AsViT(TINY, spec, dtype="mixed_bfloat16")
+    assert backbone(data()[0])["5"].dtype == "bfloat16"
+    assert asvit_tf.AsViT(TINY, spec)(data()[0])["5"].dtype == "float32"
+
+
+def test_images_without_a_known_size_are_refused_in_one_sentence():
+    import tensorflow as tf
+
+    model = small()
+    model.compile("sgd", LOSS)
+    images, labels = data()
+    spec = (tf.TensorSpec([None, None, None, 3]), tf.TensorSpec([None], tf.int64))
+    batches = tf.data.Dataset.from_generator(lambda: [(images, labels)], output_signature=spec)
+    with pytest.raises(Exception, match=r"shape \(None, None, None, 3\); height and width must be known .*32, 32"):
+        model.fit(batches, verbose=0)
+
+
+def test_keras_3_is_named():
+    import tensorflow as tf
+
+    backbone = small().get_layer("backbone")
+    with pytest.raises(UserError, match=r"^AsViT is a tf_keras model and cannot take a tensor of Keras 3"):
+        backbone(tf.keras.Input((32, 32, 3)))
+    plain = tf.keras.Sequential([tf.keras.layers.Flatten(), tf.keras.layers.Dense(3)])
+    with pytest.raises(UserError, match="is for models of tf_keras, and 'sequential.*' is one of Keras 3"):
+        RetokenizationCallback(SCHEDULE).set_model(plain)
 
 
 def test_options_reach_the_layers():

@@ -253,8 +253,8 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     Raises:
       UnreadableError: A number is not finite.
     """
-    values = np.asarray(image).astype(np.float64)
-    least, most = values.min(), values.max()
+    values = np.asarray(image)
+    least, most = float(values.min()), float(values.max())
     if not (np.isfinite(least) and np.isfinite(most)):
         raise UnreadableError(DAMAGED)
     low, high = 0.0, 65535.0
@@ -264,7 +264,10 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         high = 4095.0
     if least < low or most > high:
         low, high = least, max(most, least + 1)
-    return Image.fromarray(np.rint((values - low) * (255 / (high - low))).astype(np.uint8))
+    scaled = np.empty(values.shape, np.uint8)
+    for whole, grey in zip(values, scaled):  # By rows: large scans would fill the memory as real numbers.
+        grey[:] = np.rint((whole.astype(np.float64) - low) * (255 / (high - low)))
+    return Image.fromarray(scaled)
 
 
 def _is_lossy(kind: str | None, encoded: bytes) -> bool:

@@ -21,6 +21,18 @@ def test_annotation_files(tmp_path):
     assert fuzzing.annotations_case(root, [], True, False) == "read"
 
 
+def test_image_files(tmp_path):
+    seen = set()
+
+    @settings(max_examples=40, **FEW)
+    @given(fuzzing.image_files(), st.sampled_from(["x.png", "x.JPG", "x"]))
+    def run(content, name):
+        seen.add(fuzzing.images_case(tmp_path, content, name))
+
+    run()
+    assert seen == {"read", "counted"}
+
+
 def test_paths(tmp_path):
     seen = set()
 
