@@ -17,6 +17,7 @@ from asvit_tf.dataloaders.imagefiles.skipped import in_words
 from asvit_tf.errors import NotLearnedError, OneClassError, StoppedError, UserError
 from asvit_tf.hardware import environment
 from asvit_tf.storage import jsonable
+from asvit_tf.tasks import baselines
 
 CONTEXT: dict[str, Any] = dict(
     token_normalize_func=lambda name: name.replace("_", "-"),  # `--save_dir` and `--save-dir` are the same flag.
@@ -65,6 +66,17 @@ def echo_skipped(result: Mapping[str, Any]) -> None:
     words = in_words(result)
     if words:
         click.echo(words)
+
+
+def end_by_verdict(metrics: Mapping[str, Any]) -> None:
+    """Ends a command by what an evaluation shows of its network; says so where the images are too few to show anything.
+
+    Raises:
+      NotLearnedError: The network learned nothing.
+    """
+    baselines.require_learned(metrics)
+    if metrics.get("too_few_examples"):
+        click.echo(f"asvit: {baselines.in_words(metrics)}", err=True)
 
 
 def setting(settings: type, name: str, text: str, **options: Any) -> Callable:

@@ -15,6 +15,7 @@ from asvit_tf.cli.console import (
     AS_JSON,
     Choice,
     echo_skipped,
+    end_by_verdict,
     only_result_on_stdout,
     print_json,
     quiet_tensorflow,
@@ -24,7 +25,6 @@ from asvit_tf.cli.options import PathName
 from asvit_tf.dataloaders.folders import layout
 from asvit_tf.design import retokenization
 from asvit_tf.journals import workspace
-from asvit_tf.tasks import baselines
 from search.runs.settings import RunSettings
 
 _setting = functools.partial(setting, RunSettings)
@@ -80,4 +80,4 @@ def run(output: str, as_json: bool, **options: Any) -> None:
             f"report      {result['report']}\n"
             f"seconds     {time.perf_counter() - start:.0f}"
         )
-    baselines.require_learned(result)
+    end_by_verdict(result)

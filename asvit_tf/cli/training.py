@@ -8,9 +8,8 @@ from typing import Any
 import click
 
 from asvit_tf.choices import MODES
-from asvit_tf.cli.console import AS_JSON, Choice, only_result_on_stdout, print_json, quiet_tensorflow
+from asvit_tf.cli.console import AS_JSON, Choice, end_by_verdict, only_result_on_stdout, print_json, quiet_tensorflow
 from asvit_tf.cli.options import PathName
-from asvit_tf.tasks import baselines
 
 _REQUIRED = ("experiment", "mode", "model_dir")
 _MODE = click.option("--mode", type=Choice(MODES), metavar="|".join(MODES), help="What to do.  [required]")
@@ -53,7 +52,7 @@ def _start(as_json: bool, options: dict[str, Any]) -> None:
         print_json(metrics)
     else:
         click.echo("\n".join(f"{name:<18}{value:.6g}" for name, value in metrics.items()) or "trained")
-    baselines.require_learned(metrics)
+    end_by_verdict(metrics)
 
 
 @click.command()

@@ -68,6 +68,8 @@ class Verdict:
       chance: The balanced accuracy of naming one class always: 1 / number of classes that have images.
       examples: Images.
       learned: See `judge`.
+      too_few_examples: There are several classes, but not even a network that recognizes every one of these images would
+        count as learned: they are too few to show it.
     """
 
     accuracy: float
@@ -76,6 +78,7 @@ class Verdict:
     chance: float
     examples: int
     learned: bool
+    too_few_examples: bool
 
     @property
     def reason(self) -> str:
@@ -96,27 +99,42 @@ def judge(confusion: np.ndarray) -> Verdict:
       q_c (1 - q_c) / n_c. The mean of the recalls then has the mean of the q_c as expectation (1 / K where every
       prediction is a class that has images) and sum(q_c (1 - q_c) / n_c) / K^2 as variance.
 
-    A network that always names one class has not learned; nor has any where there is one class only.
+    A network that always names one class has not learned; nor has any where there is one class only. Where the images
+    are so few that even a perfect network would not pass, nothing is known (`too_few_examples`).
 
     Args:
       confusion: Counts, [K, K].
     """
     confusion = np.asarray(confusion, np.float64)
+    classes = int((confusion.sum(axis=1) > 0).sum())
+    total = confusion.sum()
+    return Verdict(
+        accuracy=float(_ratio(np.trace(confusion), total)),
+        majority_share=majority_share(confusion),
+        balanced_accuracy=balanced_accuracy(confusion),
+        chance=float(_ratio(1, classes)),
+        examples=int(total),
+        learned=_beats_chance(confusion),
+        too_few_examples=classes > 1 and not _beats_chance(np.diag(confusion.sum(axis=1))),
+    )
+
+
+def _beats_chance(confusion: np.ndarray) -> bool:
+    """Whether accuracy or balanced accuracy is beyond chance, as `judge` says."""
     images, named = confusion.sum(axis=1), confusion.sum(axis=0)
     total, present = images.sum(), images > 0
-    accuracy = float(_ratio(np.trace(confusion), total))
-    majority, balanced = majority_share(confusion), balanced_accuracy(confusion)
     classes = int(present.sum())
-    learned = False
-    if classes:
-        shares, images = named[present] / total, images[present]
-        error = math.sqrt(majority * (1 - majority) / total)
-        balanced_error = math.sqrt(np.sum(shares * (1 - shares) / images)) / classes
-        learned = bool(
-            accuracy - 1 / total - majority > _STANDARD_ERRORS * error
-            or balanced - 1 / (classes * images.min()) - shares.mean() > _STANDARD_ERRORS * balanced_error
-        )
-    return Verdict(accuracy, majority, balanced, float(_ratio(1, classes)), int(total), learned)
+    if not classes:
+        return False
+    majority = majority_share(confusion)
+    shares, images = named[present] / total, images[present]
+    error = math.sqrt(majority * (1 - majority) / total)
+    balanced_error = math.sqrt(np.sum(shares * (1 - shares) / images)) / classes
+    return bool(
+        np.trace(confusion) / total - 1 / total - majority > _STANDARD_ERRORS * error
+        or balanced_accuracy(confusion) - 1 / (classes * images.min()) - shares.mean()
+        > _STANDARD_ERRORS * balanced_error
+    )
 
 
 def guesses(accuracy: float, loss: float, shares: Sequence[float]) -> bool:
@@ -146,10 +164,15 @@ def in_words(metrics: Mapping[str, float]) -> str:
     """One line: whether the network learned, and by which numbers.
 
     Args:
-      metrics: As `accuracies_in_words`, and `learned`.
+      metrics: As `accuracies_in_words`, `learned`, and `too_few_examples` where an evaluation of this version made them.
     """
     if metrics["learned"]:
         return f"the network beats the majority class beyond chance: {accuracies_in_words(metrics)}"
+    if metrics.get("too_few_examples"):
+        return (
+            "the held-out images are too few to show whether anything was learned: "
+            f"{accuracies_in_words(metrics)}; hold out more"
+        )
     if metrics["majority_share"] == 1:
         return (
             "all held-out images are of one class, so that they cannot show whether anything was learned: "
@@ -161,16 +184,21 @@ def in_words(metrics: Mapping[str, float]) -> str:
     )
 
 
+def is_failure(metrics: Mapping[str, float]) -> bool:
+    """Whether an evaluation shows that a network learned nothing. Metrics of a detector have no `learned`: it does not."""
+    return not metrics.get("learned", True) and not metrics.get("too_few_examples")
+
+
 def require_learned(metrics: Mapping[str, float]) -> None:
     """Refuses to call a network that learned nothing a success.
 
     Args:
-      metrics: Metrics of an evaluation. Those of a detector have no `learned`: nothing is refused.
+      metrics: Metrics of an evaluation.
 
     Raises:
       NotLearnedError: It learned nothing.
     """
-    if not metrics.get("learned", True):
+    if is_failure(metrics):
         raise NotLearnedError(in_words(metrics))
 
 

@@ -10,12 +10,12 @@ from official.vision.configs import image_classification
 from asvit_tf.tasks import baselines
 
 # Fields of `baselines.Verdict` that an evaluation reports beside the accuracy.
-REPORTED = ("balanced_accuracy", "majority_share", "learned")
+REPORTED = ("balanced_accuracy", "majority_share", "learned", "too_few_examples")
 _PRIOR = 5.0  # Images of each class.
 
 
 class Judged(tf_keras.metrics.Metric):
-    """A field of the `baselines.Verdict` on all images since the last reset, as float32; `learned` is 0 or 1.
+    """A field of the `baselines.Verdict` on all images since the last reset, as float32; booleans are 0 or 1.
 
     The counts live on the devices; the verdict is made on the host, so `result` is for the end of an evaluation,
     outside of traced programs.

@@ -49,9 +49,10 @@ def render(
       family: Members that growth found.
       training: Training of the grown network.
     """
-    verdict = html.escape(baselines.in_words(result))
+    verdict, failed = html.escape(baselines.in_words(result)), baselines.is_failure(result)
     parts = [
-        *([] if result["learned"] else [f"<p><b>Nothing was learned, and nothing exported: {verdict}.</b></p>"]),
+        *([f"<p><b>Nothing was learned, and nothing exported: {verdict}.</b></p>"] if failed else []),
+        *([f"<p><b>Unknown: {verdict}.</b></p>"] if not failed and not result["learned"] else []),
         *(f"<p><b>Set back: {verdicts.Rollback(**row)}.</b></p>" for row in result["rollbacks"]),
         f"<p>Images: {html.escape(source)}. Found by search: <code>{result['topology']}</code>. "
         f"Grown and trained: <code>{result['grown']}</code>, {result['parameters']:,} parameters. "

@@ -27,7 +27,7 @@ from asvit_tf.journals import Journal
 from asvit_tf.modeling import checkpoints
 from asvit_tf.serving import export
 from asvit_tf.storage import write_json, write_text
-from asvit_tf.tasks import classification, schedules
+from asvit_tf.tasks import baselines, classification, schedules
 from asvit_tf.training import guard, step_log
 from asvit_tf.training import run as train
 from search.report import run_page
@@ -53,8 +53,8 @@ def run(directory: Path, settings: RunSettings, say: Callable[[str], None]) -> d
 
     Returns:
       `topology` (found by search), `grown` (trained), `parameters`; on held-out images, at all tokens, `accuracy`,
-      `majority_share`, `balanced_accuracy` and `learned` (see `baselines.Verdict`); `saved_model`, None where nothing
-      was learned; `report`, `seconds` (an object, by step: near 0 for what was done before), what
+      `majority_share`, `balanced_accuracy`, `learned` and `too_few_examples` (see `baselines.Verdict`); `saved_model`,
+      None where nothing was learned; `report`, `seconds` (an object, by step: near 0 for what was done before), what
       `Skipped.as_dict` says of image files, `test_accuracy` and `test_balanced_accuracy` (None without a test split),
       `failed_scores` (topologies that the search could not score), `rollbacks` (a `verdicts.Rollback` each).
 
@@ -86,8 +86,8 @@ class _Run:
         grown = self._timed("grow", self.grow_seed, Topology.parse(found["topology"]), scorer, len(dataset.class_names))
         params = classification.classifier(self._plan(), dataset, Topology.parse(grown["topology"]))
         metrics = self._timed("train", self.train_model, params)
-        learned = bool(metrics["learned"])
-        saved_model = self._timed("export", self.export_model, params).name if learned else None
+        failed = baselines.is_failure(metrics)
+        saved_model = None if failed else self._timed("export", self.export_model, params).name
         tested = self._timed("test", self.evaluate_test, params, dataset) if dataset.test_path else None
         result = dict(
             topology=found["topology"],
@@ -96,7 +96,8 @@ class _Run:
             accuracy=metrics["accuracy"],
             majority_share=metrics["majority_share"],
             balanced_accuracy=metrics["balanced_accuracy"],
-            learned=learned,
+            learned=bool(metrics["learned"]),
+            too_few_examples=bool(metrics.get("too_few_examples")),
             saved_model=saved_model,
             report="report.html",
             test_accuracy=None if tested is None else tested["accuracy"],

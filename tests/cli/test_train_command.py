@@ -34,6 +34,13 @@ def test_metrics_of_a_classifier_that_learned_nothing_end_with_status_1(capsys, 
     assert "balanced_accuracy 0.333333" in out
 
 
+def test_too_few_images_to_tell_end_with_status_0_and_a_line(capsys, monkeypatch):
+    monkeypatch.setattr(train, "start", lambda **options: {**METRICS, "learned": 0.0, "too_few_examples": 1.0})
+    status, _, err = run(capsys, "evaluate", "--experiment=asvit_digits", "--model-dir=x", "--json")
+    assert (status, err.count("\n")) == (0, 1)
+    assert "the held-out images are too few to show whether anything was learned: accuracy 0.559" in err
+
+
 @pytest.mark.parametrize(
     "metrics", [{**METRICS, "learned": 1.0}, {"AP50": 0.0}, {}], ids=["learned", "detector", "train"]
 )

@@ -1,5 +1,6 @@
 """Guessing, and what counts as better: closed forms, and labels that know nothing of the predictions."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -80,6 +81,19 @@ def test_no_images_are_no_verdict():
 def test_three_standard_errors_and_one_image(hits, learned):
     """Two classes of fifty: chance 0.5, its standard error 0.05, one image 0.01."""
     assert baselines.judge([[hits, 50 - hits], [50 - hits, hits]]).learned is learned
+
+
+@pytest.mark.parametrize(
+    ("images", "too_few"), [([6, 6], True), ([7, 7], False), ([1, 1], True), ([1000], False), ([0, 1000], False)]
+)
+def test_too_few_images_are_no_failure(images, too_few):
+    """Whatever the network says of them; where there is one class only, it is not the number that is to blame."""
+    for confusion in (np.diag(images), np.roll(np.diag(images), 1, axis=1)):
+        verdict = baselines.judge(confusion)
+        metrics = dataclasses.asdict(verdict)
+        assert verdict.too_few_examples is too_few
+        assert baselines.is_failure(metrics) == (not too_few and not verdict.learned)
+        assert ("are too few to show whether anything was learned" in verdict.reason) == too_few
 
 
 def test_a_rare_class_that_is_recognized_counts():
