@@ -150,8 +150,9 @@ def test_gram_of_a_linear_model_is_the_gram_of_its_inputs():
         np.array([[1.0, np.nan], [np.nan, 1.0]]),
         np.array([[np.inf, 0.0], [0.0, 1.0]]),
         np.zeros((3, 3)),
+        np.diag([0.9 * 2.0**-23, 1.0]),
     ],
-    ids=["singular", "negative eigenvalue", "NaN", "infinite", "zero"],
+    ids=["singular", "negative eigenvalue", "NaN", "infinite", "zero", "below the rounding of float32"],
 )
 def test_undefined_condition_numbers_are_nan(gram):
     assert np.isnan(ntk.condition_number(gram))
@@ -161,6 +162,7 @@ def test_undefined_condition_numbers_are_nan(gram):
 
 def test_condition_number_of_a_diagonal():
     assert ntk.condition_number(np.diag([2.0, 8.0, 4.0])) == pytest.approx(4)
+    assert ntk.condition_number(np.diag([1.1 * 2.0**-23, 1.0])) == pytest.approx(2.0**23 / 1.1)
 
 
 def test_one_image_is_refused():
