@@ -36,6 +36,11 @@ NAMES: dict[str, tuple[str, ...]] = {
     # Raised by joblib: search/runs/workers.py.
     "joblib.externals.loky.process_executor:TerminatedWorkerError": (),
     # Overridden or read by a subclass: asvit_tf/training/runner.py, trainer.py and asvit_tf/serving/modules.py.
+    "tensorflow.python.checkpoint.checkpoint_management:CheckpointManager._last_checkpoint_step": (
+        "tensorflow.python.checkpoint.checkpoint_management:CheckpointManager.__init__",
+        "tensorflow.python.checkpoint.checkpoint_management:CheckpointManager.save",
+        "tensorflow.python.checkpoint.checkpoint_management:CheckpointManager.restore_or_initialize",
+    ),
     "official.core.train_lib:OrbitExperimentRunner._mode": (
         "official.core.train_lib:OrbitExperimentRunner.__init__",
         "official.core.train_lib:OrbitExperimentRunner.run",

@@ -6,11 +6,16 @@ directories, which may lie in cloud storage, and for files whose path has a sche
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import hashlib
 import json
 import math
 import os
+import re
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -138,3 +143,23 @@ def write_error(error: Exception, target: str | os.PathLike) -> Exception | None
     if any(words in text for words in (*_NO_ACCESS, *_NO_NAME)):
         return UserError(f"cannot write to {target}: {text.splitlines()[0][:200]}")
     return None
+
+
+def readable_directory(path: str) -> str:
+    """The same directory, of checkpoints or a SavedModel, by a name that TensorFlow can read.
+
+    Its readers take a path for a pattern, and find nothing in a directory with brackets, * or ? in its name. They are
+    given a link to it, which lasts as long as this process.
+    """
+    if "://" in path or not re.search(r"[\\*?\[]", path):
+        return path
+    return _link_to(os.path.abspath(path))
+
+
+@functools.cache
+def _link_to(directory: str) -> str:
+    folder = tempfile.mkdtemp(prefix="asvit-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    link = os.path.join(folder, "linked")
+    os.symlink(directory, link)
+    return link

@@ -1,7 +1,8 @@
 """Inputs as nobody would write them, drawn by hypothesis, and what must hold for all of them.
 
 The tests draw a few, `benchmarks/data/fuzz.py` thousands. Each function runs one case in this process and returns what
-became of it: "read", "refused" or, where one file of several is left out, "counted". Anything but a `UserError` of one line comes through.
+became of it: "read", "refused" or, where one file of several is left out, "counted". Anything but a `UserError` of one
+line comes through.
 """
 
 from __future__ import annotations
@@ -208,7 +209,9 @@ def image_files(draw) -> bytes:
         length = len(content)
         place = draw(st.one_of(st.integers(0, min(length, 64)), st.integers(0, length)))
         other = _FILES[draw(st.sampled_from(sorted(_FILES)))]
-        change = draw(st.sampled_from(["cut", "flip", "flip", "numbers", "numbers", "splice", "begin", "insert", "gone"]))
+        change = draw(
+            st.sampled_from(["cut", "flip", "flip", "numbers", "numbers", "splice", "begin", "insert", "gone"])
+        )
         if change == "cut":
             del content[place:]
         elif change == "flip" and place < length:

@@ -36,7 +36,7 @@ USES = {
         "jaxlib",
         "jaxlib.mlir",
     },
-    "asvit_tf/training/runner.py": {"_mode", "_maybe_build_checkpoint_manager"},
+    "asvit_tf/training/runner.py": {"_mode", "_last_checkpoint_step", "_maybe_build_checkpoint_manager"},
     "asvit_tf/training/trainer.py": {"_checkpoint_exporter"},
     "asvit_tf/serving/modules.py": {
         "_num_channels",

@@ -141,7 +141,7 @@ class AsViT(tf_keras.Model):
             # keeps those in a graph that lives as long as the process, and a search makes hundreds of networks.
             self.build((None, *input_specs.shape[1:]))
 
-    def __call__(self, images, *args: Any, **kwargs: Any):
+    def __call__(self, images: Any, *args: Any, **kwargs: Any) -> Any:
         # Here, because Keras would wrap what `call` says into many lines.
         _check_images(images, self._image_size)
         return super().__call__(images, *args, **kwargs)

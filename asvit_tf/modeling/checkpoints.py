@@ -20,7 +20,7 @@ from tensorflow.core.protobuf import trackable_object_graph_pb2
 
 from asvit_tf.errors import UserError
 from asvit_tf.modeling.layers import PositionEmbedding, interpolation_matrix
-from asvit_tf.storage import write_error
+from asvit_tf.storage import readable_directory, write_error
 
 Graph: TypeAlias = trackable_object_graph_pb2.TrackableObjectGraph
 
@@ -39,6 +39,12 @@ def newest(directory: str | os.PathLike) -> str | None:
     state = tf.train.get_checkpoint_state(os.fspath(directory))
     path = state.model_checkpoint_path if state else ""
     return path if path and tf.io.gfile.exists(path + ".index") else None
+
+
+def readable(path: str) -> str:
+    """The same checkpoint by a name that TensorFlow can read (see `storage.readable_directory`)."""
+    directory, name = os.path.split(path)
+    return os.path.join(readable_directory(directory), name)
 
 
 def files_of(path: str) -> list[str]:
@@ -186,7 +192,7 @@ def _open(path: str) -> tuple[Any, Graph]:
     """Reader and object graph of a checkpoint, or of the newest in a directory."""
     found = newest(path) if tf.io.gfile.isdir(path) else path
     try:
-        reader = tf.train.load_checkpoint(found or path)
+        reader = tf.train.load_checkpoint(readable(found or path))
         graph = Graph.FromString(reader.get_tensor(_OBJECT_GRAPH))
     except (tf.errors.OpError, IndexError, ValueError, RuntimeError) as error:
         there = found is not None and tf.io.gfile.exists(found + ".index")

@@ -86,7 +86,7 @@ def export(
             batch_size=None,
             input_image_size=list(params.task.model.input_size[:2]),
             params=params,
-            checkpoint_path=checkpoint,
+            checkpoint_path=checkpoints.readable(checkpoint),
             export_dir=partial,
             export_module=module,
         )

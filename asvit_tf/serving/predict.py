@@ -14,6 +14,7 @@ import tensorflow as tf
 from asvit_tf.dataloaders.imagefiles import door
 from asvit_tf.dataloaders.imagefiles.skipped import Skipped
 from asvit_tf.errors import UserError
+from asvit_tf.storage import readable_directory
 
 
 def read_image(path: str) -> bytes:
@@ -67,7 +68,7 @@ def load_serving(saved_model: str, outputs: set[str], does: str) -> Callable[...
       UserError: It is no such SavedModel.
     """
     try:
-        loaded = tf.saved_model.load(saved_model)
+        loaded = tf.saved_model.load(readable_directory(saved_model))
         serve = loaded.signatures["serving_default"]
         if serve.structured_input_signature[1]["inputs"].dtype != tf.string:
             raise KeyError("inputs")

@@ -68,8 +68,8 @@ class Verdict:
       chance: The balanced accuracy of naming one class always: 1 / number of classes that have images.
       examples: Images.
       learned: See `judge`.
-      too_few_examples: There are several classes, but not even a network that recognizes every one of these images would
-        count as learned: they are too few to show it.
+      too_few_examples: There are several classes, but not even a network that recognizes every image would count as
+        learned: they are too few to show it.
     """
 
     accuracy: float
@@ -164,7 +164,7 @@ def in_words(metrics: Mapping[str, float]) -> str:
     """One line: whether the network learned, and by which numbers.
 
     Args:
-      metrics: As `accuracies_in_words`, `learned`, and `too_few_examples` where an evaluation of this version made them.
+      metrics: As `accuracies_in_words`, `learned`, and, unless an earlier version made them, `too_few_examples`.
     """
     if metrics["learned"]:
         return f"the network beats the majority class beyond chance: {accuracies_in_words(metrics)}"
@@ -185,7 +185,7 @@ def in_words(metrics: Mapping[str, float]) -> str:
 
 
 def is_failure(metrics: Mapping[str, float]) -> bool:
-    """Whether an evaluation shows that a network learned nothing. Metrics of a detector have no `learned`: it does not."""
+    """Whether an evaluation shows that a network learned nothing; that of a detector, without `learned`, does not."""
     return not metrics.get("learned", True) and not metrics.get("too_few_examples")
 
 

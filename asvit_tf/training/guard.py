@@ -107,7 +107,7 @@ class Guard:
         path, restored = self._target(verdict, seen)
         with self._trainer.strategy.scope():
             checkpoints.check_resumable(self._trainer.model, self._trainer.optimizer, path)
-            self._trainer.checkpoint.read(path)
+            self._trainer.checkpoint.read(checkpoints.readable(path))
         last = seen[-1]
         rollback = Rollback(
             step=self._step,

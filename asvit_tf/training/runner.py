@@ -24,6 +24,14 @@ class SoundCheckpoints(tf.train.CheckpointManager):
         self._on_save = on_save
         self.sound = True
 
+    def restore_or_initialize(self) -> str | None:
+        newest = self.latest_checkpoint
+        if newest is None or checkpoints.readable(newest) == newest:
+            return super().restore_or_initialize()
+        self.checkpoint.restore(checkpoints.readable(newest))
+        self._last_checkpoint_step = checkpoints.step_of(newest)
+        return newest
+
     def save(self, *args: Any, **kwargs: Any) -> str | None:
         before = list(self.checkpoints)
         path = super().save(*args, **kwargs) if self.sound else None
@@ -118,7 +126,7 @@ class ExperimentRunner(train_lib.OrbitExperimentRunner):
                 self.trainer.initialize()
             else:
                 checkpoints.check_resumable(self.trainer.model, self.trainer.optimizer, newest)
-                self.trainer.checkpoint.restore(newest)
+                self.trainer.checkpoint.restore(checkpoints.readable(newest))
 
         return SoundCheckpoints(
             self.trainer.checkpoint,

@@ -210,7 +210,7 @@ def test_keras_3_is_named():
     with pytest.raises(UserError, match=r"^AsViT is a tf_keras model and cannot take a tensor of Keras 3"):
         backbone(tf.keras.Input((32, 32, 3)))
     plain = tf.keras.Sequential([tf.keras.layers.Flatten(), tf.keras.layers.Dense(3)])
-    with pytest.raises(UserError, match="is for models of tf_keras, and 'sequential.*' is one of Keras 3"):
+    with pytest.raises(UserError, match=r"is for models of tf_keras, and 'sequential.*' is one of Keras 3"):
         RetokenizationCallback(SCHEDULE).set_model(plain)
 
 

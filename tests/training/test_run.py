@@ -1,6 +1,7 @@
 """`train.run`: what a training writes and refuses, and the checkpoints that it leaves."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from three_phases import BLOCK, STEPS, accuracy_of, experiment, scalars
 from asvit_tf import UserError
 from asvit_tf.dataloaders import classification as data
 from asvit_tf.design import savings
-from asvit_tf.serving import export, modules
+from asvit_tf.modeling import checkpoints
+from asvit_tf.serving import export, modules, predict
 from asvit_tf.tasks import schedules
 from asvit_tf.training import run as train
 from asvit_tf.training import step_log
@@ -155,6 +157,31 @@ def test_a_directory_that_only_tensorflow_can_write(digits, tmp_path):
         assert json.load(file)["measured_saving"] is not None
     exported = export.export(export.read_params("ram://a/run"), "ram://a/run", str(tmp_path / "saved_model"))
     assert tf.io.gfile.exists(f"{exported}/saved_model.pb")
+
+
+def test_a_directory_named_like_a_pattern(digits, tmp_path):
+    """Continued, set back by the guard, evaluated, exported and asked, where TensorFlow's readers find nothing."""
+    directory = tmp_path / "exp [1] *?"
+    model_dir = directory / "train"
+    (tmp_path / "exp 1 xy" / "train").mkdir(parents=True)  # What the pattern matches.
+    overrides = dict(task={"retokenization": {"preset": "none"}})
+    train.run(experiment(digits, **overrides, trainer={"train_steps": 4}), str(model_dir), "train")
+    params = experiment(digits, **overrides, trainer={"train_steps": 6})
+    metrics = train.run(params, str(model_dir), "train_and_eval")
+    assert [block["step"] for block in step_log.read_blocks(model_dir)] == [2, 4, 6]
+    newest = checkpoints.newest(model_dir)
+    assert newest.endswith("-6")
+    assert train.run(params, str(model_dir), "eval") == metrics
+    exported = export.export(export.read_params(str(model_dir)), str(model_dir), str(directory / "saved_model"))
+    predict.check_saved_model(exported)
+    serve = predict.load_serving(exported, {"probs"}, "classify")
+    copied = shutil.copytree(model_dir, tmp_path / "plain")
+    reader = tf.train.load_checkpoint(str(copied / "ckpt-6"))
+    (name,) = (
+        name for name in reader.get_variable_to_shape_map() if name.endswith("stem/kernel/.ATTRIBUTES/VARIABLE_VALUE")
+    )
+    kernel = reader.get_tensor(name)
+    assert any(np.array_equal(variable, kernel) for variable in serve.variables)
 
 
 def test_metrics_of_a_cut_block_are_those_of_all_its_steps(digits, tmp_path):
