@@ -41,6 +41,14 @@ def golden(request):
 
 
 @pytest.fixture
+def rewritten_graphs():
+    """Graphs are rewritten as usual, for a test that compares bits with those of another process."""
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
+    yield
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+
+
+@pytest.fixture
 def clean_policy():
     """Restores tf_keras's global dtype policy."""
     import tf_keras

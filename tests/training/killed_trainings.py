@@ -105,6 +105,8 @@ def patch(owner, method, dies):
 
 
 def main(directory):
+    # Graphs run for a few steps here; rewriting them would take longer (tests/conftest.py).
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     digits = data.prepare(directory / "digits")
     params = recipe(digits, few(digits, directory))
 

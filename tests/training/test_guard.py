@@ -108,10 +108,10 @@ def test_a_planted_collapse_is_set_back_and_finished_also_when_killed(digits, tm
 
 def test_weights_ruined_just_before_they_are_saved_are_not_taken(digits, tmp_path):
     """One absurd step, the last of a block: the losses of that block are all from before it."""
-    with pytest.raises(DivergedError, match="the loss is not a number at step 350 after 2 set-backs"):
-        train.run(experiment(digits, times=1e30, planted=(299, 300)), str(tmp_path), "train")
+    with pytest.raises(DivergedError, match="the loss is not a number at step 200 after 2 set-backs"):
+        train.run(experiment(digits, times=1e30, planted=(149, 150)), str(tmp_path), "train")
     # A third of absurd is absurd, so it happens again, and again from weights before that step.
-    assert [row.restored for row in guard.read_rollbacks(tmp_path)] == [250, 250]
+    assert [row.restored for row in guard.read_rollbacks(tmp_path)] == [100, 100]
 
 
 def test_a_training_that_cannot_be_saved_ends_with_one_line(digits, tmp_path):
@@ -125,13 +125,13 @@ def test_a_training_that_cannot_be_saved_ends_with_one_line(digits, tmp_path):
     assert int(newest.rsplit("-", 1)[1]) <= 300
 
 
-def test_a_training_that_never_learns_starts_anew_and_ends(digits, tmp_path):
-    params = experiment(
-        digits, times=0, trainer={"optimizer_config": {"learning_rate": {"stepwise": {"values": [0.0] * 3}}}}
-    )
+def test_a_training_that_never_learns_starts_anew_and_ends(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(verdicts, "_UNLEARNED_STEPS", 100)  # Of 300; the number itself is in test_verdicts.
+    still = {"learning_rate": {"stepwise": {"values": [0.0] * 3}}}
+    params = experiment(digits, times=0, trainer={"train_steps": 300, "optimizer_config": still})
     train.run(params, str(tmp_path), "train")
     assert [(row.step, row.restored, row.reason) for row in guard.read_rollbacks(tmp_path)] == [
-        (300, 0, verdicts.Verdict.UNLEARNED.value)
+        (100, 0, verdicts.Verdict.UNLEARNED.value)
     ] * 2
 
 

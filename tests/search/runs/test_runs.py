@@ -71,6 +71,7 @@ def wait_for_rows(path, count, process, seconds=900):
         time.sleep(0.05)
 
 
+@pytest.mark.usefixtures("rewritten_graphs")
 def test_the_released_command_line_with_every_flag_and_a_kill(folder, tmp_path):
     command = [ROOT / "search/reinforce.py", "--save_dir", tmp_path / "killed", "--data_path", folder]
     command += ["--dataset", "imagenet", "--learning_rate", "0.08", "--total_steps", "2", "--EMA_momentum", "0.9"]
