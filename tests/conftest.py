@@ -11,8 +11,8 @@ def pytest_configure(config):
     # Must happen before anything initializes TensorFlow.
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-    # Most of the time is tracing. A quarter of it would be the rewriting of graphs that then run for a few steps, and the
-    # search for garbage among the modules; what the tests start as a process of its own is rewritten as usual.
+    # Most of the time is tracing. A quarter of it would be the rewriting of graphs that then run for a few steps, and
+    # the search for garbage among the modules; what the tests start as a process of its own is rewritten as usual.
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     gc.freeze()
 

@@ -127,6 +127,12 @@ class Parser(train_utils.ExperimentParser):
             override(params, read(path), path)
         return params
 
+    def parse_runtime(self, params: cfg.ExperimentConfig) -> cfg.ExperimentConfig:
+        params = super().parse_runtime(params)
+        if self.options.tpu is not None:  # By itself the address of a TPU leaves the training where it was.
+            params.runtime.distribution_strategy = "tpu"
+        return params
+
     def parse_params_override(self, params: cfg.ExperimentConfig) -> cfg.ExperimentConfig:
         if self.options.params_override:
             override_by_text(params, self.options.params_override)

@@ -8,7 +8,6 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -61,7 +60,8 @@ class Guard:
         self._most = most if trainer.learning_rate is not None else 0
         self._writes = writes
         self._rollbacks = read_rollbacks(model_dir)
-        self._rows = step_log.read_blocks(model_dir)
+        self._rows = step_log.read_blocks(model_dir)  # Of which no observation was made yet.
+        self._seen: list[Observation] = []
         self._start = os.path.join(model_dir, "start", "weights")
         self._step = 0
 
@@ -88,15 +88,17 @@ class Guard:
         self._step = int(self._trainer.global_step.numpy())
         # As in `blocks.jsonl`, which is all that a resumed training knows.
         self._rows += [{"step": block.step, "steps": block.steps, **block.metrics} for block in self._trainer.latest]
-        seen = verdicts.observations(self._rows, self._config.steps_per_loop)
-        verdict = verdicts.judge(seen, self._config.train_steps)
+        self._seen += verdicts.observations(self._rows, self._config.steps_per_loop, self._config.train_steps)
+        if self._seen:
+            self._rows = [row for row in self._rows if row["step"] > self._seen[-1].step]
+        verdict = verdicts.judge(self._seen, self._config.train_steps)
         if verdict is Verdict.UNLEARNED and (len(self._rollbacks) >= self._most or not self._has_start()):
             verdict = Verdict.SOUND  # It may still learn; whether it did is judged at the end.
         self._checkpoints.sound = verdict is Verdict.SOUND
         if verdict not in (Verdict.SOUND, Verdict.SUSPECT):
-            self._set_back(verdict, seen)
+            self._set_back(verdict)
 
-    def _set_back(self, verdict: Verdict, seen: Sequence[Observation]) -> None:
+    def _set_back(self, verdict: Verdict) -> None:
         if len(self._rollbacks) >= self._most:
             times = len(self._rollbacks)
             tries = f" after {times} set-back{'s' * (times > 1)}" if times else ""
@@ -104,11 +106,11 @@ class Guard:
                 f"{verdict.value} at step {self._step}{tries}; start again in another model_dir with a lower learning "
                 "rate, a longer warm-up, or gradients clipped at a lower norm (global_clipnorm)"
             )
-        path, restored = self._target(verdict, seen)
+        path, restored = self._target(verdict)
         with self._trainer.strategy.scope():
             checkpoints.check_resumable(self._trainer.model, self._trainer.optimizer, path)
             self._trainer.checkpoint.read(checkpoints.readable(path))
-        last = seen[-1]
+        last = self._seen[-1]
         rollback = Rollback(
             step=self._step,
             restored=restored,
@@ -119,7 +121,8 @@ class Guard:
         )
         self._rollbacks.append(rollback)
         self._step = restored
-        self._rows = [row for row in self._rows if row["step"] <= restored]
+        self._seen = [observation for observation in self._seen if observation.step <= restored]
+        self._rows = []
         self._ease(rollback)
         self._trainer.tries = len(self._rollbacks)
         self._trainer.begin_draws_anew()
@@ -136,15 +139,17 @@ class Guard:
             rows = [dataclasses.asdict(row) for row in self._rollbacks]
             storage.write_json(os.path.join(self._model_dir, ROLLBACKS_FILE), rows)
 
-    def _target(self, verdict: Verdict, seen: Sequence[Observation]) -> tuple[str, int]:
+    def _target(self, verdict: Verdict) -> tuple[str, int]:
         """Path and step of what to go on from: the newest checkpoint that is known to be sound.
 
-        Where none is (one checkpoint is kept, perhaps), the newest that was not tried before; else the initial weights.
+        Where none is kept, the newest that was not tried before; where no weights ever were known to be sound, those
+        saved may be of the collapse itself, and it goes on from the initial ones.
         """
-        saved = self._saved()
-        confirmed = [step for step in saved if step <= verdicts.last_confirmed(seen)]
+        saved, last = self._saved(), verdicts.last_confirmed(self._seen)
+        confirmed = [step for step in saved if step <= last]
         untried = [step for step in saved if step not in {rollback.restored for rollback in self._rollbacks}]
-        if verdict is Verdict.UNLEARNED or not (confirmed or untried):
+        never = last == 0 and self._has_start()
+        if verdict is Verdict.UNLEARNED or never or not (confirmed or untried):
             return self._start, 0
         step = max(confirmed or untried)
         return saved[step], step

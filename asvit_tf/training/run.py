@@ -109,6 +109,11 @@ def _check(params: cfg.ExperimentConfig, model_dir: str, mode: str) -> None:
             f"runtime.distribution_strategy is {params.runtime.distribution_strategy!r}; allowed are "
             f"{', '.join(STRATEGIES)}"
         )
+    if params.runtime.tpu is not None and params.runtime.distribution_strategy != "tpu":
+        raise UserError(
+            f"runtime.tpu is {params.runtime.tpu!r}, but runtime.distribution_strategy is "
+            f"{params.runtime.distribution_strategy!r}: nothing would run on a TPU; set it to tpu, or leave --tpu out"
+        )
     available = len(tf.config.list_physical_devices("GPU"))
     if params.runtime.distribution_strategy != "tpu" and params.runtime.num_gpus > available:
         raise UserError(

@@ -16,11 +16,13 @@ from asvit_tf.modeling import checkpoints
 class SoundCheckpoints(tf.train.CheckpointManager):
     """A checkpoint manager that saves nothing while `sound` is false, so that the newest checkpoint always is.
 
-    Args: as `CheckpointManager`; `on_save` is called after each checkpoint.
+    Args: as `CheckpointManager`; `on_save` is called after each checkpoint. A `last_checkpoint_step` of 0 is one.
     """
 
-    def __init__(self, *args: Any, on_save: Callable[[], None], **kwargs: Any):
-        super().__init__(*args, **kwargs)
+    def __init__(self, *args: Any, on_save: Callable[[], None], last_checkpoint_step: int | None = None, **kwargs: Any):
+        super().__init__(*args, last_checkpoint_step=last_checkpoint_step, **kwargs)
+        # TensorFlow takes 0 for none: workers set back to the start and killed would then save at different steps.
+        self._last_checkpoint_step = last_checkpoint_step
         self._on_save = on_save
         self.sound = True
 

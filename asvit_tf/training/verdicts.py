@@ -15,6 +15,7 @@ from typing import Any
 # Shares of the loss of guessing, far enough apart that slow learning is not taken for a collapse.
 _LEARNED = 0.9
 _GUESSING = 0.97  # A collapsed network varies by a percent or two around 1.
+_RISE = 0.2  # From observations before it to the last one; no noise.
 _UNLEARNED_AFTER = 1 / 3  # Share of all steps at the loss of guessing after which learning will not start by itself.
 _UNLEARNED_STEPS = 300  # The least number of such steps: every network begins at guessing.
 _LEAST_STEPS = 20  # The least number of steps in an observation.
@@ -68,34 +69,39 @@ def judge(history: Sequence[Observation], total_steps: int) -> Verdict:
 
     Args:
       history: In order of their steps; of steps trained twice, the later ones only.
-      total_steps: Steps of the training. At the last one SUSPECT is COLLAPSED: there is no time left to recover.
+      total_steps: Steps of the training. At the last one there is no time left to recover: two observations at
+        guessing, or one whose loss rose by more than noise, are COLLAPSED then.
     """
     if not history:
         return Verdict.SOUND
     if not math.isfinite(history[-1].loss):
         return Verdict.DIVERGED
     step = history[-1].step
-    learned = _learned_at(history)
-    if learned is None:
+    if not _has_learned(history):
         late = step >= max(_UNLEARNED_AFTER * total_steps, _UNLEARNED_STEPS)
         return Verdict.UNLEARNED if late and all(not seen.sound for seen in history) else Verdict.SOUND
     sound = len(history)
-    while sound > learned and not history[sound - 1].sound:
+    while sound and not history[sound - 1].sound:
         sound -= 1
     stayed = len(history) - sound
     if not stayed:
         return Verdict.SOUND
     least = max(_STAYS_STEPS, _STAYS_SHARE * total_steps)
-    long = stayed >= _OBSERVATIONS and step - history[sound - 1].step >= least
-    return Verdict.COLLAPSED if long or step >= total_steps else Verdict.SUSPECT
+    if stayed >= _OBSERVATIONS and step - history[sound - 1].step >= least:
+        return Verdict.COLLAPSED
+    if step < total_steps:
+        return Verdict.SUSPECT
+    before = [seen.ratio for seen in history[max(0, sound - _OBSERVATIONS) : sound]]
+    fell = history[-1].ratio > sum(before) / len(before) + _RISE
+    return Verdict.COLLAPSED if stayed > 1 or fell else Verdict.SOUND
 
 
-def _learned_at(history: Sequence[Observation]) -> int | None:
-    """How many observations it took until the mean of the last three was below `_LEARNED`; None if it never was."""
-    for i in range(_OBSERVATIONS, len(history) + 1):
-        if sum(seen.ratio for seen in history[i - _OBSERVATIONS : i]) < _LEARNED * _OBSERVATIONS:
-            return i
-    return None
+def _has_learned(history: Sequence[Observation]) -> bool:
+    """Whether the mean of three observations in a row was ever below `_LEARNED`."""
+    return any(
+        sum(seen.ratio for seen in history[i - _OBSERVATIONS : i]) < _LEARNED * _OBSERVATIONS
+        for i in range(_OBSERVATIONS, len(history) + 1)
+    )
 
 
 def last_confirmed(history: Sequence[Observation]) -> int:
@@ -107,24 +113,32 @@ def last_confirmed(history: Sequence[Observation]) -> int:
     return history[sound - 1].step if sound else 0
 
 
-def observations(rows: Sequence[Mapping[str, Any]], steps_per_loop: int) -> list[Observation]:
+def observations(rows: Sequence[Mapping[str, Any]], steps_per_loop: int, total_steps: int) -> list[Observation]:
     """What to judge by: neighbouring rows of `savings.parse_blocks` joined, because means over a few steps are noise.
 
     Args:
       rows: With `step`, `steps`, `training_loss` and, in classification, `guessing_loss`; in order.
-      steps_per_loop: Steps of a block; an observation has as many, but at least 20.
+      steps_per_loop: Steps of a block; an observation has as many, but at least 20. What is left at the last step of
+        the training is one, too.
+      total_steps: Steps of the training.
     """
     least = max(steps_per_loop, _LEAST_STEPS)
     joined: list[Observation] = []
-    steps, total = 0, 0.0
+    steps, loss, guessing = 0, 0.0, 0.0
     for row in rows:
         steps += row["steps"]
-        loss = row["training_loss"]  # None in a file where it was not finite.
-        total += math.nan if loss is None else row["steps"] * loss
-        if steps >= least or not math.isfinite(total):
-            joined.append(Observation(row["step"], total / steps, row.get("guessing_loss")))
-            steps, total = 0, 0.0
+        loss += row["steps"] * _number(row["training_loss"])
+        guessing += row["steps"] * _number(row.get("guessing_loss"))
+        if steps >= least or not math.isfinite(loss) or row["step"] >= total_steps:
+            known = math.isfinite(guessing)
+            joined.append(Observation(row["step"], loss / steps, guessing / steps if known else None))
+            steps, loss, guessing = 0, 0.0, 0.0
     return joined
+
+
+def _number(value: float | None) -> float:
+    """NaN for None, which a file has where a loss was not finite, or was not measured."""
+    return math.nan if value is None else value
 
 
 @dataclasses.dataclass(frozen=True)

@@ -103,7 +103,7 @@ def run(training: Training, recipe: str, seed: int, directory: str) -> dict[str,
         finally:
             tf_keras.backend.clear_session()
         blocks = step_log.read_blocks(scratch)
-        seen = verdicts.observations(blocks, params.trainer.steps_per_loop)
+        seen = verdicts.observations(blocks, params.trainer.steps_per_loop, params.trainer.train_steps)
     return dict(
         **dataclasses.asdict(training) | {"seed": seed},
         recipe=recipe,

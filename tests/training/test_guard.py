@@ -106,6 +106,16 @@ def test_a_planted_collapse_is_set_back_and_finished_also_when_killed(digits, tm
     assert not (tmp_path / "start").exists()
 
 
+def test_a_collapse_in_the_last_steps_is_set_back(digits, tmp_path):
+    """They fill no whole block: nothing of them would be saved, and the training would end as if it were sound."""
+    params = experiment(digits, times=30, planted=(330, 10_000), trainer={"train_steps": 380})
+    train.run(params, str(tmp_path), "train")
+    assert [row.step for row in guard.read_rollbacks(tmp_path)][:1] == [380]
+    last = step_log.read_blocks(tmp_path)[-1]
+    assert last["training_loss"] < 0.9 * last["guessing_loss"]
+    assert tf.train.latest_checkpoint(tmp_path).endswith("-380")
+
+
 def test_weights_ruined_just_before_they_are_saved_are_not_taken(digits, tmp_path):
     """One absurd step, the last of a block: the losses of that block are all from before it."""
     with pytest.raises(DivergedError, match="the loss is not a number at step 200 after 2 set-backs"):

@@ -35,6 +35,10 @@ def test_verdicts_against_a_table(ratios, expected):
 
 def test_the_last_step_leaves_no_time_to_recover():
     assert verdicts.judge(history(0.5, 0.5, 0.5, 1.0), 160) is COLLAPSED
+    # Data that can hardly be learned: one observation above the line is noise, two are not.
+    hovering = (0.85, 0.85, 0.85, 0.93, 0.95, 0.94, 0.96, 0.95, 0.98)
+    assert verdicts.judge(history(*hovering), 360) is SOUND
+    assert verdicts.judge(history(*hovering, 0.99), 400) is COLLAPSED
     assert verdicts.judge(history(0.5, 0.5, 0.5, 1.0), 200) is SUSPECT
     assert verdicts.judge(history(0.5, 0.5, 0.5, 0.9), 160) is SOUND
 
@@ -91,9 +95,31 @@ def test_short_blocks_are_joined_by_hand():
         dict(step=50, steps=30, training_loss=4.0),
         dict(step=60, steps=10, training_loss=5.0),
     ]
-    first = Observation(20, (10 * 1 + 6 * 3 + 4 * 2) / 20, 2.2)
-    assert verdicts.observations(rows, 1) == [first, Observation(50, 4.0)]
-    assert verdicts.observations(rows, 50) == [Observation(50, (36 + 120) / 50)]
+    first = Observation(20, (10 * 1 + 6 * 3 + 4 * 2) / 20, (10 * 2 + 6 * 2.1 + 4 * 2.2) / 20)
+    assert verdicts.observations(rows, 1, 100) == [first, Observation(50, 4.0)]
+    assert verdicts.observations(rows, 50, 100) == [Observation(50, (36 + 120) / 50)]
+    assert verdicts.observations(rows, 1, 60) == [first, Observation(50, 4.0), Observation(60, 5.0)]  # The last step.
     for loss in (math.nan, None):
         broken = [*rows[:1], dict(step=12, steps=2, training_loss=loss)]
-        assert math.isnan(verdicts.observations(broken, 50)[-1].loss)  # Not hidden until a block is full.
+        assert math.isnan(verdicts.observations(broken, 50, 100)[-1].loss)  # Not hidden until a block is full.
+
+
+def test_turns_of_a_transition_with_a_rare_class_are_no_noise():
+    """Turns of 3 to 40 steps of 32 images; the network names the shares of the classes all the time."""
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        rows, step = [], 0
+        while step < 2000:
+            steps = int(generator.integers(3, 41))
+            step += steps
+            share = generator.binomial(32 * steps, 0.05) / (32 * steps)
+            loss = -share * math.log(0.05) - (1 - share) * math.log(0.95)
+            rows.append(dict(step=step, steps=steps, training_loss=loss, guessing_loss=loss))
+        seen = verdicts.observations(rows, 44, 2000)
+        assert all(observation.ratio == pytest.approx(1) for observation in seen)
+        assert verdicts.judge(seen, 2000) is UNLEARNED
+
+
+def test_a_collapse_that_comes_at_once_is_suspect_before_anything_more_is_saved():
+    blocks = history(0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, steps=100)
+    assert [verdicts.judge(blocks[: i + 1], 10_000) for i in range(4)] == [SOUND, SOUND, SUSPECT, COLLAPSED]
