@@ -70,11 +70,13 @@ def test_options_of_train_in_every_spelling(capsys, monkeypatch, tmp_path):
     params = taken["params"]
     assert (params.trainer.train_steps, params.trainer.steps_per_loop) == (2, 1)
     assert (params.task.seed, params.task.model.num_classes, params.runtime.tpu) == (3, 9, "local")
+    assert params.runtime.distribution_strategy == "tpu"  # Or the TPU would be named and not used.
     assert (taken["model_dir"], taken["mode"], taken["progress"]) == ("a-b_c", "train_and_eval", True)
     again = given(capsys, monkeypatch, "evaluate", "--experiment=asvit_digits", "--model-dir=x")
     assert again["mode"] == "eval"
     assert again["params"].task.seed is None  # Nothing stays of an earlier call.
     assert again["params"].runtime.tpu is None
+    assert again["params"].runtime.distribution_strategy != "tpu"
 
 
 def test_gin_files_and_bindings_apply(capsys, monkeypatch, tmp_path):

@@ -16,6 +16,7 @@ from asvit_tf.serving import export, modules, predict
 from asvit_tf.tasks import schedules
 from asvit_tf.training import run as train
 from asvit_tf.training import step_log
+from asvit_tf.training.runner import SoundCheckpoints
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +78,27 @@ def test_params_that_training_wrote_are_read_back(digits, tmp_path):
 def test_evaluating_nothing_is_refused(digits, tmp_path):
     with pytest.raises(UserError, match="no checkpoint in"):
         train.run(experiment(digits), str(tmp_path), "eval")
+
+
+def test_a_tpu_that_nothing_would_use_is_refused(digits, tmp_path):
+    params = experiment(digits, runtime={"tpu": "local"})
+    with pytest.raises(UserError, match=r"runtime.tpu is 'local', but runtime.distribution_strategy is 'one_device'"):
+        train.run(params, str(tmp_path), "train")
+
+
+def test_a_checkpoint_of_step_0_counts_as_one(tmp_path):
+    """All workers have to save at the same steps, also those that begin behind a set-back to the start."""
+    step = tf.Variable(44, dtype=tf.int64)
+    manager = SoundCheckpoints(
+        *(tf.train.Checkpoint(step=step), str(tmp_path), 1),
+        step_counter=step,
+        checkpoint_interval=100,
+        last_checkpoint_step=0,
+        on_save=lambda: None,
+    )
+    assert manager.save(checkpoint_number=44) is None
+    step.assign(100)
+    assert manager.save(checkpoint_number=100).endswith("-100")
 
 
 def test_blocks_trained_twice_count_once(tmp_path):
