@@ -59,8 +59,9 @@ def tpu_check(topology: str | None, profile: bool, as_json: bool, **options: Any
 def doctor(measure: bool, as_json: bool) -> None:
     """Examines this environment: versions, devices, drivers, what does not fit and the command that mends it.
 
-    Also: under which flags asvit train uses the machine, and how fast each device trains. TensorFlow is tried in a
-    process of its own, since a wrong library aborts it. Exit status 1: something is to be mended.
+    Also: under which flags asvit train uses the machine, what asvit run uses of it, and how fast each device trains.
+    TensorFlow is tried in a process of its own, since a wrong library aborts it. Exit status 1: something is to be
+    mended.
     """
     from asvit_tf.doctor import examination
     from asvit_tf.hardware import machine

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.resources
 import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from asvit_tf.hardware import environment, findings
 from asvit_tf.hardware.findings import Finding
@@ -19,6 +22,7 @@ from asvit_tf.hardware.machine import Machine
 
 _TIMEOUT = 600  # Seconds; importing TensorFlow on a busy machine takes one.
 _BFLOAT16_CAPABILITY = (8, 0)  # The first GPUs that multiply bfloat16.
+_RECIPE = "digits_asvit_i32_cpu.yaml"  # That `asvit run` trains by.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Probe:
     @property
     def listing(self) -> dict[str, Any]:
         """TensorFlow, build and devices; {} where it came to nothing."""
-        return self.rows[0] if self.rows else {}
+        return self.rows[0] if self.rows and "error" not in self.rows[0] else {}
 
 
 def probe(machine: Machine, seconds: float | None) -> Probe:
@@ -45,16 +49,22 @@ def probe(machine: Machine, seconds: float | None) -> Probe:
         report = Path(folder) / "report.jsonl"
         command = [sys.executable, "-m", "asvit_tf.doctor.probe", str(report)]
         if seconds is not None:
-            command += [str(seconds), "tpu" if machine.purpose == "tpu" and machine.tpu_devices else ""]
+            command += [str(seconds), "tpu" if machine.can_start_tpu else ""]
         failure = None
         try:
             process = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=_TIMEOUT)
             if process.returncode:
                 failure = f"{_ending(process.returncode)}: {_last_words(process.stderr)}"
-        except subprocess.TimeoutExpired:
-            failure = f"did not answer within {_TIMEOUT} s"
+        except subprocess.TimeoutExpired as expired:
+            said = (expired.stderr or b"").decode(errors="replace")  # Bytes, even of a process read as text.
+            failure = f"did not answer within {_TIMEOUT} s: {_last_words(said)}"
         rows = [json.loads(row) for row in report.read_text().splitlines()] if report.exists() else []
     return Probe(rows, failure)
+
+
+def trained(devices: Sequence[str], has_tpu: bool) -> list[str]:
+    """Those of TensorFlow's devices that train a step each, in turn; a TPU is listed only once it is started."""
+    return [name for name in devices if name.startswith(("CPU", "GPU"))] + (["TPU"] if has_tpu else [])
 
 
 def examine(
@@ -69,14 +79,15 @@ def examine(
 
     Returns:
       `healthy` (nothing is to be mended), `environment` ("cpu", "gpu" or "tpu"), `machine`, `tensorflow` (version,
-      build, devices, GPUs; None where it does not import), `findings` (about, what, mend), `training` (what fits this
-      machine: strategy, num_gpus, mixed_precision_dtype, flags) and `speed` (one object a device).
+      build, devices, GPUs; None where it does not import or lists no devices), `findings` (about, what, mend),
+      `training` (what fits this machine: strategy, num_gpus, mixed_precision_dtype, flags), `run` (what `asvit run`
+      uses: strategy, num_gpus, mixed_precision_dtype, search_device) and `speed` (one object a device).
     """
     found = findings.find(machine)
     probed = Probe([])
     if findings.cannot_import(machine) is None:
         probed = run_probe(machine, seconds)
-        found += _of_tensorflow(machine, probed)
+        found += _of_tensorflow(machine, probed, measured=seconds is not None)
     listing = probed.listing
     return dict(
         healthy=not any(finding.mend for finding in found),
@@ -85,39 +96,79 @@ def examine(
         tensorflow=listing or None,
         findings=[dataclasses.asdict(finding) for finding in found],
         training=training_choice(machine, listing) if listing else None,
+        run=run_choice(listing) if listing else None,
         speed=[dict(device=row["device"], **row["speed"]) for row in probed.rows[1:] if "speed" in row],
     )
 
 
-def _of_tensorflow(machine: Machine, probed: Probe) -> list[Finding]:
+def _of_tensorflow(machine: Machine, probed: Probe, measured: bool) -> list[Finding]:
     """What TensorFlow itself brings to light."""
+    if not probed.rows:
+        what = f"a process that imports TensorFlow {probed.failure}"
+        held = "end the process that holds the device, if one does; else "
+        reaches = machine.can_start_tpu or machine.gpu_devices
+        return [Finding("software", what, (held if reaches else "") + _again(machine))] if probed.failure else []
+    if not probed.listing:
+        about = "tpu" if machine.can_start_tpu else "gpu" if machine.gpu_devices else "software"
+        what = f"TensorFlow cannot list its devices: {probed.rows[0]['error']}"
+        return [Finding(about, what, _free(machine, about))]
     found = []
-    if probed.failure is not None:
-        mend = (
-            f"make the environment again: make {machine.purpose}-env"
-            if machine.purpose != "cpu"
-            else ("make the environment again: rm -r .venv && make .venv/done")
-        )
-        found.append(Finding("software", f"a process that imports TensorFlow {probed.failure}", mend))
-    listed = sum(name.startswith("GPU") for name in probed.listing.get("devices", ()))
-    hidden = machine.visible_gpus is not None
-    if probed.listing and machine.gpu_devices and not listed and not hidden and machine.purpose == "gpu":
-        mend = "nvidia-smi; python -c 'import tensorflow' names the library that does not load"
-        found.append(Finding("gpu", f"TensorFlow lists none of {machine.gpu_devices} GPUs", mend))
+    devices = probed.listing["devices"]
+    listed = any(name.startswith("GPU") for name in devices)
+    if machine.gpu_devices and not listed and not machine.hides_gpus and machine.purpose != "tpu":
+        found.append(_unseen_gpus(machine, probed.listing))
     for row in probed.rows[1:]:
         if "error" in row:
-            about = row["device"][:3].lower()
-            mend = "end the process that holds the device, or see the message"
-            found.append(Finding(about, f"no training step on {row['device']}: {row['error']}", mend))
+            found.append(_untrained(machine, row["device"], row["error"]))
+    if probed.failure is not None:
+        done = [row["device"] for row in probed.rows[1:]]
+        missing = [name for name in trained(devices, machine.can_start_tpu) if name not in done] if measured else []
+        if missing:  # The first of them was training.
+            found.append(_untrained(machine, missing[0], f"the process {probed.failure}"))
+        else:
+            what = f"the process with TensorFlow, its work done, {probed.failure}"
+            found.append(Finding("software", what, _again(machine)))
     return found
+
+
+def _unseen_gpus(machine: Machine, listing: dict[str, Any]) -> Finding:
+    what = f"TensorFlow lists none of {machine.gpu_devices} GPUs"
+    if listing["build"]["cuda"] is None and "tensorflow" not in machine.tensorflows:
+        return Finding("gpu", f"{what}: it is built without CUDA", findings.gpu_install(machine))
+    code = """'import tensorflow as tf; tf.config.list_physical_devices("GPU")'"""
+    mend = f"nvidia-smi; {machine.command} -c {code} names the library that does not load"
+    if machine.visible_gpus is not None:
+        what += f", and CUDA_VISIBLE_DEVICES is {machine.visible_gpus!r}"
+        mend = f"unset CUDA_VISIBLE_DEVICES, or have it name GPUs of nvidia-smi -L; else {mend}"
+    return Finding("gpu", what, mend)
+
+
+def _untrained(machine: Machine, device: str, reason: str) -> Finding:
+    about = "software" if device.startswith("CPU") else device[:3].lower()
+    return Finding(about, f"no training step on {device}: {reason}", _free(machine, about))
+
+
+def _free(machine: Machine, about: str) -> str:
+    """What gives a device back to TensorFlow."""
+    if about == "software":
+        return f"free memory, or see the message; else {_again(machine)}"
+    return "end the process that holds the device, or see the message"
+
+
+def _again(machine: Machine) -> str:
+    """What makes the environment anew; while its directory is there, `make` does nothing."""
+    if machine.purpose == "cpu":
+        return "make the environment again: rm -r .venv && make .venv/done"
+    return f"make the environment again: rm -r .venv-{machine.purpose} && make {machine.purpose}-env"
 
 
 def training_choice(machine: Machine, listing: dict[str, Any]) -> dict[str, Any]:
     """The settings under which `asvit train` uses all of this machine, and the flags that say so."""
     gpus = listing["gpus"]
-    if machine.purpose == "tpu" and machine.tpu_devices:
+    if machine.can_start_tpu:
         chosen = dict(distribution_strategy="tpu", num_gpus=0, mixed_precision_dtype="bfloat16")
-        return dict(**chosen, flags="--tpu=local")
+        settings = "runtime.distribution_strategy=tpu,runtime.mixed_precision_dtype=bfloat16"
+        return dict(**chosen, flags=f"--tpu=local --params_override={settings}")
     if gpus:
         narrow = all(tuple(gpu["compute_capability"] or (0, 0)) >= _BFLOAT16_CAPABILITY for gpu in gpus)
         chosen = dict(
@@ -129,6 +180,22 @@ def training_choice(machine: Machine, listing: dict[str, Any]) -> dict[str, Any]
         chosen = dict(distribution_strategy="one_device", num_gpus=0, mixed_precision_dtype="float32")
     overrides = ",".join(f"runtime.{name}={value}" for name, value in chosen.items())
     return dict(**chosen, flags=f"--params_override={overrides}")
+
+
+def run_choice(listing: dict[str, Any]) -> dict[str, Any]:
+    """What `asvit run` uses of this machine: its recipe names the devices of the training; the search takes one."""
+    recipe = yaml.safe_load((importlib.resources.files("official_configs") / _RECIPE).read_text(encoding="utf-8"))
+    names = ("distribution_strategy", "num_gpus", "mixed_precision_dtype")
+    chosen = {name: recipe["runtime"][name] for name in names}
+    return dict(**chosen, search_device="GPU:0" if "GPU:0" in listing["devices"] else "CPU:0")
+
+
+def run_in_words(run: dict[str, Any]) -> str:
+    """`run_choice` for people."""
+    number = run["num_gpus"]
+    where = "the CPU" if number == 0 else "GPU:0" if number == 1 else f"{number} GPUs"
+    searches = run["search_device"].replace("CPU:0", "the CPU")
+    return f"trains on {where} in {run['mixed_precision_dtype']}; search uses {searches}"
 
 
 def in_words(result: dict[str, Any]) -> str:
@@ -149,6 +216,8 @@ def in_words(result: dict[str, Any]) -> str:
         lines.append(f"{'to mend' if finding['mend'] else 'note':<14}{Finding(**finding)}")
     if result["training"]:
         lines.append(f"{'asvit train':<14}{result['training']['flags']}")
+    if result["run"]:
+        lines.append(f"{'asvit run':<14}{run_in_words(result['run'])}")
     for speed in result["speed"]:
         lines.append(
             f"{speed['device']:<14}{speed['images_per_second']:.0f} images/s, tiny network, 32 x 32, float32, "

@@ -3,7 +3,7 @@
     python -m asvit_tf.doctor.probe REPORT [SECONDS]
 
 Appends one JSON object a line to the file REPORT: `build` and `devices` first, then with SECONDS (of training on each
-device) `speed`, device by device, each on disk before the next begins.
+device) `speed`, device by device, each on disk before the next begins. What fails is a row with `error` instead.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import tensorflow as tf
 import tf_keras
 
 from asvit_tf.design.topology import Topology
+from asvit_tf.doctor.examination import trained
 from asvit_tf.modeling.reference_weights import build_classifier
 
 TOPOLOGY = "4,2,2|2,2,2|2,1,2|2,1,2|8,8"
@@ -105,6 +106,10 @@ def _strategy(device: str) -> tf.distribute.Strategy:
     return tf.distribute.TPUStrategy(resolver)
 
 
+def _reason(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
 def main(report: str, seconds: str | None = None, has_tpu: str = "") -> None:
     """The process; `has_tpu` is "tpu" where there are chips, which TensorFlow lists only once they are started."""
     with Path(report).open("a") as file:
@@ -113,16 +118,19 @@ def main(report: str, seconds: str | None = None, has_tpu: str = "") -> None:
             file.write(json.dumps(row) + "\n")
             file.flush()
 
-        found = listing()
+        try:
+            found = listing()
+        except Exception as error:  # Whatever it is, it is for the report.
+            write(dict(error=_reason(error)))
+            return
         write(found)
         if seconds is None:
             return
-        devices = [name for name in found["devices"] if name.startswith(("CPU", "GPU"))]
-        for device in [*devices, *(["TPU"] if has_tpu == "tpu" else [])]:
+        for device in trained(found["devices"], has_tpu == "tpu"):
             try:
                 speed = training_speed(_strategy(device), float(seconds))
-            except (tf.errors.OpError, RuntimeError, ValueError) as error:
-                write(dict(device=device, error=" ".join(str(error).split())[:300]))
+            except Exception as error:  # The next device may train.
+                write(dict(device=device, error=_reason(error)))
             else:
                 write(dict(device=device, speed=speed))
 

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 from asvit_tf.hardware.machine import CUDA_LIBRARIES, Machine, version_numbers
 
 TENSORFLOW = "2.20"
-PYTHONS = ("3.11", "3.12")
+PYTHONS = ("3.11", "3.12", "3.13")
 # By trying every release with tensorflow-tpu 2.20.0 (docs/tpu.md): older than the first its package refuses; newer than
 # the second lacks a function that it calls, and the import of TensorFlow aborts the process.
 LIBTPU = ("0.0.14", "0.0.31")
 CUDNN = "9.3"  # Built with; TensorFlow refuses an older one when it first needs it.
 DRIVER = "525.60.13"  # The least for CUDA 12.
-TPU_INSTALL = (
-    f"pip uninstall -y tensorflow && pip install --no-deps --force-reinstall tensorflow-tpu=={TENSORFLOW}.0 "
-    f"libtpu=={LIBTPU[1]}"
-)
-GPU_INSTALL = f"pip install 'tensorflow[and-cuda]=={TENSORFLOW}.0'"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +34,23 @@ class Finding:
         return self.what if self.mend is None else f"{self.what}; mend it: {self.mend}"
 
 
+def pip(machine: Machine, *arguments: str) -> str:
+    """Calls of the environment's pip, one after another; each of `arguments` is what follows `pip`."""
+    return " && ".join(f"{machine.command} -m pip {line}" for line in arguments)
+
+
+def tpu_install(machine: Machine) -> str:
+    """What puts TensorFlow for TPUs in the place of the one that is installed."""
+    new = f"install --no-deps --force-reinstall tensorflow-tpu=={TENSORFLOW}.0 libtpu=={LIBTPU[1]}"
+    return pip(machine, *_uninstall(machine.tensorflows), new)
+
+
+def gpu_install(machine: Machine) -> str:
+    """What adds CUDA to TensorFlow; first goes one of another name, and with it the files that they share."""
+    old = [] if machine.tensorflows == ["tensorflow"] else machine.tensorflows
+    return pip(machine, *_uninstall(old), f"install 'tensorflow[and-cuda]=={TENSORFLOW}.0'")
+
+
 def find(machine: Machine) -> list[Finding]:
     """All that is to be said of a machine before TensorFlow is imported."""
     return [*_software(machine), *_tpu(machine), *_gpu(machine)]
@@ -54,11 +67,15 @@ def cannot_use_local_tpu(machine: Machine) -> Finding | None:
     if problem is not None:
         return problem
     if machine.purpose != "tpu":
-        return Finding("tpu", f"{_tensorflow(machine)} cannot use a TPU, tensorflow-tpu can", TPU_INSTALL)
+        return Finding("tpu", f"{_tensorflow(machine)} cannot use a TPU, tensorflow-tpu can", tpu_install(machine))
     problems = [finding for finding in _tpu(machine) if finding.mend]
     if not problems and not machine.tpu_chips:
         return Finding("tpu", "this machine has no TPU chip", "run on a TPU VM, or train without --tpu=local")
     return problems[0] if problems else None
+
+
+def _uninstall(names: Sequence[str]) -> list[str]:
+    return [f"uninstall -y {' '.join(names)}"] if names else []
 
 
 def _tensorflow(machine: Machine) -> str:
@@ -68,21 +85,17 @@ def _tensorflow(machine: Machine) -> str:
 def _imports(machine: Machine) -> list[Finding]:
     findings = []
     if not machine.tensorflows:
-        findings.append(Finding("software", "TensorFlow is not installed", f"pip install tensorflow=={TENSORFLOW}.0"))
+        mend = pip(machine, f"install tensorflow=={TENSORFLOW}.0")
+        findings.append(Finding("software", "TensorFlow is not installed", mend))
     if len(machine.tensorflows) > 1:
         keep = "tensorflow-tpu" if machine.purpose == "tpu" else "tensorflow"
-        others = " ".join(name for name in machine.tensorflows if name != keep)
-        findings.append(
-            Finding(
-                "software",
-                f"{_tensorflow(machine)} overwrite each other's files",
-                f"pip uninstall -y {others} && pip install --no-deps --force-reinstall {keep}=={TENSORFLOW}.0",
-            )
-        )
+        others = _uninstall([name for name in machine.tensorflows if name != keep])
+        mend = pip(machine, *others, f"install --no-deps --force-reinstall {keep}=={TENSORFLOW}.0")
+        findings.append(Finding("software", f"{_tensorflow(machine)} overwrite each other's files", mend))
     if machine.purpose == "tpu":
         libtpu = machine.packages.get("libtpu")
         wanted = f"tensorflow-tpu {machine.packages['tensorflow-tpu']} takes libtpu {LIBTPU[0]} to {LIBTPU[1]}"
-        mend = f"pip install --no-deps libtpu=={LIBTPU[1]}"
+        mend = pip(machine, f"install --no-deps libtpu=={LIBTPU[1]}")
         if libtpu is None:
             findings.append(Finding("tpu", f"libtpu is not installed: {wanted}", mend))
         elif not version_numbers(LIBTPU[0]) <= version_numbers(libtpu) <= version_numbers(LIBTPU[1]):
@@ -104,13 +117,13 @@ def _software(machine: Machine) -> list[Finding]:
         findings.append(
             Finding(
                 "software",
-                f"Python is {machine.python}: allowed are {' and '.join(PYTHONS)}",
+                f"Python is {machine.python}: allowed are {', '.join(PYTHONS[:-1])} and {PYTHONS[-1]}",
                 f"make an environment with python{PYTHONS[0]}",
             )
         )
     for name in (*machine.tensorflows, "tf-keras", "tf-models-official", "tensorflow-text"):
         version = machine.packages.get(name)
-        mend = f"pip install --no-deps '{name}=={TENSORFLOW}.*'"
+        mend = pip(machine, f"install --no-deps '{name}=={TENSORFLOW}.*'")
         if version is None:
             findings.append(Finding("software", f"{name} is not installed", mend))
         elif version_numbers(version)[:2] != version_numbers(TENSORFLOW):
@@ -123,7 +136,7 @@ def _tpu(machine: Machine) -> list[Finding]:
     chips = f"{machine.tpu_chips} TPU chips ({machine.tpu_kind or 'of unknown kind'})"
     if machine.tpu_chips:
         if machine.purpose != "tpu":
-            findings.append(Finding("tpu", f"{chips}, which {_tensorflow(machine)} cannot use", TPU_INSTALL))
+            findings.append(Finding("tpu", f"{chips}, which {_tensorflow(machine)} cannot use", tpu_install(machine)))
         if not machine.tpu_devices:
             findings.append(
                 Finding(
@@ -137,6 +150,18 @@ def _tpu(machine: Machine) -> list[Finding]:
     return findings
 
 
+def _cuda_install(machine: Machine) -> str:
+    """What brings the missing libraries: of a package that is installed, its files; else the package."""
+    names = list(dict.fromkeys(CUDA_LIBRARIES[name] for name in machine.missing_libraries))
+    gone = [f"{name}=={machine.packages[name]}" for name in names if name in machine.packages]
+    mends = []
+    if gone:  # pip takes them for installed, and would do nothing.
+        mends.append(pip(machine, f"install --force-reinstall --no-deps {' '.join(gone)}"))
+    if len(gone) < len(names) or machine.tensorflows != ["tensorflow"]:
+        mends.append(gpu_install(machine))
+    return " && ".join(mends)
+
+
 def _gpu(machine: Machine) -> list[Finding]:
     if not machine.gpus:
         if machine.purpose == "gpu":
@@ -145,22 +170,17 @@ def _gpu(machine: Machine) -> list[Finding]:
     findings = []
     gpus = f"{machine.gpus} NVIDIA GPUs"
     if machine.purpose == "tpu":
-        mend = f"pip uninstall -y tensorflow-tpu && {GPU_INSTALL}"
-        findings.append(Finding("gpu", f"{gpus}, which {_tensorflow(machine)} cannot use", mend))
-    elif machine.missing_libraries == tuple(CUDA_LIBRARIES):
-        findings.append(Finding("gpu", f"{gpus}, and no CUDA library for {_tensorflow(machine)}", GPU_INSTALL))
+        findings.append(Finding("gpu", f"{gpus}, which {_tensorflow(machine)} cannot use", gpu_install(machine)))
     elif machine.missing_libraries:
-        missing = ", ".join(machine.missing_libraries)
-        names = dict.fromkeys(CUDA_LIBRARIES[name] for name in machine.missing_libraries)
-        mend = GPU_INSTALL
-        if all(name in machine.packages for name in names):  # Installed, and their files gone: pip would do nothing.
-            pinned = " ".join(f"{name}=={machine.packages[name]}" for name in names)
-            mend = f"pip install --force-reinstall --no-deps {pinned}"
-        findings.append(Finding("gpu", f"{gpus}; CUDA libraries are missing: {missing}", mend))
+        what = f"{gpus}; CUDA libraries are missing: {', '.join(machine.missing_libraries)}"
+        if machine.missing_libraries == tuple(CUDA_LIBRARIES):
+            what = f"{gpus}, and no CUDA library for {_tensorflow(machine)}"
+        findings.append(Finding("gpu", what, _cuda_install(machine)))
     cudnn = machine.packages.get("nvidia-cudnn-cu12")
     if cudnn is not None and not version_numbers(CUDNN) <= version_numbers(cudnn) < (10,):
         what = f"nvidia-cudnn-cu12 is {cudnn}: TensorFlow {TENSORFLOW} takes {CUDNN} to 9.x"
-        findings.append(Finding("gpu", what, f"pip install --no-deps 'nvidia-cudnn-cu12>={CUDNN},<10'"))
+        mend = pip(machine, f"install --no-deps 'nvidia-cudnn-cu12>={CUDNN},<10'")
+        findings.append(Finding("gpu", what, mend))
     if machine.driver is None or not machine.driver_library:
         what = "kernel driver is not loaded" if machine.driver is None else "library libcuda.so.1 is missing"
         mend = f"install a driver of at least {DRIVER}, or in a container: docker run --gpus all"
@@ -171,7 +191,7 @@ def _gpu(machine: Machine) -> list[Finding]:
     elif not machine.gpu_devices:
         mend = "in a container: docker run --gpus all; else nvidia-modprobe -c 0 -u"
         findings.append(Finding("gpu", f"{gpus} on the bus, but no /dev/nvidia0 to reach them", mend))
-    if machine.visible_gpus is not None and machine.visible_gpus.strip() in ("", "-1"):
+    if machine.hides_gpus:
         what = f"CUDA_VISIBLE_DEVICES is {machine.visible_gpus!r}, which hides every GPU"
         findings.append(Finding("gpu", what, "unset CUDA_VISIBLE_DEVICES"))
     return findings

@@ -10,6 +10,7 @@ import importlib.metadata
 import os
 import platform
 import re
+import shlex
 import site
 import sys
 from collections.abc import Iterable, Mapping
@@ -61,6 +62,7 @@ class Machine:
       missing_libraries: Of `CUDA_LIBRARIES`.
       google_cloud: Whether it is a virtual machine there, with a metadata server.
       visible_gpus: CUDA_VISIBLE_DEVICES; None where it is not set.
+      executable: The Python of the environment.
     """
 
     python: str
@@ -76,6 +78,7 @@ class Machine:
     missing_libraries: tuple[str, ...] = tuple(CUDA_LIBRARIES)
     google_cloud: bool = False
     visible_gpus: str | None = None
+    executable: str = "python"
 
     @property
     def tensorflows(self) -> list[str]:
@@ -88,6 +91,21 @@ class Machine:
         if "tensorflow-tpu" in self.packages:
             return "tpu"
         return "gpu" if "nvidia-cudnn-cu12" in self.packages else "cpu"
+
+    @property
+    def command(self) -> str:
+        """The environment's Python as a shell takes it; it need not be activated."""
+        return shlex.quote(self.executable)
+
+    @property
+    def can_start_tpu(self) -> bool:
+        """Whether TensorFlow is the one for TPUs, and this process reaches a chip."""
+        return self.purpose == "tpu" and self.tpu_devices > 0
+
+    @property
+    def hides_gpus(self) -> bool:
+        """Whether CUDA_VISIBLE_DEVICES hides every GPU on purpose."""
+        return self.visible_gpus is not None and self.visible_gpus.strip() in ("", "-1")
 
 
 def examine(
@@ -129,6 +147,7 @@ def examine(
         missing_libraries=tuple(name for name in CUDA_LIBRARIES if not _found(name, folders)),
         google_cloud=product.is_file() and "Google" in product.read_text(),
         visible_gpus=environ.get("CUDA_VISIBLE_DEVICES"),
+        executable=sys.executable or "python",
     )
 
 

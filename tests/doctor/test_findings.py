@@ -1,18 +1,23 @@
 """Every mismatch of chips, drivers, packages and libraries that is known, on machines made of files."""
 
 import dataclasses
+import sys
 
 import pytest
 
 from asvit_tf.errors import UserError
 from asvit_tf.hardware import environment, findings
-from asvit_tf.hardware.findings import GPU_INSTALL, LIBTPU, TPU_INSTALL
+from asvit_tf.hardware.findings import LIBTPU
 from asvit_tf.hardware.machine import CUDA_LIBRARIES, Machine, examine, version_numbers
 
 COMMON = {"tf-keras": "2.20.1", "tf-models-official": "2.20.0", "tensorflow-text": "2.20.1"}
 CPU = {"tensorflow": "2.20.0", **COMMON}
 TPU = {"tensorflow-tpu": "2.20.0", "libtpu": "0.0.31", **COMMON}
 GPU = {**CPU, **dict.fromkeys(CUDA_LIBRARIES.values(), "12.9"), "nvidia-cudnn-cu12": "9.28.0.42"}
+PIP = "/opt/asvit/.venv/bin/python -m pip"
+TPU_INSTALL = f"{PIP} install --no-deps --force-reinstall tensorflow-tpu==2.20.0 libtpu=={LIBTPU[1]}"
+GPU_INSTALL = f"{PIP} install 'tensorflow[and-cuda]==2.20.0'"
+PINNED = " ".join(f"{name}=={GPU[name]}" for name in dict.fromkeys(CUDA_LIBRARIES.values()))
 DRIVER = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  {}  Thu Jan  1 00:00:00 UTC 2026\nGCC version: 13\n"
 
 
@@ -52,7 +57,8 @@ class Host:
 
     def examined(self, packages) -> Machine:
         machine = examine(self.root, self.environ, packages, [self.libraries])
-        return dataclasses.replace(machine, python="3.11.7", system="Linux x86_64")
+        executable = PIP.removesuffix(" -m pip")
+        return dataclasses.replace(machine, python="3.11.7", system="Linux x86_64", executable=executable)
 
     def lines(self, packages):
         return [str(finding) for finding in findings.find(self.examined(packages))]
@@ -89,11 +95,16 @@ def test_a_right_tpu_vm_and_a_right_gpu_host(host, tmp_path):
 # What is done to the host, what is installed, what the one line says, and how it is mended.
 CASES = {
     "plain tensorflow on a TPU VM": (
-        lambda host: host.tpu(), CPU, "4 TPU chips (v5e), which tensorflow 2.20.0 cannot use", TPU_INSTALL,
+        lambda host: host.tpu(), CPU, "4 TPU chips (v5e), which tensorflow 2.20.0 cannot use",
+        f"{PIP} uninstall -y tensorflow && {TPU_INSTALL}",
+    ),
+    "tensorflow-cpu on a TPU VM": (
+        lambda host: host.tpu(), {"tensorflow-cpu": "2.20.0", **COMMON}, "which tensorflow-cpu 2.20.0 cannot use",
+        f"{PIP} uninstall -y tensorflow-cpu && {TPU_INSTALL}",
     ),
     "libtpu too new": (
         lambda host: host.tpu(), TPU | {"libtpu": "0.0.52"}, "libtpu is 0.0.52: tensorflow-tpu 2.20.0 takes",
-        f"pip install --no-deps libtpu=={LIBTPU[1]}",
+        f"{PIP} install --no-deps libtpu=={LIBTPU[1]}",
     ),
     "libtpu too old": (
         lambda host: host.tpu(), TPU | {"libtpu": "0.0.9"}, "libtpu is 0.0.9", f"libtpu=={LIBTPU[1]}",
@@ -108,6 +119,26 @@ CASES = {
     "plain tensorflow on a GPU host": (
         lambda host: host.gpus(cuda=()), CPU, "2 NVIDIA GPUs, and no CUDA library for tensorflow 2.20.0", GPU_INSTALL,
     ),
+    "tensorflow-cpu on a GPU host": (
+        lambda host: host.gpus(cuda=()), {"tensorflow-cpu": "2.20.0", **COMMON}, "no CUDA library for tensorflow-cpu",
+        f"{PIP} uninstall -y tensorflow-cpu && {GPU_INSTALL}",
+    ),
+    "all CUDA libraries gone from their packages": (
+        lambda host: host.gpus(cuda=()), GPU, "2 NVIDIA GPUs, and no CUDA library for tensorflow 2.20.0",
+        f"{PIP} install --force-reinstall --no-deps {PINNED}",
+    ),
+    "tensorflow-cpu, and all CUDA libraries gone": (
+        lambda host: host.gpus(cuda=()),
+        {"tensorflow-cpu": "2.20.0", **{name: version for name, version in GPU.items() if name != "tensorflow"}},
+        "no CUDA library for tensorflow-cpu 2.20.0",
+        f"{PINNED} && {PIP} uninstall -y tensorflow-cpu && {GPU_INSTALL}",
+    ),
+    "CUDA libraries gone, and a package missing": (
+        lambda host: host.gpus(cuda=list(CUDA_LIBRARIES)[1:-1]),
+        {name: version for name, version in GPU.items() if name != "nvidia-cuda-nvrtc-cu12"},
+        "CUDA libraries are missing: libcudart.so.12, libnvrtc.so.12",
+        f"{PIP} install --force-reinstall --no-deps nvidia-cuda-runtime-cu12==12.9 && {GPU_INSTALL}",
+    ),
     "a CUDA package missing": (
         lambda host: host.gpus(cuda=[name for name in CUDA_LIBRARIES if name != "libcudnn.so.9"]),
         {name: version for name, version in GPU.items() if name != "nvidia-cudnn-cu12"},
@@ -115,11 +146,12 @@ CASES = {
     ),
     "a CUDA library gone from its package": (
         lambda host: host.gpus(cuda=[name for name in CUDA_LIBRARIES if name != "libcufft.so.11"]), GPU,
-        "CUDA libraries are missing: libcufft.so.11", "pip install --force-reinstall --no-deps nvidia-cufft-cu12==12.9",
+        "CUDA libraries are missing: libcufft.so.11",
+        f"{PIP} install --force-reinstall --no-deps nvidia-cufft-cu12==12.9",
     ),
     "cuDNN too old": (
         lambda host: host.gpus(), GPU | {"nvidia-cudnn-cu12": "9.1.0.70"}, "nvidia-cudnn-cu12 is 9.1.0.70",
-        "'nvidia-cudnn-cu12>=9.3,<10'",
+        f"{PIP} install --no-deps 'nvidia-cudnn-cu12>=9.3,<10'",
     ),
     "driver too old": (
         lambda host: host.gpus(driver="470.239.06"), GPU, "driver is 470.239.06, too old for CUDA 12", "525.60.13",
@@ -138,16 +170,17 @@ CASES = {
         "CUDA_VISIBLE_DEVICES is '-1'", "unset CUDA_VISIBLE_DEVICES",
     ),
     "tensorflow-tpu on a GPU host": (
-        lambda host: host.gpus(), TPU, "2 NVIDIA GPUs, which tensorflow-tpu 2.20.0 cannot use", GPU_INSTALL,
+        lambda host: host.gpus(), TPU, "2 NVIDIA GPUs, which tensorflow-tpu 2.20.0 cannot use",
+        f"{PIP} uninstall -y tensorflow-tpu && {GPU_INSTALL}",
     ),
     "two TensorFlows": (
         lambda host: host.tpu(), TPU | CPU, "tensorflow 2.20.0 and tensorflow-tpu 2.20.0 overwrite each other",
-        "pip uninstall -y tensorflow && pip install --no-deps --force-reinstall tensorflow-tpu==2.20.0",
+        f"{PIP} uninstall -y tensorflow && {PIP} install --no-deps --force-reinstall tensorflow-tpu==2.20.0",
     ),
-    "no TensorFlow": (lambda host: None, COMMON, "TensorFlow is not installed", "pip install tensorflow==2.20.0"),
+    "no TensorFlow": (lambda host: None, COMMON, "TensorFlow is not installed", f"{PIP} install tensorflow==2.20.0"),
     "a Model Garden of another release": (
         lambda host: None, CPU | {"tf-models-official": "2.19.1"}, "tf-models-official is 2.19.1: 2.20 is wanted",
-        "pip install --no-deps 'tf-models-official==2.20.*'",
+        f"{PIP} install --no-deps 'tf-models-official==2.20.*'",
     ),
 }  # fmt: skip
 
@@ -169,9 +202,17 @@ def test_an_environment_without_its_chip_is_whole(host):
 
 
 def test_another_python(host):
-    machine = dataclasses.replace(host.examined(CPU), python="3.13.0")
-    (finding,) = findings.find(machine)
-    assert "Python is 3.13.0: allowed are 3.11 and 3.12" in finding.what
+    machine = host.examined(CPU)
+    for python in ("3.11.7", "3.12.1", "3.13.0"):
+        assert findings.find(dataclasses.replace(machine, python=python)) == []
+    (finding,) = findings.find(dataclasses.replace(machine, python="3.14.0"))
+    assert "Python is 3.14.0: allowed are 3.11, 3.12 and 3.13" in finding.what
+
+
+def test_commands_name_the_python_of_the_environment(host):
+    assert examine(host.root).executable == sys.executable
+    machine = dataclasses.replace(host.examined(COMMON), executable="/home/me/my envs/bin/python")
+    assert "'/home/me/my envs/bin/python' -m pip install" in findings.find(machine)[0].mend
 
 
 @pytest.mark.parametrize(

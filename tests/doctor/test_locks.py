@@ -47,6 +47,11 @@ def test_setup_states_the_same_range_of_libtpu():
     assert version_numbers(oldest) < version_numbers(newest)
 
 
+def test_setup_states_the_same_pythons():
+    oldest, end = re.search(r'python_requires=">=3\.(\d+),<3\.(\d+)"', (ROOT / "setup.py").read_text()).groups()
+    assert tuple(f"3.{minor}" for minor in range(int(oldest), int(end))) == findings.PYTHONS
+
+
 @pytest.mark.parametrize("kind", ["cpu", "tpu", "gpu"])
 def test_containers_install_the_locks(kind):
     text = (ROOT / "docker" / f"{kind}.Dockerfile").read_text()
