@@ -36,7 +36,7 @@ def test_keras_callback(options):
     images, labels = generator.standard_normal((6, 32, 32, 3)), generator.integers(3, size=6)
     model = KerasModel()
     loss = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile("adam", loss, **options)
+    model.compile("sgd", loss, **options)
     callback = RetokenizationCallback(SCHEDULE)
     kernel = model.backbone.stem.kernel
     # Three steps an epoch; the fourth epoch trains a second phase-3 epoch without a new trace.

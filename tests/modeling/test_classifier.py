@@ -166,8 +166,7 @@ def test_names_of_weights_differ():
     assert len(set(names)) == len(names)
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize(("form", "policy"), zip(FORMS, ["mixed_float16", "mixed_bfloat16", "mixed_float16"]))
 def test_files_hold_the_policy(tmp_path, form, policy, clean_policy):
     tf_keras.mixed_precision.set_global_policy(policy)
     model = changed()

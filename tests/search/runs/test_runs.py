@@ -27,7 +27,7 @@ GROW = [
     *SMALL,
     "--width",
     "16",
-    "--proxy-divisor=2",
+    "--proxy-divisor=8",
 ]
 GROW += [
     "--reward_types",
