@@ -219,7 +219,7 @@ def test_a_class_that_is_a_link_to_another_is_none(tmp_path):
 
 @pytest.mark.parametrize("name", ["x" * 300, "none/below"])
 def test_a_path_that_no_system_opens_is_refused_in_one_line(tmp_path, name):
-    with pytest.raises(UserError, match="is not a folder|cannot read .*: File name too long"):
+    with pytest.raises(UserError, match=r"is not a folder|cannot read .*: File name too long"):
         folders.layout(tmp_path / name)
 
 
@@ -228,7 +228,7 @@ def test_below_a_folder_without_permission_nothing_is_read(tmp_path):
     classes(tmp_path / "closed/images")
     (tmp_path / "closed").chmod(0)
     try:
-        with pytest.raises(UserError, match="cannot read .*images: Permission denied"):
+        with pytest.raises(UserError, match=r"cannot read .*images: Permission denied"):
             folders.layout(tmp_path / "closed/images")
     finally:
         (tmp_path / "closed").chmod(0o700)
