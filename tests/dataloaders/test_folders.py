@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from asvit_tf.dataloaders import folders
+from asvit_tf.dataloaders import classification, folders
 from asvit_tf.dataloaders.imagefiles import skipped, walk
 from asvit_tf.dataloaders.imagefiles.skipped import Skipped, in_words
 from asvit_tf.errors import OneClassError, UserError
@@ -264,6 +264,19 @@ def test_pipes_are_not_opened(tmp_path):
     files, left = walk.images(tmp_path)
     assert [Path(file).name for file in files] == ["pipe.png"]  # Opening it shows what it is, and nothing waits.
     assert left.others == {skipped.NOT_REGULAR: 1}
+
+
+def test_what_many_folders_leave_is_put_together_at_once(monkeypatch, tmp_path):
+    """Added one to the next, the files of a thousand folders would be copied and sorted a thousand times."""
+    root = classes(tmp_path, [f"{i:02d}" for i in range(20)])
+    for folder in root.iterdir():
+        image(folder / "._0.png")
+        (folder / "notes.txt").write_text("a note")
+    monkeypatch.setattr(Skipped, "__add__", lambda self, other: pytest.fail("added one by one"))
+    _, splits, left = classification._folder(root, False, 1, [])
+    assert sum(map(len, splits.values())) == 40
+    assert left.files == tuple((f"{i:02d}/._0.png", skipped.LEFTOVER) for i in range(20))
+    assert left.others == {skipped.NOT_AN_IMAGE: 20}
 
 
 def test_the_words():

@@ -93,7 +93,7 @@ def _listed(folder: Path, unreadable: dict[Path, str]) -> list[Path]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
-        unreadable[folder] = error.strerror
+        unreadable[folder] = error.strerror or str(error)
         return []
 
 
