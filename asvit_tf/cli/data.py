@@ -6,7 +6,6 @@ import os
 import re
 import shlex
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import click
@@ -37,8 +36,6 @@ def prepare(folder: str, output: str, shards: int, threads: int | None, as_json:
     """
     if os.path.lexists(output):
         raise click.UsageError(f"{output} exists; choose another directory")
-    if not Path(folder).is_dir():
-        raise click.UsageError(f"{folder} is not a folder")
     layout(folder, [output])
     with only_result_on_stdout():
         quiet_tensorflow()

@@ -13,6 +13,7 @@ from asvit_tf.choices import BACKENDS, ENGINES, INITIALIZATIONS, NORMALIZATIONS,
 from asvit_tf.cli.console import Choice
 
 _LONGEST_NAME = 255  # Bytes of one name on the file systems of Linux and macOS.
+_LONGEST_PATH = 4095  # Bytes that Linux opens.
 
 
 class Positive(click.ParamType):
@@ -51,7 +52,10 @@ class PathName(click.Path):
         for name in path.split("/"):
             if len(name.encode()) > _LONGEST_NAME:
                 self.fail(f"{name[:20]}... has {len(name.encode())} bytes; allowed are {_LONGEST_NAME}", param, ctx)
-        return path.rstrip("/") or "/"
+        path = path.rstrip("/") or "/"
+        if len(path.encode()) > _LONGEST_PATH:
+            self.fail(f"{path[:20]}... has {len(path.encode())} bytes; allowed are {_LONGEST_PATH}", param, ctx)
+        return path
 
 
 def together(*options: Callable) -> Callable:

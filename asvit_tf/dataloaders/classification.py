@@ -213,18 +213,19 @@ def _folder(
 ) -> tuple[tuple[str, ...], dict[str, list[Example]], Skipped]:
     """Class names, splits, and what is not read of an image folder."""
     layout = folders.layout(data_path, without)
-    skipped = layout.skipped
+    skipped = [layout.skipped]
     splits: dict[str, list[Example]] = {}
     for split, classes in layout.splits.items():
         splits[split] = []
         for label, folder in enumerate(brief_bar(classes, "looking for images", progress, unit="class")):
             files, left = walk.images(folder, data_path, without)
             splits[split] += [Example(label, os.path.relpath(file, data_path), file) for file in files]
-            skipped += left
+            skipped.append(left)
+    together = Skipped.together(skipped)
     if "validation" in splits:
-        return layout.class_names, {split: _shuffled(examples) for split, examples in splits.items()}, skipped
+        return layout.class_names, {split: _shuffled(examples) for split, examples in splits.items()}, together
     held_out = _split(splits.pop("train"), layout.class_names, progress, threads)
-    return layout.class_names, {**held_out, **{split: _shuffled(each) for split, each in splits.items()}}, skipped
+    return layout.class_names, {**held_out, **{split: _shuffled(each) for split, each in splits.items()}}, together
 
 
 def _split(

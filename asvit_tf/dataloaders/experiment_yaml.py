@@ -15,6 +15,7 @@ import yaml
 from asvit_tf.dataloaders import record_paths
 
 HERE = "$HERE"
+_MOST_VALUES = 1_000_000
 
 
 class _Dumper(yaml.SafeDumper):
@@ -38,6 +39,31 @@ def text(experiment: Mapping[str, Any], comment: str) -> str:
 def one_line(experiment: Mapping[str, Any]) -> str:
     """The same in one line of ASCII, for `--params_override`."""
     return yaml.dump(dict(experiment), Dumper=_Dumper, sort_keys=False, default_flow_style=True, width=10**6).strip()
+
+
+def check_aliases(value: Any) -> None:
+    """Checks that what aliases stand for can be copied out: YAML shares it, experiments do not.
+
+    Args:
+      value: As it was read from YAML.
+
+    Raises:
+      ValueError: An alias is inside of what it stands for, or there are too many values.
+    """
+    sizes: dict[int, int | None] = {}  # Values in each mapping and list, by its identity; None while they are counted.
+
+    def size(item: Any) -> int:
+        if not isinstance(item, (Mapping, list, tuple)):
+            return 1
+        if id(item) not in sizes:
+            sizes[id(item)] = None
+            sizes[id(item)] = 1 + sum(map(size, item.values() if isinstance(item, Mapping) else item))
+        if (found := sizes[id(item)]) is None:
+            raise ValueError("its aliases lead in a circle")
+        return found
+
+    if size(value) > _MOST_VALUES:
+        raise ValueError(f"its aliases stand for more than {_MOST_VALUES:,} values")
 
 
 def from_here(value: Any, directory: str | os.PathLike, key: str = "") -> Any:

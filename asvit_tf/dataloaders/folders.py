@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -47,8 +48,9 @@ class Layout:
 def layout(data_path: str | os.PathLike, without: Iterable[str | os.PathLike] = ()) -> Layout:
     """Finds classes and splits of an image folder; no image is opened.
 
-    Subfolders named like splits are splits if they hold folders and no images; else they are classes, as a folder of
-    trains beside one of trams.
+    Subfolders named like splits are splits if they hold folders and no images, or class folders and stray images beside
+    them; else they are classes, as a folder of trains beside one of trams. Where one is a split for certain, none is
+    taken for a class.
 
     Args:
       data_path: The folder.
@@ -61,28 +63,64 @@ def layout(data_path: str | os.PathLike, without: Iterable[str | os.PathLike] = 
     data_path = Path(data_path)
     folders, skipped = walk.subfolders(data_path, without)
     named = {folder: str(match.lastgroup) for folder in folders if (match := _SPLIT.match(folder.name))}
-    splits = {folder: split for folder, split in named.items() if _holds_folders(folder)}
+    splits = {folder: split for folder, split in named.items() if _is_split(folder)}
     others = [folder for folder in folders if folder not in splits]
-    # Beside other classes, a single folder that is called like a split is a class too.
-    if not splits or (others and len(set(splits.values())) == 1 and any(map(walk.holds_images, others))):
+    if not splits or _are_all_classes(folders, named, splits):
         if len(named) == len(folders) > 1 and "train" in named.values():
             raise UserError(f"{', '.join(_names(folders))} of {data_path} hold no class folders; {_HOW}")
         classes = _classes(data_path, folders)
         return Layout(_names(classes), {"train": classes}, skipped)
+    _refuse_images_of_no_class(data_path, splits, others, named)
     if "train" not in splits.values() or len(set(splits.values())) < len(splits):
         raise UserError(f"{data_path} holds {', '.join(folder.name for folder in splits)}: {_HOW}")
     skipped += Skipped.of((), [BESIDE] * len(others))
     by_split = {}
     for folder, split in sorted(splits.items(), key=lambda item: list(_SPLIT_NAMES).index(item[1])):
-        inner, left = walk.subfolders(folder, without)
+        inner, left = walk.subfolders(folder, without, data_path)
         by_split[split] = _classes(folder, inner)
         skipped += left
     return Layout(_agreeing(by_split), by_split, skipped)
 
 
-def _holds_folders(folder: Path) -> bool:
-    """Whether a folder looks like a split: it holds folders, and no images beside them."""
-    return bool(walk.subfolders(folder)[0]) and not walk.holds_images(folder, deep=False)
+def _is_split(folder: Path) -> bool:
+    """Whether a folder looks like a split: it holds folders and no images beside them, or two folders with images."""
+    inner, _ = walk.subfolders(folder)
+    return bool(inner) and (not walk.holds_images(folder, deep=False) or _hold_classes(inner))
+
+
+def _hold_classes(folders: Iterable[Path]) -> bool:
+    """Whether two of them hold images; the others are not looked at."""
+    return len(list(itertools.islice(filter(walk.holds_images, folders), 2))) == 2
+
+
+def _are_all_classes(folders: Iterable[Path], named: Mapping[Path, str], splits: Iterable[Path]) -> bool:
+    """Whether a single folder that is called like a split is a class beside other classes.
+
+    Not if it is a train that holds class folders alone, nor if another folder with images is called like another split.
+    """
+    if not any(folder not in named and walk.holds_images(folder) for folder in folders):
+        return False
+    if len({split for folder, split in named.items() if walk.holds_images(folder)}) > 1:
+        return False
+    clear = (folder for folder in splits if named[folder] == "train" and not walk.holds_images(folder, deep=False))
+    return not any(_hold_classes(walk.subfolders(folder)[0]) for folder in clear)
+
+
+def _refuse_images_of_no_class(
+    data_path: Path, splits: Mapping[Path, str], others: Iterable[Path], named: Mapping[Path, str]
+) -> None:
+    """Refuses folders beside the splits that may be meant as a split or as a class.
+
+    Such are folders called like splits; beside a single split all that hold images, as nobody calls one folder a split.
+    """
+    is_single = len(set(splits.values())) == 1
+    found = [folder.name for folder in others if (is_single or folder in named) and walk.holds_images(folder)]
+    if found:
+        hold, them = ("hold", "them") if len(found) > 1 else ("holds", "it")
+        raise UserError(
+            f"{', '.join(found)} of {data_path} {hold} images of no class beside the split{'' if is_single else 's'} "
+            f"{', '.join(folder.name for folder in splits)}; take {them} away, or {_HOW}"
+        )
 
 
 def _classes(data_path: Path, folders: list[Path]) -> list[Path]:

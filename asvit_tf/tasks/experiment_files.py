@@ -34,12 +34,15 @@ def read(path: str) -> Mapping[str, Any]:
     """A YAML file; paths that begin with $HERE counted from its directory.
 
     Raises:
-      UserError: There is no such file, or it holds no mapping.
+      UserError: There is no such file, or it holds no mapping, or one that holds itself.
     """
+    directory = os.path.dirname(path) if "://" in path else os.path.dirname(os.path.abspath(path))
     try:
         with tf.io.gfile.GFile(path) as file:
             # Importing the Model Garden has taught this loader that 1e-3 is a number; so its own reader reads.
             content = yaml.load(file.read(), Loader=yaml.FullLoader)
+        experiment_yaml.check_aliases(content)
+        content = experiment_yaml.from_here(content, directory)
     except tf.errors.OpError as error:
         raise UserError(f"cannot read {path}: {error.message.split(';')[-1].strip()[:200]}") from error
     except UnicodeDecodeError as error:
@@ -48,8 +51,7 @@ def read(path: str) -> Mapping[str, Any]:
         raise UserError(f"{path} is no YAML: {error}"[:300]) from error
     if not isinstance(content, Mapping):
         raise UserError(f"{path} holds no fields of an experiment, such as trainer: {{train_steps: 100}}")
-    directory = os.path.dirname(path) if "://" in path else os.path.dirname(os.path.abspath(path))
-    return experiment_yaml.from_here(content, directory)
+    return content
 
 
 def override(params: cfg.ExperimentConfig, content: Mapping[str, Any], source: str, is_strict: bool = True) -> None:

@@ -93,6 +93,8 @@ def test_malformed_topologies(capsys, name):
         (["run"], "Missing option '--output'"),
         (["run", "--output", "x", "--image-size", "0"], "image_size is 0"),
         (["run", "--output", "x", "--data-path", "/nowhere"], "/nowhere is not a folder"),
+        (["prepare", "/nowhere", "--output", "x"], "/nowhere is not a folder"),
+        (["prepare", "a/" * 2100, "--output", "x"], "a/a/a/a/a/a/a/a/a/a/... has 4199 bytes; allowed are 4095"),
         (["predict", "/nowhere", "a.png"], "not a SavedModel"),
         (["run", "--output", "x", "--seed", "4294967296"], "below 2**31"),
         (["train", "--experiment=nothing", "--mode=train", "--model-dir=x"], "unknown experiment 'nothing'"),

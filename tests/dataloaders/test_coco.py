@@ -230,7 +230,7 @@ def changed(**changes):
         (lambda content: content["categories"][0].pop("name"), "has no id or no name"),
         (changed(of="categories", at=0, to=dict(name="\udce9")), "is no text in UTF-8"),
         (changed(of="categories", at=0, to=dict(id=7)), "two categories of train2017 have the same identifier"),
-        (changed(of="images", at=1, to=dict(id=11)), r"1 image\(s\) have the identifier of another image"),
+        (changed(of="images", at=1, to=dict(id=11)), "2 images have the identifier of another image"),
         (changed(of="images", at=1, to=dict(width=61)), "12.png.*is 60 x 40, but its annotation says 61 x 40"),
         (changed(of="images", at=1, to=dict(width=40, height=60)), "width and height exchanged.*no EXIF"),
         (changed(of="images", at=1, to=dict(width=60.5)), "no whole number from 1.*60.5"),

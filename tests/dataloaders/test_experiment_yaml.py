@@ -4,6 +4,8 @@ import pytest
 from official.modeling.hyperparams import params_dict
 
 from asvit_tf.dataloaders import experiment_yaml, record_paths
+from asvit_tf.errors import UserError
+from asvit_tf.tasks import experiment_files
 
 TEXTS = ["1e3", "-1E5", "1_0e2", ".5", "10", "0x1f", "1:30", "1.5e+3", "no", "~", "null", "", "2020-01-01", "a: b", "#"]
 TEXTS += [
@@ -61,3 +63,25 @@ def test_what_is_not_special_stays_as_it_is():
     assert record_paths.understood("gs://bucket/a,b/train*") == "gs://bucket/a,b/train*"
     assert record_paths.understood("/none/a,/none/b*") == "/none/a,/none/b*"
     assert record_paths.understood(["/none/[1]", 3]) == ["/none/[1]", 3]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "task: &a {b: *a}",
+        "task: &a [1, *a]",
+        "\n".join(["a0: &a0 [x, x]", *(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 60))]),
+    ],
+    ids=["mapping", "list", "doubled"],
+)
+def test_aliases_without_end_are_refused(tmp_path, text):
+    (tmp_path / "experiment.yaml").write_text(text)
+    with pytest.raises(UserError, match="is no YAML: its aliases") as caught:
+        experiment_files.read(str(tmp_path / "experiment.yaml"))
+    assert "\n" not in str(caught.value)
+
+
+def test_aliases_are_read(tmp_path):
+    (tmp_path / "experiment.yaml").write_text("a: &a {input_path: $HERE/x}\nb: [*a, *a]\nc: *a\n")
+    value = dict(input_path=f"{tmp_path}/x")
+    assert experiment_files.read(str(tmp_path / "experiment.yaml")) == dict(a=value, b=[value, value], c=value)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from asvit_tf.dataloaders import folders
+from asvit_tf.dataloaders import classification, folders
 from asvit_tf.dataloaders.imagefiles import skipped, walk
 from asvit_tf.dataloaders.imagefiles.skipped import Skipped, in_words
 from asvit_tf.errors import OneClassError, UserError
@@ -76,9 +76,43 @@ def test_classes_that_are_called_like_splits(tmp_path):
     assert found(folders.layout(tmp_path / "inside")) == {split: ["bus", "train"] for split in ("train", "test")}
 
 
+def test_stray_images_beside_the_class_folders_of_a_split_are_named(tmp_path):
+    for name in ("train", "val"):
+        classes(tmp_path / name)
+    image(tmp_path / "train/sheet.png")
+    layout = folders.layout(tmp_path)
+    assert found(layout) == {split: ["cat", "dog"] for split in ("train", "validation")}
+    assert layout.skipped == Skipped((("train/sheet.png", "beside the class folders"),))
+    image(tmp_path / "figures/0.png")
+    assert set(folders.layout(tmp_path).splits) == {"train", "validation"}
+    image(tmp_path / "val/sheet.png")
+    assert set(folders.layout(tmp_path).splits) == {"train", "validation"}
+
+
+def test_a_class_that_is_called_train_may_have_subfolders_beside_its_images(tmp_path):
+    classes(tmp_path, ("bus", "train", "tram"))
+    classes(tmp_path / "train", ("diesel", "steam"))
+    assert folders.layout(tmp_path).class_names == ("bus", "train", "tram")
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        (
+            "train/cat train/dog test figures",
+            "figures, test of .* hold images of no class beside the split train; take them away, or name the splits",
+        ),
+        ("train/cat train/dog test", "test of .* holds images of no class beside the split train; take it away, or"),
+        ("train/cat train/dog figures", "figures of .* holds images of no class beside the split train"),
+        ("train/cat train/dog bus/cat bus/dog", "bus of .* holds images of no class beside the split train"),
+        (
+            "train/cat train/dog val/cat val/dog test",
+            "test of .* images of no class beside the splits train, val; take",
+        ),
+        (
+            "train train/cat train/dog test figures",
+            "figures, test of .* hold images of no class beside the split train",
+        ),
         (
             "val/cat val/dog test/cat test/dog",
             "holds test, val: name the splits train and one of validation, val, valid",
@@ -164,9 +198,45 @@ def test_links_are_followed_and_circles_end(tmp_path):
     assert sorted(names(everything, root)) == ["cat/0.png", "cat/1.png", "dog/0.png", "dog/1.png"]
 
 
+RECORDS = ("dataset.json", "train-00000-of-00002.tfrecord")
+
+
+def test_a_class_with_a_dataset_json_of_another_program_is_a_class(tmp_path):
+    root = classes(tmp_path)
+    (root / "cat/dataset.json").write_text('{"labels": null}')  # As StyleGAN's tools write it.
+    assert folders.layout(root).class_names == ("cat", "dog")
+    assert walk.images(root / "cat", root)[1].reasons == {skipped.NOT_AN_IMAGE: 1}
+
+
+def test_a_class_that_is_a_link_to_another_is_none(tmp_path):
+    root = classes(tmp_path)
+    for name in ("a", "kitty"):  # Before and behind the folder itself.
+        (root / name).symlink_to("cat")
+    layout = folders.layout(root)
+    assert layout.class_names == ("cat", "dog")
+    assert layout.skipped == Skipped((), {skipped.CIRCLE: 2})
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "none/below"])
+def test_a_path_that_no_system_opens_is_refused_in_one_line(tmp_path, name):
+    with pytest.raises(UserError, match=r"is not a folder|cannot read .*: File name too long"):
+        folders.layout(tmp_path / name)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_below_a_folder_without_permission_nothing_is_read(tmp_path):
+    classes(tmp_path / "closed/images")
+    (tmp_path / "closed").chmod(0)
+    try:
+        with pytest.raises(UserError, match=r"cannot read .*images: Permission denied"):
+            folders.layout(tmp_path / "closed/images")
+    finally:
+        (tmp_path / "closed").chmod(0o700)
+
+
 def test_results_of_this_package_are_no_class(tmp_path):
     root = classes(tmp_path)
-    for folder, files in (("run", (".lock", "settings.json")), ("records", ("dataset.json",)), ("x.partial", ("a",))):
+    for folder, files in (("run", (".lock", "settings.json")), ("records", RECORDS), ("x.partial", ("a",))):
         image(root / folder / "figure.png")
         for name in files:
             (root / folder / name).write_text("{}")
@@ -194,6 +264,19 @@ def test_pipes_are_not_opened(tmp_path):
     files, left = walk.images(tmp_path)
     assert [Path(file).name for file in files] == ["pipe.png"]  # Opening it shows what it is, and nothing waits.
     assert left.others == {skipped.NOT_REGULAR: 1}
+
+
+def test_what_many_folders_leave_is_put_together_at_once(monkeypatch, tmp_path):
+    """Added one to the next, the files of a thousand folders would be copied and sorted a thousand times."""
+    root = classes(tmp_path, [f"{i:02d}" for i in range(20)])
+    for folder in root.iterdir():
+        image(folder / "._0.png")
+        (folder / "notes.txt").write_text("a note")
+    monkeypatch.setattr(Skipped, "__add__", lambda self, other: pytest.fail("added one by one"))
+    _, splits, left = classification._folder(root, False, 1, [])
+    assert sum(map(len, splits.values())) == 40
+    assert left.files == tuple((f"{i:02d}/._0.png", skipped.LEFTOVER) for i in range(20))
+    assert left.others == {skipped.NOT_AN_IMAGE: 20}
 
 
 def test_the_words():

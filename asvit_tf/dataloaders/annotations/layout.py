@@ -45,8 +45,9 @@ def find(data_path: Path, split: str, name: str | None = None) -> Place:
     Raises:
       UserError: There are none or several.
     """
+    unreadable: dict[Path, str] = {}
     wanted = re.compile(re.escape(name) + "$" if name else STARTS[split], re.IGNORECASE)
-    for files in _candidates(data_path):
+    for files in _candidates(data_path, unreadable):
         found = {file: its for file, its in files.items() if wanted.match(its)}
         if len(found) == 1:
             ((file, its),) = found.items()
@@ -54,32 +55,46 @@ def find(data_path: Path, split: str, name: str | None = None) -> Place:
         if found:
             names = ", ".join(str(file.relative_to(data_path)) for file in found)
             raise UserError(f"{data_path} holds {names}; name one split with --{split}")
-    there = [str(file.relative_to(data_path)) for files in _candidates(data_path) for file in files]
+    there = [str(file.relative_to(data_path)) for files in _candidates(data_path, unreadable) for file in files]
+    closed = [f"{os.path.relpath(folder, data_path)} ({reason})" for folder, reason in unreadable.items()]
     start = name or f"{STARTS[split]}*"
     raise UserError(
         f"{data_path} should hold one annotations/instances_{start}.json, or {start}/{_ROBOFLOW}; found "
-        f"{', '.join(there[:6]) or 'none'}; name the split with --{split}"
+        f"{', '.join(there[:6]) or 'none'}{'; cannot read ' if closed else ''}{', '.join(closed[:3])}; "
+        f"name the split with --{split}"
     )
 
 
-def _candidates(data_path: Path) -> Iterator[dict[Path, str]]:
-    """Annotation files and the names of their splits, one layout after the other."""
-    annotations = _json_files(data_path / "annotations")
+def _candidates(data_path: Path, unreadable: dict[Path, str]) -> Iterator[dict[Path, str]]:
+    """Annotation files and the names of their splits, one layout after the other.
+
+    Folders that cannot be listed, as lost+found, are put into `unreadable` with the reason.
+    """
+    annotations = _json_files(data_path / "annotations", unreadable)
     prefix = re.compile("instances_", re.IGNORECASE)
     yield {file: file.stem[len("instances_") :] for file in annotations if prefix.match(file.stem)}
     yield {file: file.stem for file in annotations if not prefix.match(file.stem)}
-    folders = sorted(path for path in data_path.iterdir() if path.is_dir()) if data_path.is_dir() else []
-    yield {folder / _ROBOFLOW: folder.name for folder in folders if (folder / _ROBOFLOW).is_file()}
-    inside = {folder: _json_files(folder) for folder in folders if folder.name != "annotations"}
+    folders = [path for path in _listed(data_path, unreadable) if os.path.isdir(path)]
+    yield {folder / _ROBOFLOW: folder.name for folder in folders if os.path.isfile(folder / _ROBOFLOW)}
+    inside = {folder: _json_files(folder, unreadable) for folder in folders if folder.name != "annotations"}
     yield {files[0]: folder.name for folder, files in inside.items() if len(files) == 1}
-    yield {file: prefix.sub("", file.stem) for file in _json_files(data_path)}
+    yield {file: prefix.sub("", file.stem) for file in _json_files(data_path, unreadable)}
 
 
-def _json_files(folder: Path) -> list[Path]:
-    if not folder.is_dir():
+def _json_files(folder: Path, unreadable: dict[Path, str]) -> list[Path]:
+    found = (path for path in _listed(folder, unreadable) if path.suffix.lower() == ".json")
+    return [path for path in found if not path.name.startswith(".") and os.path.isfile(path)]
+
+
+def _listed(folder: Path, unreadable: dict[Path, str]) -> list[Path]:
+    """What a folder holds, sorted; nothing if there is no such folder, or it cannot be read."""
+    try:
+        return sorted(folder / name for name in os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    found = (path for path in folder.iterdir() if path.suffix.lower() == ".json" and path.is_file())
-    return sorted(path for path in found if not path.name.startswith("."))
+    except OSError as error:
+        unreadable[folder] = error.strerror or str(error)
+        return []
 
 
 def _folder(data_path: Path, file: Path, name: str) -> Path:
@@ -87,7 +102,7 @@ def _folder(data_path: Path, file: Path, name: str) -> Path:
     usual = [data_path / name, data_path / "images" / name, data_path / "images", data_path / name / "images"]
     if file.parent not in (data_path, data_path / "annotations"):
         usual = [file.parent / "images", file.parent]
-    return next((folder for folder in usual if folder.is_dir()), data_path / name)
+    return next((folder for folder in usual if os.path.isdir(folder)), data_path / name)
 
 
 class ImageFiles:
@@ -121,7 +136,7 @@ class ImageFiles:
                 for root in (self._folder, self._data_path):
                     if (path := self._inside(root.joinpath(*parts[i:]))) is not None:
                         return path, True
-            if parts and (path := self._alike(parts[-1])) is not None:
+            if parts and (path := self._alike(parts)) is not None:
                 return path, True
         return None, False
 
@@ -131,8 +146,11 @@ class ImageFiles:
         root = os.path.abspath(self._data_path)
         return path if os.path.commonpath([absolute, root]) == root and os.path.isfile(path) else None
 
-    def _alike(self, name: str) -> Path | None:
-        """The one file in the folder with this name but for case, or else with this name but for case and suffix."""
+    def _alike(self, parts: list[str]) -> Path | None:
+        """The one file in the folder with this name but for case, or else with this name but for case and suffix.
+
+        Of another suffix may be a mask, too, in a folder beside the image or below; so it must lie where the name says.
+        """
         if self._by_name is None:
             self._by_name = {}
             for parent, folders, names in os.walk(self._folder):
@@ -141,11 +159,20 @@ class ImageFiles:
                     if not found.name.startswith(".") and found.suffix.lower() not in _NO_IMAGES:
                         self._by_name.setdefault(_folded(found.name), []).append(found)
                         self._by_stem.setdefault(_folded(found.stem), []).append(found)
-        for known, key in ((self._by_name, name), (self._by_stem, PurePosixPath(name).stem)):
-            found_paths = known.get(_folded(key), [])
+        name, said = parts[-1], [_folded(part) for part in parts[:-1]]
+        by_stem = self._by_stem.get(_folded(PurePosixPath(name).stem), [])
+        for found_paths in (
+            self._by_name.get(_folded(name), []),
+            [path for path in by_stem if self._is_at(path, said)],
+        ):
             if found_paths:
-                return found_paths[0] if len(found_paths) == 1 and found_paths[0].is_file() else None
+                return found_paths[0] if len(found_paths) == 1 and os.path.isfile(found_paths[0]) else None
         return None
+
+    def _is_at(self, path: Path, said: list[str]) -> bool:
+        """Whether the folders from that of the split to a file are the last of those that a name says."""
+        between = [_folded(part) for part in path.relative_to(self._folder).parts[:-1]]
+        return between == said[len(said) - len(between) :]
 
 
 def _folded(name: str) -> str:

@@ -64,20 +64,21 @@ def match(
         entries.notes["image files found under another name than file_name"] += is_elsewhere
     found: list[Matched] = []
     missing: list[tuple[str, str]] = []
-    taken: set[Path] = set()
+    taken: set[str] = set()
     # The bar first: the shortest ends a zip, and a bar that is not asked again stops before its end.
     for picture, entry, path in zip(_looked_at(paths, entries.place.name, progress), entries.images, paths):
         if path is None or isinstance(picture, str):
             missing.append((text(entry.file_name), str(picture)))
             continue
         try:
-            if path in taken:
+            place = _place(path)
+            if place in taken:
                 raise Unreadable("name the file of another image", path.name)
             frame = pictures.frame(entry.stated, picture)
         except Unreadable as problem:
             entries.problems.add("images", dict(file_name=entry.file_name), problem)
             continue
-        taken.add(path)
+        taken.add(place)
         entries.notes["sizes read from the image file"] += None in entry.stated
         found.append(Matched(entry, path, picture, frame))
     if missing and (not skip_missing or len(missing) == len(paths)):
@@ -87,6 +88,14 @@ def match(
         )
     folder = entries.place.folder.name
     return _framed(found, entries), [(f"{folder}/{name}", reason) for name, reason in missing]
+
+
+def _place(path: Path) -> str:
+    """The file that a path means, by whatever way it leads there.
+
+    A file that is itself a link stays one: where files are stored by their content, equal pictures are links to one.
+    """
+    return os.path.join(os.path.realpath(path.parent), path.name)
 
 
 def _looked_at(paths: Sequence[Path | None], name: str, progress: bool) -> Iterator[Picture | str]:
@@ -106,33 +115,56 @@ def _look(path: Path | None) -> Picture | str:
 
 
 def _framed(found: list[Matched], entries: Entries) -> list[Matched]:
-    """Decides the frame of pictures whose size does not tell it: that of the others, else upright, as tools show them.
+    """Decides the frame of every picture; those that contradict their own size are added to the problems.
 
-    A picture whose boxes stick out of the file's pixels, but not of the upright picture, contradicts its own size.
+    Where neither size nor boxes tell it, it is that of the others, else upright, as tools show them.
     """
-    told = {item.frame for item in found if item.picture.orientation != 1} - {Frame.EITHER}
-    by_default = Frame.STORED if told == {Frame.STORED} else Frame.UPRIGHT
     boxes: dict[Identifier, list[Box]] = collections.defaultdict(list)
     for entry in entries.objects:
         if entry.box is not None:
             boxes[entry.key].append(entry.box)
     framed = []
     for item in found:
-        frame, its_boxes = item.frame, boxes[item.entry.key]
-        if frame is Frame.EITHER:
-            frame = by_default
-            entries.notes[f"images turned by EXIF whose annotations were taken as {frame.value}"] += 1
+        try:
+            frame = _told(item, boxes[item.entry.key])
+        except Unreadable as problem:
+            entries.problems.add("images", dict(file_name=item.entry.file_name), problem)
+            continue
+        if frame is not item.frame:
+            entries.notes[f"images turned by EXIF whose annotations were taken as {frame.value}, by their boxes"] += 1
         elif frame is Frame.STORED:
-            if not _fit(its_boxes, item.picture.stored) and _fit(its_boxes, item.picture.upright):
-                problem = Unreadable(
-                    "have boxes outside of the file's pixels that fit the picture as EXIF turns it; state its width "
-                    "and height upright",
-                )
-                entries.problems.add("images", dict(file_name=item.entry.file_name), problem)
-                continue
             entries.notes["images turned upright by EXIF, their annotations with them"] += 1
         framed.append(dataclasses.replace(item, frame=frame))
+    told = {item.frame for item in framed if item.picture.orientation != 1} - {Frame.EITHER}
+    by_default = Frame.STORED if told == {Frame.STORED} else Frame.UPRIGHT
+    for place, item in enumerate(framed):
+        if item.frame is Frame.EITHER:
+            framed[place] = dataclasses.replace(item, frame=by_default)
+            entries.notes[f"images turned by EXIF whose annotations were taken as {by_default.value}"] += 1
     return framed
+
+
+def _told(item: Matched, boxes: Sequence[Box]) -> Frame:
+    """The frame of a picture by its stated size and its boxes; `EITHER` where these do not tell it.
+
+    Raises:
+      Unreadable: The boxes stick out of the stated frame, but not of the other one.
+    """
+    sizes = {Frame.UPRIGHT: item.picture.upright, Frame.STORED: item.picture.stored}
+    fitting = [frame for frame, size in sizes.items() if _fit(boxes, size)]
+    if len(fitting) != 1 or item.frame is fitting[0]:
+        return item.frame
+    if item.frame is Frame.EITHER:
+        return fitting[0]
+    if item.frame is Frame.STORED:
+        raise Unreadable(
+            "have boxes outside of the file's pixels that fit the picture as EXIF turns it; state its width and height "
+            "upright",
+        )
+    raise Unreadable(
+        "have boxes outside of the picture as EXIF turns it that fit the file's pixels; state the width and height of "
+        "these",
+    )
 
 
 def _fit(boxes: Sequence[Box], size: tuple[int, int]) -> bool:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from asvit_tf.dataloaders.annotations.values import Box, Unreadable
 from asvit_tf.dataloaders.imagefiles import door
+from asvit_tf.errors import UserError
 
 _UPRIGHT = 1
 _LYING = (5, 6, 7, 8)  # Orientations in which width and height change places.
@@ -40,14 +41,15 @@ class Picture:
 
 
 def look(path: Path) -> Picture:
-    """Size and orientation of an image file, which is decoded whole.
+    """Size and orientation of an image file, which is read once and decoded whole.
 
     Raises:
       door.UnreadableError: It cannot be read or decoded.
     """
-    with Image.open(io.BytesIO(door.read(path))) as image:
+    contents = door.file_bytes(path)
+    with Image.open(io.BytesIO(door.convert(contents))) as image:
         upright = image.size
-    with Image.open(path) as image:
+    with Image.open(io.BytesIO(contents), formats=door.formats()) as image:
         orientation = door.orientation(image)
     return Picture(upright[::-1] if orientation in _LYING else upright, orientation)
 
@@ -56,12 +58,12 @@ def encoded(path: Path) -> tuple[bytes, str]:
     """The picture upright, as the bytes of a JPEG or PNG, and which of the two.
 
     Raises:
-      OSError: The file has changed since `look`.
+      UserError: The file has changed since `look`.
     """
     try:
         contents = door.read(path)
     except door.UnreadableError as error:
-        raise OSError(f"{path} is no image any more: {error}") from error
+        raise UserError(f"{path} is no image any more: {error}") from error
     return contents, "png" if contents.startswith(door.PNG) else "jpeg"
 
 

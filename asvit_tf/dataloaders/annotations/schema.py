@@ -10,7 +10,7 @@ import collections
 import dataclasses
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from asvit_tf.dataloaders.annotations import segmentations, values
@@ -198,27 +198,24 @@ def entries(place: Place, content: Content, known: Categories, include_masks: bo
     """
     given = {name: len(content[name]) for name in ("images", "annotations")}
     found = Entries(place, given, [], [], Problems(place.file.name), collections.Counter())
-    listed: set[Identifier] = set()  # Also by entries that cannot be read.
-    seen: set[Identifier] = set()
-    for row in content["images"]:
+    keys = [values.identifier(row.get("id")) if isinstance(row, dict) else None for row in content["images"]]
+    listed = collections.Counter(key for key in keys if key is not None)  # Also by entries that cannot be read.
+    for row, key in zip(content["images"], keys):
         try:
             if not isinstance(row, dict):
                 raise Unreadable("are no objects of JSON", row)
-            key = values.identifier(row.get("id"))
             if key is None:
                 raise Unreadable("have no identifier", row.get("id"))
-            listed.add(key)
-            if key in seen:
+            if listed[key] > 1:  # All of them: nobody knows whose the annotations are.
                 raise Unreadable("have the identifier of another image", key)
             stated = (values.side(row.get("width")), values.side(row.get("height")))
         except Unreadable as problem:
             found.problems.add("images", row, problem)
             continue
-        seen.add(key)
         found.images.append(ImageEntry(key, row.get("file_name"), stated))
     for row in content["annotations"]:
         try:
-            found.objects.append(_object(row, known, listed, include_masks, found.notes))
+            found.objects.append(_object(row, known, listed.keys(), include_masks, found.notes))
         except Unreadable as problem:
             found.problems.add("annotations", row, problem)
     return found
@@ -227,7 +224,7 @@ def entries(place: Place, content: Content, known: Categories, include_masks: bo
 def _object(
     row: Any,
     known: Categories,
-    listed: set[Identifier],
+    listed: Collection[Identifier],
     include_masks: bool,
     notes: collections.Counter[str],
 ) -> ObjectEntry:

@@ -19,6 +19,7 @@ from asvit_tf.dataloaders.annotations import values
 from asvit_tf.dataloaders.annotations.values import Unreadable
 
 _LONGEST_OUTLINE = 2_000_000  # Pixels; pycocotools takes about 200 bytes for each.
+_LARGEST_COORDINATE = 4e8  # Pixels; five times a coordinate has to fit into the 32 bits of pycocotools.
 _NEAR = 1.0  # Pixels by which a segmentation that is a box may differ from the box.
 
 
@@ -213,17 +214,23 @@ def _whole_image(runs: Runs, height: int, width: int) -> tuple[np.ndarray, bool]
 
 
 def _near(corners: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The polygon itself if it is not far from the image; else cut around it, where no pixel changes."""
-    reach = 4 * max(height, width) + 64
-    if np.abs(corners).max() > reach:
+    """The polygon itself if pycocotools can draw it; else cut around the image, far from it.
+
+    Where a slanted edge was cut pycocotools begins to step elsewhere, so pixels on the edge may change.
+    """
+    if np.abs(corners).max() > _LARGEST_COORDINATE or _outline(corners) > _LONGEST_OUTLINE:
+        reach = 4 * max(height, width) + 64
         for axis, length in ((0, width), (1, height)):
             corners = _cut(corners, axis, -reach, 1)
             corners = _cut(corners, axis, length + reach, -1)
-    if len(corners) > 2:
-        outline = np.abs(np.diff(corners, axis=0, append=corners[:1])).max(1).sum()
-        if outline > _LONGEST_OUTLINE:
+        if (outline := _outline(corners)) > _LONGEST_OUTLINE:
             raise Unreadable(f"have an outline longer than {_LONGEST_OUTLINE} pixels", f"{outline:.3g} pixels")
     return corners
+
+
+def _outline(corners: np.ndarray) -> float:
+    """Steps around a polygon [n, 2], in pixels."""
+    return float(np.abs(np.diff(corners, axis=0, append=corners[:1])).max(1).sum())
 
 
 def _cut(corners: np.ndarray, axis: int, limit: float, sign: int) -> np.ndarray:

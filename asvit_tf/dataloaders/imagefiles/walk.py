@@ -31,10 +31,11 @@ _LEFTOVERS = re.compile(
         )
     )
 )
-# A folder that holds all the files of a line was written by a command of this package; its figures are no data.
+# A folder that holds all the files of a line was written by a command of this package; its figures are no data. Other
+# programs write a dataset.json, too, but no records beside it.
 _OWN = (
     (".lock", "settings.json"),  # run, search, grow, study, and prepare while it works
-    ("dataset.json",),  # prepare
+    ("dataset.json", "*.tfrecord"),  # prepare
     ("data.yaml", "annotations_validation.json"),  # prepare-coco
     ("params.yaml", "blocks.jsonl"),  # train
     ("saved_model.pb",),  # export
@@ -48,7 +49,17 @@ def is_leftover(name: str) -> bool:
 
 def is_own(folder: str | os.PathLike) -> bool:
     """Whether a command of this package wrote a folder."""
-    return any(all(os.path.exists(os.path.join(folder, name)) for name in names) for names in _OWN)
+    return any(all(_holds(folder, name) for name in names) for names in _OWN)
+
+
+def _holds(folder: str | os.PathLike, name: str) -> bool:
+    """Whether a file of this name, or pattern of names, is in a folder."""
+    if "*" not in name:
+        return os.path.exists(os.path.join(folder, name))
+    try:
+        return bool(fnmatch.filter(os.listdir(folder), name))
+    except OSError:
+        return False  # What is wrong with it shows when it is read.
 
 
 def named_like_an_image(name: str) -> bool:
@@ -56,33 +67,41 @@ def named_like_an_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in door.image_suffixes()
 
 
-def subfolders(data_path: Path, without: Iterable[str | os.PathLike] = ()) -> tuple[list[Path], Skipped]:
+def subfolders(
+    data_path: Path, without: Iterable[str | os.PathLike] = (), relative_to: Path | None = None
+) -> tuple[list[Path], Skipped]:
     """Subfolders that may be classes or splits, by name, and what is not read of what lies beside them.
+
+    Of several links to one folder, and the folder itself, one is taken; the folder itself if it is among them.
 
     Args:
       data_path: The folder.
       without: Folders that are no part of it.
+      relative_to: What the names of skipped files are relative to; None for the folder.
 
     Raises:
       UserError: It is no folder, or cannot be read.
     """
-    if not data_path.is_dir():
-        raise UserError(f"{data_path} is not a folder; expected one with a subfolder of images for each class")
-    walker = _Walker(data_path, without)
+    walker = _Walker(relative_to or data_path, without)
     walker.bar(data_path)
     try:
-        names = sorted(os.listdir(data_path))
+        names = os.listdir(data_path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(
+            f"{data_path} is not a folder; expected one with a subfolder of images for each class"
+        ) from None
     except OSError as error:
         raise UserError(f"cannot read {data_path}: {error.strerror}") from error
     folders = []
-    for name in names:
+    for name in sorted(names, key=lambda name: (os.path.islink(os.path.join(data_path, name)), name)):
         path = os.path.join(data_path, name)
         if not os.path.isdir(path):
             if walker.is_candidate(path, name):
                 walker.set_aside(path, name, "beside the class folders")
         elif walker.enters(path, name):
+            walker.remember(path)
             folders.append(data_path / name)
-    return folders, walker.skipped()
+    return sorted(folders), walker.skipped()
 
 
 def images(
@@ -128,6 +147,10 @@ class _Walker:
         """Has links to this folder and to those around it lead nowhere: they would lead in a circle."""
         real = Path(os.path.realpath(folder))
         self._entered |= {self._identity(str(each)) for each in (real, *real.parents)}
+
+    def remember(self, folder: str) -> None:
+        """Has links to this folder lead nowhere from now on: it is read."""
+        self._entered.add(self._identity(folder))
 
     def skipped(self) -> Skipped:
         return Skipped.of(self._files, self._others)
@@ -175,7 +198,7 @@ class _Walker:
 
     def files(self, folder: str, name: str, deep: bool = True) -> Iterator[tuple[str, str]]:
         """Path and name of every file that is not in a folder set aside; the folder itself is entered in any case."""
-        self._entered.add(self._identity(folder))
+        self.remember(folder)
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError as error:

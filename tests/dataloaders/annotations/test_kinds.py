@@ -206,17 +206,17 @@ def test_what_cannot_be_read_is_listed_by_kind_and_can_be_left_out(tmp_path):
     line = str(refused.value)
     assert "2 annotations have a box that is not four finite numbers (the first: annotation 50: [1, 2, nan, 4])" in line
     assert "1 annotation(s) name no image that is listed (the first: annotation 52: 99)" in line
-    assert "1 image(s) have the identifier of another image (the first: image 'again.png': 1)" in line
+    assert "2 images have the identifier of another image (the first: image '0.png': 1)" in line
     assert line.endswith("repair them, or --skip-invalid leaves them out and counts them")
     assert "\n" not in line
     count = prepared(root, tmp_path, leniency=coco.Leniency(invalid=True)).counts["train"]
-    assert (count.images, count.objects) == (2, 2)
-    assert count.images_left_out == {"have the identifier of another image": 1}
+    assert (count.images, count.objects) == (1, 1)
+    # Nobody knows whose boxes they are.
+    assert count.images_left_out == {"have the identifier of another image": 2}
     assert count.objects_left_out == {
+        "belong to an image that is left out": 3,
         "have a box that is not four finite numbers": 2,
         "name no image that is listed": 1,
-        "have run lengths that do not add up to their image": 1,
-        "no segmentation": 1,
         "are no objects of JSON": 1,
     }
 
@@ -243,7 +243,12 @@ def turned(stated, box):
     [
         ((HEIGHT, WIDTH), [10, 20, 5, 30], None),
         ((WIDTH, HEIGHT), [20, 25, 30, 5], "images turned upright by EXIF, their annotations with them"),
-        ((None, None), [10, 20, 5, 30], "images turned by EXIF whose annotations were taken as upright"),
+        (
+            (None, None),
+            [10, 20, 5, 30],
+            "images turned by EXIF whose annotations were taken as upright, by their boxes",
+        ),
+        ((None, None), [20, 25, 30, 5], "images turned by EXIF whose annotations were taken as stored, by their boxes"),
     ],
 )
 def test_pictures_are_upright_and_annotations_with_them(tmp_path, stated, box, note):
@@ -259,10 +264,47 @@ def test_pictures_are_upright_and_annotations_with_them(tmp_path, stated, box, n
         np.testing.assert_array_equal(row["groundtruth_instance_masks"].numpy()[0] > 0, expected)
 
 
-def test_boxes_that_contradict_the_stated_frame_are_refused(tmp_path):
-    root = written(tmp_path / "data", **turned((WIDTH, HEIGHT), [10, 20, 5, 30]))
-    with pytest.raises(UserError, match="fit the picture as EXIF turns it; state its width and height upright"):
+@pytest.mark.parametrize(
+    ("stated", "box", "message"),
+    [
+        ((WIDTH, HEIGHT), [10, 20, 5, 30], "fit the picture as EXIF turns it; state its width and height upright"),
+        ((HEIGHT, WIDTH), [20, 25, 30, 5], "fit the file's pixels; state the width and height of these"),
+    ],
+)
+def test_boxes_that_contradict_the_stated_frame_are_refused(tmp_path, stated, box, message):
+    root = written(tmp_path / "data", **turned(stated, box))
+    with pytest.raises(UserError, match=f"2 images have boxes outside of .* {message}"):
         coco.prepare(tmp_path / "records", root)
+
+
+def test_without_a_size_boxes_that_fit_both_frames_follow_those_that_fit_one(tmp_path):
+    options = turned((None, None), [2, 3, 20, 10])
+
+    def change(whole):
+        options["change"](whole)
+        whole["annotations"][0].update(bbox=[20, 25, 30, 5], segmentation=polygon(20, 25, 30, 5))
+
+    found = prepared(written(tmp_path / "data", change, save=options["save"]), tmp_path)
+    notes = {note: number for note, number in found.counts["train"].notes.items() if "turned by EXIF" in note}
+    assert notes == {
+        "images turned by EXIF whose annotations were taken as stored, by their boxes": 1,
+        "images turned by EXIF whose annotations were taken as stored": 1,
+    }
+
+
+def test_one_file_by_two_ways_is_one_file(tmp_path):
+    def change(whole):
+        whole["images"][1]["file_name"] = "../train/0.png"
+
+    root = written(tmp_path / "data", change)
+    with pytest.raises(UserError, match=r"1 image\(s\) name the file of another image"):
+        coco.prepare(tmp_path / "records", root, dict(validation="train"))
+    (root / "link").symlink_to("train")
+    whole = content()
+    whole["images"][1]["file_name"] = "../link/0.png"
+    (root / "annotations/instances_train.json").write_text(json.dumps(whole))
+    with pytest.raises(UserError, match=r"1 image\(s\) name the file of another image"):
+        coco.prepare(tmp_path / "records", root, dict(validation="train"))
 
 
 def test_crowds_of_every_form_and_boxes_beyond_the_border(tmp_path):

@@ -1,5 +1,6 @@
 """Where annotation files and images are found, and where they are not."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -86,3 +87,33 @@ def test_file_names(tmp_path, file_name, expected, is_elsewhere):
     assert path == (None if expected is None else root / Path(expected))
     if path is not None:
         assert elsewhere is is_elsewhere
+
+
+def test_the_picture_of_another_suffix_lies_where_the_name_says(tmp_path):
+    root = made(tmp_path, "train/masks/1.png", "train/masks/2.png", "train/2.webp", "train/sub/3.webp")
+    files = layout.ImageFiles(root, root / "train")
+    assert files.find("1.jpg") == (None, False)  # A mask is not its image.
+    assert files.find("2.jpg") == (root / "train/2.webp", True)
+    assert files.find("masks/1.jpg") == (root / "train/masks/1.png", True)
+    assert files.find("/home/somebody/Sub/3.jpg") == (root / "train/sub/3.webp", True)
+
+
+def test_folders_that_cannot_be_listed_are_passed_by_or_named(tmp_path, monkeypatch):
+    """As lost+found, which belongs to root; tests may run as root, who may read everything."""
+    made(tmp_path, "train.json", "lost+found/x", "images/0.png")
+    listed = os.listdir
+
+    def listdir(path):
+        if os.path.basename(path) == "lost+found":
+            raise PermissionError(13, "Permission denied")
+        return listed(path)
+
+    monkeypatch.setattr(os, "listdir", listdir)
+    assert layout.find(tmp_path, "train").file == tmp_path / "train.json"
+    with pytest.raises(UserError, match=r"found train.json; cannot read lost\+found \(Permission denied\); name the"):
+        layout.find(tmp_path, "validation")
+
+
+def test_a_name_that_no_system_opens_is_refused_in_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"found none; cannot read .* \(File name too long\)"):
+        layout.find(tmp_path / ("x" * 300), "train")

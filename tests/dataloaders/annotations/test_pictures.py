@@ -8,6 +8,7 @@ from asvit_tf.dataloaders.annotations import pictures
 from asvit_tf.dataloaders.annotations.pictures import Frame, Picture
 from asvit_tf.dataloaders.annotations.values import Unreadable
 from asvit_tf.dataloaders.imagefiles import door
+from asvit_tf.errors import UserError
 
 STORED = (7, 5)  # Width, height.
 
@@ -78,3 +79,19 @@ def test_what_is_no_image_has_no_size(tmp_path):
     for name in ("page.png", "empty.png", "none.png", "."):
         with pytest.raises(door.UnreadableError):
             pictures.look(tmp_path / name)
+
+
+def test_a_picture_is_read_once(tmp_path, monkeypatch):
+    """A file that changes meanwhile is what it was when it was read."""
+    path = saved(tmp_path / "picture.png", np.zeros((*STORED[::-1], 3), np.uint8), 6)
+    read = door.file_bytes
+
+    def changed(path):
+        contents = read(path)
+        path.write_text("no image")
+        return contents
+
+    monkeypatch.setattr(door, "file_bytes", changed)
+    assert pictures.look(path) == Picture(STORED, 6)
+    with pytest.raises(UserError, match=f"{path} is no image any more: not an image that Pillow reads"):
+        pictures.encoded(path)

@@ -143,6 +143,16 @@ def test_what_has_no_clear_meaning_is_named(segmentation, kind):
     assert pytest.approx(1) == len([part for part in kind.split("|") if part in caught.value.kind])
 
 
+@pytest.mark.parametrize("reach", [40, 300, 1000, 10_000])
+def test_polygons_beyond_the_image_are_what_pycocotools_makes_of_them(reach):
+    generator = np.random.default_rng(reach)
+    for _ in range(60):
+        corners = generator.normal([WIDTH / 2, HEIGHT / 2], reach, (int(generator.integers(3, 6)), 2))
+        found = mask([corners.ravel().tolist()])
+        expected = of_coco([corners.ravel().tolist()])
+        np.testing.assert_array_equal(np.zeros_like(expected) if found is None else found, expected)
+
+
 FAR = 1e9
 
 
@@ -154,6 +164,9 @@ FAR = 1e9
         ([-FAR, 7, FAR, 7, FAR, 9, -FAR, 9], block(7, 0, 9, WIDTH)),
         ([-FAR, -FAR, FAR, -FAR, FAR, FAR, -FAR, FAR], block(0, 0, HEIGHT, WIDTH)),
         ([-FAR, -FAR, -50, -FAR, -50, FAR], block(0, 0, 0, 0)),
+        ([3.9e8, 3.9e8, 3.9e8 + 9, 3.9e8, 3.9e8, 3.9e8 + 9], block(0, 0, 0, 0)),
+        ([FAR, 0, FAR + 9, 0, FAR, 9], block(0, 0, 0, 0)),  # Its numbers would wrap around in 32 bits.
+        ([-1.7e308, 7, 1.7e308, 7, 1.7e308, 9, -1.7e308, 9], block(7, 0, 9, WIDTH)),
         # A square with a far spike to the right, two pixels high where it leaves the image.
         ([0, 0, 10, 0, 10, 10, FAR, 10, FAR, 12, 10, 12, 0, 12], block(0, 0, 12, 10) | block(10, 0, 12, WIDTH)),
     ],
