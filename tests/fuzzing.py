@@ -13,6 +13,7 @@ import json
 import os
 import shlex
 import shutil
+import zlib
 from pathlib import Path
 
 import click
@@ -28,6 +29,7 @@ from asvit_tf import storage
 from asvit_tf.cli import data as prepare_command
 from asvit_tf.cli.options import PathName
 from asvit_tf.dataloaders import classification, coco, experiment_yaml, inputs
+from asvit_tf.dataloaders.imagefiles import door
 from asvit_tf.design.topology import Topology
 from asvit_tf.errors import UserError
 from asvit_tf.modeling import checkpoints
@@ -203,14 +205,17 @@ _FILES = _sound_files()
 
 @st.composite
 def image_files(draw) -> bytes:
-    """Bytes of an image file, cut, flipped, spliced with another, under another's beginning, with other numbers."""
+    """Bytes of an image file, cut, flipped, spliced with another, under another's beginning, with other numbers.
+
+    A PNG may get further chunks, and right checksums in the end, so that what they guard is found to be wrong.
+    """
     content = bytearray(_FILES[draw(st.sampled_from(sorted(_FILES)))])
     for _ in range(draw(st.integers(0, 4))):
         length = len(content)
         place = draw(st.one_of(st.integers(0, min(length, 64)), st.integers(0, length)))
         other = _FILES[draw(st.sampled_from(sorted(_FILES)))]
         change = draw(
-            st.sampled_from(["cut", "flip", "flip", "numbers", "numbers", "splice", "begin", "insert", "gone"])
+            st.sampled_from(["cut", "flip", "flip", "numbers", "numbers", "splice", "begin", "insert", "gone", "chunk"])
         )
         if change == "cut":
             del content[place:]
@@ -225,15 +230,44 @@ def image_files(draw) -> bytes:
         elif change == "begin":
             start = draw(st.integers(1, 40))
             content[:start] = other[:start]
+        elif change == "chunk" and content.startswith(door.PNG):
+            kind = draw(st.sampled_from([b"ABCD", b"PLTE", b"abCd", b"1234", b"IHDR", b"tRNS", b"IDAT", b"gAMA"]))
+            inner = draw(st.binary(max_size=8))
+            start = draw(st.sampled_from([8, 33, length - 12]))
+            content[start:start] = len(inner).to_bytes(4, "big") + kind + inner + bytes(4)
         elif change == "insert":
             content[place:place] = draw(st.binary(max_size=8))
         else:
             del content[place : place + draw(st.integers(1, 16))]
-    return bytes(content)
+    return bytes(_sealed(content) if draw(st.booleans()) else content)
+
+
+def _sealed(content: bytearray) -> bytearray:
+    """A PNG with right checksums; anything else as it is."""
+    place = 8
+    while content.startswith(door.PNG) and place + 12 <= len(content):
+        end = place + 8 + int.from_bytes(content[place : place + 4], "big")
+        if end + 4 > len(content):
+            break
+        content[end : end + 4] = zlib.crc32(content[place + 4 : end]).to_bytes(4, "big")
+        place = end + 4
+    return content
+
+
+def _pillow_reads(content: bytes) -> bool:
+    try:
+        with Image.open(io.BytesIO(content), formats=door.formats()) as image:
+            image.load()
+    except Exception:
+        return False
+    return True
 
 
 def images_case(root: Path, content: bytes, name: str) -> str:
-    """Prepares a folder that holds this file among sound ones: counted or written, and what is written is decoded."""
+    """Prepares a folder that holds this file among sound ones: counted or written, and what is written is decoded.
+
+    What Pillow alone cannot load is counted.
+    """
     shutil.rmtree(root, ignore_errors=True)
     for folder in ("a", "b"):
         (root / "data" / folder).mkdir(parents=True)
@@ -248,6 +282,7 @@ def images_case(root: Path, content: bytes, name: str) -> str:
     ]
     assert dataset.train_examples + dataset.validation_examples == len(records)
     assert len(records) + sum(dataset.all_skipped.reasons.values()) == 5
+    assert len(records) == 4 or _pillow_reads(content)
     for feature in records:
         encoded = feature["image/encoded"].bytes_list.value[0]
         with Image.open(io.BytesIO(encoded)) as image:

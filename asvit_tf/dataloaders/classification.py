@@ -7,6 +7,7 @@ they are or cluttered (see `clutter`).
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -21,7 +22,7 @@ import tqdm
 from asvit_tf.choices import EMBEDDED
 from asvit_tf.dataloaders import class_records, clutter, folders
 from asvit_tf.dataloaders.class_records import Example
-from asvit_tf.dataloaders.imagefiles import parallel, walk
+from asvit_tf.dataloaders.imagefiles import door, parallel, walk
 from asvit_tf.dataloaders.imagefiles.skipped import Skipped
 from asvit_tf.dataloaders.inputs import record_files
 from asvit_tf.dataloaders.progress import brief_bar
@@ -250,30 +251,45 @@ def _split(
 
 
 def _held_out(orders: Sequence[Sequence[Example]], progress: bool, threads: int | None) -> list[set[int]]:
-    """Of every class, places in its order of the first images that can be decoded, as many as are to be held out.
+    """Of every class, places in its order of the first images that can be decoded: a fifth of all that can be.
 
-    What cannot be decoded is not held out, or a class might be left without an image there.
+    Reading takes long. So files that are foreign by name are looked at, and no more than the first fifth of the others
+    is decoded, unless one of these cannot be: then all of that class are tried before its fifth is counted.
+
+    Args:
+      orders: The files of each class.
+      progress: Show a progress bar.
+      threads: That read image files; None for one a core.
     """
-    wanted = [max(1, round(VALIDATION_SHARE * len(order))) for order in orders]
-    held: list[set[int]] = [set() for _ in orders]
-    tried = [0] * len(orders)
-    with brief_bar(None, "holding images out", progress, total=sum(wanted)) as bar:
-        while True:
-            candidates = [
-                (label, place)
-                for label, order in enumerate(orders)
-                for place in range(tried[label], min(len(order), tried[label] + wanted[label] - len(held[label])))
-            ]
-            if not candidates:
-                return held
-            files = [orders[label][place].contents for label, place in candidates]
-            paths = (file for file in files if isinstance(file, str))
-            reasons = parallel.reasons_against(paths, threads)
-            for (label, place), file in zip(candidates, files):
-                tried[label] = place + 1
-                if isinstance(file, bytes) or next(reasons) is None:
-                    held[label].add(place)
-                    bar.update()
+    everything = [(label, place) for label, order in enumerate(orders) for place in range(len(order))]
+    sound: dict[tuple[int, int], bool] = {}
+
+    def contents(where: tuple[int, int]) -> bytes | str:
+        return orders[where[0]][where[1]].contents
+
+    def is_foreign(where: tuple[int, int]) -> bool:
+        file = contents(where)
+        return isinstance(file, str) and door.is_foreign(file)
+
+    def first_fifth(label: int) -> list[tuple[int, int]]:
+        left = [(label, place) for place in range(len(orders[label])) if sound.get((label, place), True)]
+        return left[: max(1, round(VALIDATION_SHARE * len(left)))]
+
+    def try_all(places: Iterable[tuple[int, int]]) -> None:
+        untried = [where for where in places if where not in sound]
+        paths = (file for file in map(contents, untried) if isinstance(file, str))
+        with contextlib.closing(parallel.reasons_against(paths, threads)) as reasons:
+            for where in untried:
+                sound[where] = isinstance(contents(where), bytes) or next(reasons) is None
+                bar.update()
+
+    with brief_bar(None, "holding images out", progress) as bar:
+        try_all(where for where in everything if is_foreign(where))
+        tried = [where for label in range(len(orders)) for where in first_fifth(label)]
+        try_all(tried)
+        doubtful = {label for label, place in tried if not sound[label, place]}
+        try_all(where for where in everything if where[0] in doubtful)
+    return [{place for _, place in first_fifth(label)} for label in range(len(orders))]
 
 
 def _shuffled(examples: Sequence[Example], generator: np.random.Generator | None = None) -> list[Example]:

@@ -16,7 +16,7 @@ from PIL import Image
 from asvit_tf import UserError, cli
 from asvit_tf.dataloaders import class_records
 from asvit_tf.dataloaders import classification as data
-from asvit_tf.dataloaders.imagefiles import parallel, skipped
+from asvit_tf.dataloaders.imagefiles import door, parallel, skipped
 from asvit_tf.errors import StoppedError
 
 
@@ -86,6 +86,30 @@ def test_what_cannot_be_decoded_is_not_held_out(tmp_path):
     with pytest.raises(UserError, match="class 'cat' has no image for train that can be decoded; add some"):
         data.prepare(tmp_path / "none", root)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "out"]
+
+
+@pytest.mark.parametrize("suffix", ["HEIC", "jpg"])
+@pytest.mark.parametrize(("pictures", "others", "held"), [(25, 75, 5), (20, 80, 4), (2, 3, 1), (10, 0, 2)])
+def test_a_fifth_of_what_can_be_decoded_is_held_out(tmp_path, suffix, pictures, others, held):
+    """As photographs of a phone beside their copies: they are counted, but are no part of the class."""
+    root = fill(tmp_path / "images", count=pictures)
+    for i in range(others):
+        (root / f"cat/{i}.{suffix}").write_bytes(b"\0\0\0\x18ftypheic" + bytes(99))
+    dataset = data.prepare(tmp_path / "out", root)
+    dogs = max(1, round(0.2 * pictures))
+    assert (dataset.train_examples, dataset.validation_examples) == (2 * pictures - held - dogs, held + dogs)
+    assert len(dataset.skipped) == others
+    assert [name.split("/")[0] for name in rows(dataset.validation_path)].count("cat") == held
+
+
+def test_no_more_than_a_fifth_of_sound_files_is_read_to_hold_it_out(tmp_path, monkeypatch):
+    root = fill(tmp_path / "images", count=50)
+    (root / "cat/x.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(99))
+    read: list[str] = []
+    real = door.read
+    monkeypatch.setattr(door, "read", lambda path: read.append(path) or real(path))
+    data.prepare(tmp_path / "out", root)
+    assert len(read) == 10 + 10 + 101  # For both classes; then all.
 
 
 def written_by(monkeypatch, tmp_path, root, shards=4):

@@ -290,6 +290,9 @@ def test_the_words():
     assert lines[1:3] == ["  00.png: truncated or damaged", "  01.png: truncated or damaged"]
     assert lines[-1] == "  and 3 more"
     assert str(Skipped()) == ""
+    bytes_of_latin_1 = Skipped.of([(os.fsdecode(b"caf\xe9.jpg"), skipped.DAMAGED)])
+    assert str(bytes_of_latin_1).encode().endswith(b"\n  caf\\udce9.jpg: truncated or damaged")
+    assert Skipped.of_text(bytes_of_latin_1.text().encode().decode()) == bytes_of_latin_1
     assert in_words(dict(skipped_images=2)) == "2 image files skipped"  # Of an earlier version.
     assert Skipped.of_text(left.text()) == left
     assert left.as_dict()["skipped_files"][-1] == dict(file="a.jpg", reason="empty file")

@@ -3,55 +3,109 @@
 TensorFlow decodes fewer kinds, trusts no EXIF, clips 16 bits, and ends a training at a file that it cannot decode. So
 every command reads image files here: what comes out is decoded by TensorFlow to the pixels that Pillow sees.
 
-- Kept byte for byte: JPEG, baseline or progressive, 8 bits, grey or YCbCr; PNG, 8 bits, grey or RGB, with right
-  checksums, neither transparent nor animated; both only where EXIF does not turn them.
+- Kept byte for byte (`plain`): JPEG, baseline or progressive, 8 bits, grey or YCbCr; PNG, 8 bits, grey or RGB, without
+  a fault that libpng would find, neither transparent nor animated; both only where EXIF does not turn them.
 - Written anew as JPEG (quality 95, no chroma subsampling): other JPEGs, lossy WebP, AVIF, JPEG 2000. As PNG: the rest.
 - Transparent pixels lie on mid-grey (128), as what the Model Garden's augmentations fill in; 16 bits are divided by
-  257 (12 bits of a TIFF by 4095 / 255); whole and real numbers of 32 bits see `_eight_bits`. Of animations and pages
-  the first is read. Colour profiles are not applied.
+  257 (12 bits of a TIFF by 4095 / 255); whole and real numbers of 32 bits see `colours`. Of animations and pages the
+  first is read. Colour profiles are not applied.
+- Few large images are in memory at once, whatever the number of threads.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import os
 import stat
-import struct
+import threading
 import warnings
-import zlib
+from collections.abc import Iterator
 
-import numpy as np
-from PIL import ExifTags, Image, ImageChops, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
+from asvit_tf.dataloaders.imagefiles import colours
+from asvit_tf.dataloaders.imagefiles.plain import JPEGS, is_plain
 from asvit_tf.dataloaders.imagefiles.skipped import (
+    CAMERA_RAW,
     DAMAGED,
     EMPTY,
     MAX_BYTES,
     MAX_PIXELS,
+    MAX_SIDE,
     NOT_AN_IMAGE,
     NOT_REGULAR,
     TOO_LARGE,
+    TOO_LONG,
     UNREADABLE,
+    UnreadableError,
 )
+from asvit_tf.dataloaders.imagefiles.written import PNG, encoded_as, fits_jpeg, png_of_strips
 
-PNG = b"\x89PNG\r\n\x1a\n"  # How such a file begins.
-BACKGROUND = (128, 128, 128)
-_QUALITY = 95
-_JPEG_SIDE = 65500  # libjpeg's longest.
+__all__ = [
+    "PNG",
+    "UnreadableError",
+    "convert",
+    "file_bytes",
+    "formats",
+    "image_suffixes",
+    "is_foreign",
+    "is_image",
+    "orientation",
+    "read",
+    "reason_against",
+]
+
 _COMMON = ("JPEG", "PNG", "WEBP", "GIF", "TIFF")
-_JPEGS = ("JPEG", "MPO")  # MPO: a JPEG with further images behind it, as phones write them.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_NEW_SUBFILE_TYPE, _DNG_VERSION = 254, 50706  # Tags of a TIFF; the lowest bit of the first: a smaller copy of another.
 # EPS would start Ghostscript; the others are no pictures, or are read by programs that are not here.
 _NOT_READ = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
 # Of files that are images, but not for Pillow: they are named where they are skipped.
 _FOREIGN_SUFFIXES = {".heic", ".heif", ".jxl", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf", ".svg"}
 
+_LARGE_PIXELS = 1 << 24
+_LARGE_BYTES = 1 << 26
+_large_file = threading.Lock()
+
 # The bound here is `MAX_PIXELS`; Pillow warns from half of it on.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
-class UnreadableError(Exception):
-    """A file that is not read; its text is the reason, one of those in `skipped`."""
+class _Room:
+    """Lets large images into memory that have, together, no more pixels than the largest that is read."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._pixels = 0
+
+    @contextlib.contextmanager
+    def taken(self, pixels: int) -> Iterator[None]:
+        """Waits until there is room for that many pixels, at most `MAX_PIXELS`, and takes it for the block."""
+        if pixels <= _LARGE_PIXELS:
+            yield
+            return
+        with self._changed:
+            self._changed.wait_for(lambda: self._pixels + pixels <= MAX_PIXELS)
+            self._pixels += pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._pixels -= pixels
+                self._changed.notify_all()
+
+
+_room = _Room()
 
 
 @functools.cache
@@ -81,12 +135,25 @@ def read(path: str | os.PathLike) -> bytes:
     Raises:
       UnreadableError: It cannot be read or decoded.
     """
-    return convert(file_bytes(path))
+    _check_regular(path)
+    try:
+        size = os.path.getsize(path)
+    except OSError as error:
+        raise UnreadableError(_unreadable(error)) from error
+    with _large_file if size > _LARGE_BYTES else contextlib.nullcontext():
+        return convert(file_bytes(path))
+
+
+def is_foreign(path: str | os.PathLike) -> bool:
+    """Whether a file is named as one that Pillow does not read: HEIC, camera raw, SVG."""
+    return os.path.splitext(path)[1].lower() in _FOREIGN_SUFFIXES
 
 
 def reason_against(path: str | os.PathLike) -> str | None:
-    """Why a file cannot be read; None if it can."""
+    """Why a file cannot be read; None if it can. Of a foreign one only the beginning is read, as for `is_image`."""
     try:
+        if is_foreign(path) and not is_image(path):
+            return NOT_AN_IMAGE
         read(path)
     except UnreadableError as error:
         return str(error)
@@ -121,10 +188,12 @@ def file_bytes(path: str | os.PathLike) -> bytes:
     _check_regular(path)
     try:
         with open(path, "rb") as file:
+            if os.fstat(file.fileno()).st_size > MAX_BYTES:
+                raise UnreadableError(TOO_LARGE)
             content = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise UnreadableError(_unreadable(error)) from error
-    if len(content) > MAX_BYTES:
+    if len(content) > MAX_BYTES:  # It grew, or says no size.
         raise UnreadableError(TOO_LARGE)
     if not content:
         raise UnreadableError(EMPTY)
@@ -152,15 +221,9 @@ def convert(encoded: bytes) -> bytes:
     """
     try:
         with Image.open(io.BytesIO(encoded), formats=formats()) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise UnreadableError(TOO_LARGE)
-            turned = orientation(image) != 1
-            kind = image.format
-            image.load()
-            if not turned and _is_plain(encoded, image):
-                return encoded
-            upright = ImageOps.exif_transpose(image) if turned else image  # Pillow has turned a TIFF already.
-            return _encoded(_rgb(upright, kind), _is_lossy(kind, encoded))
+            _check(image, encoded)
+            with _room.taken(image.width * image.height):
+                return _converted(image, encoded)
     except UnidentifiedImageError as error:
         raise UnreadableError(DAMAGED if _begins_like_an_image(encoded) else NOT_AN_IMAGE) from error
     except Image.DecompressionBombError as error:
@@ -172,6 +235,45 @@ def convert(encoded: bytes) -> bytes:
         raise UnreadableError(DAMAGED) from error
 
 
+def _check(image: Image.Image, encoded: bytes) -> None:
+    """Refuses by what a file says of itself.
+
+    Raises:
+      UnreadableError: The image is too large, or the preview of a raw one.
+    """
+    if image.width * image.height > MAX_PIXELS:
+        raise UnreadableError(TOO_LARGE)
+    if max(image.size) > MAX_SIDE:
+        raise UnreadableError(TOO_LONG)
+    if image.format == "TIFF":
+        tags = getattr(image, "tag_v2", {})
+        kind = tags.get(_NEW_SUBFILE_TYPE)
+        is_copy = isinstance(kind, int) and kind & 1
+        if _DNG_VERSION in tags or is_copy or encoded[8:10] == b"CR":  # CR: Canon's mark.
+            raise UnreadableError(CAMERA_RAW)
+
+
+def _converted(image: Image.Image, encoded: bytes) -> bytes:
+    """As `convert`. What is not needed any more is freed at once, because images are large."""
+    image.load()  # Before EXIF is asked for: Pillow loads for that, too, and hides that it failed.
+    turn = _TURNS.get(orientation(image))  # None for a TIFF, which Pillow has turned already.
+    if turn is None and is_plain(encoded, image):
+        return encoded
+    kind, as_jpeg = image.format, _is_lossy(image.format, encoded) and fits_jpeg(image.size)
+    if kind == "PNG":
+        colours.settle_transparency(image, encoded)
+    # Not `ImageOps.exif_transpose`: it writes EXIF anew, and fails where that is damaged.
+    upright = image if turn is None else image.transpose(turn)
+    if upright is not image:
+        image.close()
+    if upright.width * upright.height > _LARGE_PIXELS and not as_jpeg:
+        return png_of_strips(upright.size, (strip for _, strip in colours.rgb_strips(upright, kind)))
+    result = colours.rgb(upright, kind)
+    if result is not upright:
+        upright.close()
+    return encoded_as(result, as_jpeg)
+
+
 def orientation(image: Image.Image) -> int:
     """EXIF's, 1 to 8; 1 where it says nothing that makes sense."""
     try:
@@ -181,105 +283,17 @@ def orientation(image: Image.Image) -> int:
     return value if value in range(1, 9) else 1
 
 
-def _is_plain(encoded: bytes, image: Image.Image) -> bool:
-    """Whether TensorFlow decodes these bytes to the pixels that Pillow sees."""
-    if image.mode not in ("L", "RGB"):
-        return False
-    if image.format in _JPEGS:
-        return _is_plain_jpeg(encoded)
-    return image.format == "PNG" and _is_plain_png(encoded)
-
-
-def _is_plain_jpeg(encoded: bytes) -> bool:
-    """Whether the frame is baseline or progressive with 8 bits in 1 or 3 components, and the end is there."""
-    place, plain = 2, False
-    while place + 9 < len(encoded):
-        if encoded[place] != 0xFF:
-            return False
-        marker = encoded[place + 1]
-        if marker == 0xFF:  # Fills.
-            place += 1
-            continue
-        if marker == 0xDA:  # Begins the pixels, in which FF D9 can only be the end.
-            return plain and encoded.find(b"\xff\xd9", place) != -1
-        if marker in (0xC0, 0xC1, 0xC2):
-            plain = encoded[place + 4] == 8 and encoded[place + 9] in (1, 3)
-        place += 2 + int.from_bytes(encoded[place + 2 : place + 4], "big")
-    return False
-
-
-def _is_plain_png(encoded: bytes) -> bool:
-    """Whether it has 8 bits in 1 or 3 channels, is neither transparent nor animated, and all checksums are right.
-
-    TensorFlow refuses a wrong checksum, which Pillow overlooks in the pixels.
-    """
-    if encoded[24] != 8 or encoded[25] not in (0, 2):
-        return False
-    place, view = 8, memoryview(encoded)
-    while place + 12 <= len(encoded):
-        (length,) = struct.unpack_from(">I", encoded, place)
-        kind = encoded[place + 4 : place + 8]
-        end = place + 8 + length
-        if kind in (b"tRNS", b"acTL") or encoded[end : end + 4] != zlib.crc32(view[place + 4 : end]).to_bytes(4, "big"):
-            return False
-        if kind == b"IEND":
-            return True
-        place = end + 4
-    return False
-
-
-def _rgb(image: Image.Image, kind: str | None) -> Image.Image:
-    """Any mode as RGB."""
-    if kind in _JPEGS and image.mode == "CMYK" and "adobe" not in image.info:
-        image = ImageChops.invert(image)  # Pillow takes every CMYK JPEG for one of Adobe's, which are inverted.
-    if image.mode.startswith(("I", "F")):
-        image = _eight_bits(image)
-    if image.mode == "La":
-        image = image.convert("LA")
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    whole = Image.new("RGBA", image.size, (*BACKGROUND, 255))
-    whole.alpha_composite(image.convert("RGBA"))
-    return whole.convert("RGB")
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grey of 16 or 32 bits as grey of 8.
-
-    Whole numbers from 0 to 65535 are divided by 257, from 0 to 4095 by 4095 / 255 in a TIFF of 12 bits. Real numbers
-    from 0 to 1 are multiplied by 255, from 0 to 255 rounded. Others have no known black and white: the least and the
-    largest become 0 and 255.
-
-    Raises:
-      UnreadableError: A number is not finite.
-    """
-    values = np.asarray(image)
-    least, most = float(values.min()), float(values.max())
-    if not (np.isfinite(least) and np.isfinite(most)):
-        raise UnreadableError(DAMAGED)
-    low, high = 0.0, 65535.0
-    if image.mode.startswith("F"):
-        high = 1.0 if most <= 1 else 255.0
-    elif getattr(image, "tag_v2", {}).get(258) == (12,):  # BitsPerSample.
-        high = 4095.0
-    if least < low or most > high:
-        low, high = least, max(most, least + 1)
-    scaled = np.empty(values.shape, np.uint8)
-    for whole, grey in zip(values, scaled):  # By rows: large scans would fill the memory as real numbers.
-        grey[:] = np.rint((whole.astype(np.float64) - low) * (255 / (high - low)))
-    return Image.fromarray(scaled)
-
-
 def _is_lossy(kind: str | None, encoded: bytes) -> bool:
-    if kind == "WEBP":
-        return b"VP8L" not in encoded[:64]  # The chunk of lossless pixels.
-    return kind in (*_JPEGS, "AVIF", "JPEG2000")
+    return _is_lossy_webp(encoded) if kind == "WEBP" else kind in (*JPEGS, "AVIF", "JPEG2000")
 
 
-def _encoded(image: Image.Image, lossy: bool) -> bytes:
-    file = io.BytesIO()
-    if lossy and max(image.size) <= _JPEG_SIDE:
-        image.save(file, "JPEG", quality=_QUALITY, subsampling=0)
-    else:
-        image.save(file, "PNG", compress_level=1)
-    return file.getvalue()
+def _is_lossy_webp(encoded: bytes) -> bool:
+    """Whether the first chunk of pixels is of the lossy kind; colour profiles and others may lie before it."""
+    place = 12
+    while place + 8 <= len(encoded):
+        kind = encoded[place : place + 4]
+        if kind in (b"VP8 ", b"VP8L"):
+            return kind == b"VP8 "
+        size = int.from_bytes(encoded[place + 4 : place + 8], "little")
+        place += 8 + (16 if kind == b"ANMF" else size + size % 2)  # A frame begins with 16 bytes, then has chunks.
+    return True

@@ -9,6 +9,8 @@ from __future__ import annotations
 import collections
 import itertools
 import os
+import queue
+import threading
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -19,6 +21,7 @@ Outcome = bytes | str  # The image; or the reason why there is none.
 
 _CHUNK = 8  # Files that a thread is given at once.
 _AHEAD = 4  # Chunks for each thread that may wait; more would fill the memory where the disk is slow.
+_BYTES = 1 << 28  # Of images that wait; above it only the image that is asked for next is read.
 
 
 def cores() -> int:
@@ -48,22 +51,84 @@ def _read(path: str) -> Outcome:
         return str(error)
 
 
+class _Waiting:
+    """Counts the bytes of images that are read and not yet asked for, and holds threads back while they are many."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._bytes = 0
+        self._next: queue.SimpleQueue | None = None
+        self._closed = False
+
+    def may_read(self, results: queue.SimpleQueue) -> bool:
+        """Waits until one more image may be read for this chunk; False if none is wanted any more."""
+        with self._changed:
+            self._changed.wait_for(
+                # Whoever asks for the next image must get it, or all would wait for each other.
+                lambda: self._closed or self._bytes < _BYTES or (results is self._next and results.empty())
+            )
+            return not self._closed
+
+    def put(self, results: queue.SimpleQueue, outcome: Any) -> None:
+        with self._changed:
+            self._bytes += _size(outcome)
+            results.put(outcome)
+
+    def get(self, results: queue.SimpleQueue) -> Any:
+        """The next outcome of a chunk."""
+        with self._changed:
+            self._next = results
+            self._changed.notify_all()
+        outcome = results.get()
+        with self._changed:
+            self._bytes -= _size(outcome)
+            self._changed.notify_all()
+        return outcome
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+
+def _size(outcome: Any) -> int:
+    return len(outcome) if isinstance(outcome, bytes) else 0
+
+
 def _mapped(function: Callable, paths: Iterable[str], threads: int | None) -> Generator[Any, None, None]:
     threads = threads or cores()
     paths = iter(paths)
-    waiting: collections.deque[Future] = collections.deque()
+    chunks: collections.deque[tuple[Future, queue.SimpleQueue, int]] = collections.deque()
+    waiting = _Waiting()
     with ThreadPoolExecutor(threads, "asvit-images") as pool:
         try:
             while chunk := list(itertools.islice(paths, _CHUNK)):
-                waiting.append(pool.submit(_all, function, chunk))
-                if len(waiting) > _AHEAD * threads:
-                    yield from waiting.popleft().result()
-            while waiting:
-                yield from waiting.popleft().result()
+                results: queue.SimpleQueue = queue.SimpleQueue()
+                chunks.append((pool.submit(_read_all, function, chunk, waiting, results), results, len(chunk)))
+                if len(chunks) > _AHEAD * threads:
+                    yield from _outcomes(waiting, *chunks.popleft()[1:])
+            while chunks:
+                yield from _outcomes(waiting, *chunks.popleft()[1:])
         finally:
-            for task in waiting:
+            waiting.close()
+            for task, _, _ in chunks:
                 task.cancel()
 
 
-def _all(function: Callable, chunk: list[str]) -> list:
-    return [function(path) for path in chunk]
+def _outcomes(waiting: _Waiting, results: queue.SimpleQueue, count: int) -> Generator[Any, None, None]:
+    for _ in range(count):
+        outcome = waiting.get(results)
+        if isinstance(outcome, BaseException):
+            raise outcome
+        yield outcome
+
+
+def _read_all(function: Callable, chunk: list[str], waiting: _Waiting, results: queue.SimpleQueue) -> None:
+    """Puts what becomes of each file of a chunk, or the error that ends it all."""
+    try:
+        for path in chunk:
+            if not waiting.may_read(results):
+                return
+            waiting.put(results, function(path))
+    except BaseException as error:
+        results.put(error)

@@ -10,11 +10,15 @@ from typing import Any
 
 MAX_PIXELS = 2**29 // 3  # What TensorFlow decodes as RGB, and Pillow's own bound against decompression bombs.
 MAX_BYTES = 2**30  # A record holds less than 2 GiB.
+MAX_SIDE = 1_000_000  # libpng's longest.
 
 EMPTY = "empty file"
 NOT_AN_IMAGE = "not an image that Pillow reads"
 DAMAGED = "truncated or damaged"
 TOO_LARGE = f"more than {MAX_PIXELS:,} pixels or {MAX_BYTES >> 20:,} MiB"
+TOO_LONG = f"a side of more than {MAX_SIDE:,} pixels"
+CAMERA_RAW = "camera raw, or a smaller copy of another image"
+NOT_FINITE = "numbers that are not finite"
 NOT_REGULAR = "not a regular file"
 UNREADABLE = "cannot be read"
 LEFTOVER = "hidden, or left by another program"
@@ -23,6 +27,10 @@ OWN = "results of asvit"
 BESIDE = "beside the folders of the splits"
 
 _NAMED = 10  # Files that are named in text; JSON and `skipped.json` name all.
+
+
+class UnreadableError(Exception):
+    """A file that is not read; its text is the reason, one of those above."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +101,12 @@ def in_words(result: Mapping[str, Any]) -> str:
     counts = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
     files = result.get("skipped_files", [])
     lines = [f"{images} image files skipped" + (f"; of all that was not read: {counts}" if counts else "")]
-    lines += [f"  {row['file']}: {row['reason']}" for row in files[:_NAMED]]
+    lines += [f"  {_printable(row['file'])}: {row['reason']}" for row in files[:_NAMED]]
     if len(files) > _NAMED:
         lines.append(f"  and {len(files) - _NAMED} more")
     return "\n".join(lines)
+
+
+def _printable(name: str) -> str:
+    """A file name in UTF-8; bytes that are not are written like \\udce9, or printing them would end the command."""
+    return name.encode("utf-8", "backslashreplace").decode()

@@ -2,11 +2,12 @@
 
 import io
 import os
+import struct
 import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, ImageChops, features
+from PIL import Image, ImageChops, ImageOps, features
 
 from asvit_tf.dataloaders.imagefiles import door, skipped
 
@@ -113,14 +114,6 @@ def test_avif_and_jpeg_2000_where_pillow_has_them():
             assert np.abs(pixels(door.convert(encoded(flat(), kind))) - RED).max() <= JPEG_ERROR
 
 
-def test_other_numbers_of_32_bits_are_stretched():
-    values = np.array([[-1000.0, 0.0, 3000.0]], np.float32)
-    found = pixels(door.convert(encoded(Image.fromarray(values), "TIFF")))
-    assert found[0, :, 0].tolist() == [0, 64, 255]  # (0 + 1000) * 255 / 4000 = 63.75
-    with pytest.raises(door.UnreadableError, match=skipped.DAMAGED):
-        door.convert(encoded(Image.fromarray(np.float32([[0, np.nan]])), "TIFF"))
-
-
 def test_16_bits_are_scaled_and_not_clipped():
     values = np.array([[0, 257, 128 * 257, 65535]], np.uint16)
     for kind in ("PNG", "TIFF"):
@@ -172,9 +165,21 @@ def test_upright(kind, suffix, value):
     assert np.abs(pixels(found) - upright)[inner].max() <= JPEG_ERROR
 
 
-def test_a_tiff_is_turned_once():
-    content = encoded(noise(size=(40, 20)), "TIFF", exif=orientation(6))
-    assert pixels(door.convert(content)).shape == (40, 20, 3)
+@pytest.mark.parametrize("options", [{}, dict(compression="tiff_lzw"), dict(save_all=True, append_images=[noise(1)])])
+def test_a_tiff_is_turned_once(options):
+    content = encoded(noise(size=(40, 20)), "TIFF", exif=orientation(6), **options)
+    np.testing.assert_array_equal(pixels(door.convert(content)), np.rot90(np.asarray(noise(size=(40, 20))), -1))
+
+
+@pytest.mark.parametrize("pointer", [0x8769, 0x8825])  # To camera settings; to the place on earth.
+def test_a_photograph_is_turned_though_other_exif_is_damaged(pointer):
+    rows = ((0x0112, 3, 1, 6), (pointer, 9, 1, 0xFFFFFFFF))  # 9: with a sign.
+    exif = b"II*\0\x08\0\0\0\x02\0" + b"".join(struct.pack("<HHLL", *row) for row in rows) + bytes(4)
+    content = encoded(noise(size=(40, 20)), "JPEG", exif=b"Exif\0\0" + exif, quality=98, subsampling=0)
+    with Image.open(io.BytesIO(content)) as image, pytest.raises(Exception):  # noqa: B017, PT011
+        ImageOps.exif_transpose(image)
+    stored = np.asarray(Image.open(io.BytesIO(content)))
+    assert np.abs(pixels(door.convert(content)) - np.rot90(stored, -1)).mean() < JPEG_ERROR
 
 
 def wrong_checksum(content):
@@ -200,6 +205,22 @@ def bomb(width, height):
     return (
         b"\x89PNG\r\n\x1a\n\0\0\0\x0d" + header + zlib.crc32(header).to_bytes(4, "big") + b"\0\0\0\0IDAT5\xaf\x06\x1e"
     )
+
+
+def overwritten(content, seed):
+    """With 16 other bytes among the pixels."""
+    generator = np.random.default_rng(seed)
+    place = int(generator.integers(content.index(b"IDAT") + 20, len(content) - 40))
+    return content[:place] + generator.bytes(16) + content[place + 16 :]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_damaged_png_is_not_read_as_black(seed):
+    content = overwritten(encoded(noise(size=(60, 40)), "PNG"), seed)
+    with pytest.raises(OSError), Image.open(io.BytesIO(content)) as image:  # noqa: PT011
+        image.load()
+    with pytest.raises(door.UnreadableError, match=skipped.DAMAGED):
+        door.convert(content)
 
 
 REFUSED = {
