@@ -67,9 +67,9 @@ class Source:
         """Image files of the folder, and what is not read of it; or record files of the pattern."""
         assert self.data_path is not None
         path = Path(self.data_path)
-        if path.is_dir():
+        if os.path.isdir(path):  # Not Path's: in Python 3.11 it raises where a folder above is closed.
             return walk.images(path)
-        if path.is_file():
+        if os.path.isfile(path):
             return [self.data_path], Skipped()
         # A directory that is there is meant as it stands: brackets may be part of its name.
         directory, pattern = os.path.split(self.data_path)

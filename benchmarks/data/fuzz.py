@@ -1,4 +1,4 @@
-"""Inputs as nobody would write them, by the thousand: what the tests draw a few of (tests/fuzzing.py).
+"""Inputs as nobody would write them, by the thousand: what the tests draw a few of (tests/fuzzing).
 
     python benchmarks/data/fuzz.py annotations --examples 2000
     python benchmarks/data/fuzz.py images --examples 2000
