@@ -277,6 +277,7 @@ def _held_out(orders: Sequence[Sequence[Example]], progress: bool, threads: int 
 
     def try_all(places: Iterable[tuple[int, int]]) -> None:
         untried = [where for where in places if where not in sound]
+        bar.total = (bar.total or 0) + len(untried)
         paths = (file for file in map(contents, untried) if isinstance(file, str))
         with contextlib.closing(parallel.reasons_against(paths, threads)) as reasons:
             for where in untried:

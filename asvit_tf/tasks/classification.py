@@ -16,7 +16,7 @@ from asvit_tf.dataloaders.classification import Dataset
 from asvit_tf.design.topology import Topology
 from asvit_tf.tasks import class_metrics
 from asvit_tf.tasks.backbones import Backbone
-from asvit_tf.tasks.initial_weights import AccountedStart
+from asvit_tf.tasks.base import AsViTTask
 from asvit_tf.tasks.recipes import experiment, train_for
 from asvit_tf.tasks.schedules import Retokenization
 
@@ -60,7 +60,7 @@ class ClassificationTask(image_classification.ImageClassificationTask):
 
 
 @task_factory.register_task_cls(ClassificationTask)
-class AsViTClassificationTask(AccountedStart, classification_task.ImageClassificationTask):
+class AsViTClassificationTask(AsViTTask, classification_task.ImageClassificationTask):
     """The Model Garden's task, but a checkpoint to start from is accounted for, every label is checked, and metrics
     tell what guessing would reach.
 

@@ -18,7 +18,7 @@ from official.vision.tasks import retinanet as retinanet_task
 
 from asvit_tf.tasks import recipes
 from asvit_tf.tasks.backbones import AsViT, Backbone
-from asvit_tf.tasks.initial_weights import AccountedStart
+from asvit_tf.tasks.base import AsViTTask
 
 COCO_TRAIN_EXAMPLES = 118_287
 COCO_CATEGORY_IDENTIFIERS = 91  # From 0, the background, to 90; eleven of them name no category.
@@ -78,12 +78,12 @@ class CascadeRCNNTask(DenseTask, maskrcnn.MaskRCNNTask):
 
 
 @task_factory.register_task_cls(RetinaNetTask)
-class AsViTRetinaNetTask(AccountedStart, retinanet_task.RetinaNetTask):
+class AsViTRetinaNetTask(AsViTTask, retinanet_task.RetinaNetTask):
     """The Model Garden's task, but a checkpoint to start from is accounted for."""
 
 
 @task_factory.register_task_cls(CascadeRCNNTask)
-class AsViTCascadeRCNNTask(AccountedStart, maskrcnn_task.MaskRCNNTask):
+class AsViTCascadeRCNNTask(AsViTTask, maskrcnn_task.MaskRCNNTask):
     """The Model Garden's task, but a checkpoint to start from is accounted for."""
 
 

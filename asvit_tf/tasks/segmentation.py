@@ -17,7 +17,7 @@ from official.vision.tasks import semantic_segmentation as segmentation_task
 from asvit_tf.dataloaders import inputs
 from asvit_tf.tasks import detection
 from asvit_tf.tasks.backbones import Backbone
-from asvit_tf.tasks.initial_weights import AccountedStart
+from asvit_tf.tasks.base import AsViTTask
 
 COCO_CLASSES_OF_PIXELS = 81  # 0, the background, and the 80 categories counted through.
 _LEVELS = (2, 5)
@@ -46,7 +46,7 @@ class SegmentationTask(detection.DenseTask, semantic_segmentation.SemanticSegmen
 
 
 @task_factory.register_task_cls(SegmentationTask)
-class AsViTSegmentationTask(AccountedStart, segmentation_task.SemanticSegmentationTask):
+class AsViTSegmentationTask(AsViTTask, segmentation_task.SemanticSegmentationTask):
     """The Model Garden's task, but a checkpoint to start from is accounted for, every map is checked, and every batch
     evaluated."""
 

@@ -1,6 +1,7 @@
 """Training data and surroundings that are missing, wrong or full: one line, and before training where possible."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -292,3 +293,13 @@ def test_wrong_flags_are_one_line(tmp_path, capsys, arguments, message):
     assert line.startswith("asvit: ")
     assert message in line
     assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(("cores", "tuned"), [(2, False), (16, False), (17, True)])
+def test_pipelines_are_tuned_where_tensorflow_would_use_too_few_cores(digits, cores, tuned, monkeypatch):
+    """Elsewhere the end of an iterator would wait for the thread that tunes."""
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    task = task_factory.get_task(digits_experiment(digits, 2, 1).task)
+    for section in (task.task_config.train_data, task.task_config.validation_data):
+        options = task.build_inputs(section).options()
+        assert (options.autotune.enabled is not False) == tuned
