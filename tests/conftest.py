@@ -15,6 +15,10 @@ def pytest_configure(config):
     # the search for garbage among the modules; what the tests start as a process of its own is rewritten as usual.
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     gc.freeze()
+    # Nor are pipelines tuned: what collects an iterator of a test before waits for the thread that tunes it.
+    iterate, untuned = tf.data.Dataset.__iter__, tf.data.Options()
+    untuned.autotune.enabled = False
+    tf.data.Dataset.__iter__ = lambda dataset: iterate(dataset.with_options(untuned))
 
 
 # Files that take minutes; begun first, they leave no process waiting for another at the end.

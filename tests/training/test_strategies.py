@@ -21,6 +21,7 @@ from official.modeling import performance
 
 from asvit_tf import registry_imports  # noqa: F401
 from asvit_tf.dataloaders import classification as data
+from asvit_tf.dataloaders import inputs
 from asvit_tf.design import savings
 from asvit_tf.errors import StoppedError
 from asvit_tf.training import run as train
@@ -53,7 +54,7 @@ def batches():
     generator = np.random.default_rng(0)
     images = generator.standard_normal((4, BATCH, 32, 32, 3)).astype(np.float32)
     labels = generator.integers(10, size=(4, BATCH)).astype(np.int32)
-    return tf.data.Dataset.from_tensor_slices((images, labels)).repeat()
+    return inputs.tuned_where_it_helps(tf.data.Dataset.from_tensor_slices((images, labels)).repeat())
 
 
 def losses_and_strides(digits, model_dir, strategy, dtype="float32", xla=False):
