@@ -6,6 +6,8 @@ import pytest
 import tensorflow as tf
 from helpers import GOLDEN, Golden
 
+from asvit_tf import traces
+
 
 def pytest_configure(config):
     # Must happen before anything initializes TensorFlow.
@@ -36,6 +38,13 @@ _LONG = (
 
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: _LONG.index(item.path.name) if item.path.name in _LONG else len(_LONG))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forgotten_traces():
+    """What a file traces is freed at its end; all files together would fill the memory."""
+    with traces.forgotten():
+        yield
 
 
 @pytest.fixture(params=GOLDEN, scope="module")
