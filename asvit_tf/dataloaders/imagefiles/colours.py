@@ -58,7 +58,7 @@ def settle_transparency(image: Image.Image, encoded: bytes) -> None:
 def _lower_halves(encoded: bytes) -> Image.Image:
     """The lower 8 of 16 bits of a PNG in RGB: Pillow keeps the upper ones, and takes these for them here."""
     image = Image.open(io.BytesIO(encoded), formats=("PNG",))
-    image.tile = [tile._replace(args="RGB;16L") for tile in image.tile]  # type: ignore[attr-defined]
+    image.tile = [type(tile)(*tile[:-1], "RGB;16L") for tile in image.tile]  # type: ignore[attr-defined]
     image.load()
     return image
 
