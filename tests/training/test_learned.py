@@ -60,7 +60,10 @@ def ended(capfd, arguments):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ([1, 0, 0, 2, 0, 0, 1, 0, 0] * 4, "beat the majority class beyond chance: accuracy 0.667, majority class 0.667"),
+        (
+            [1, 0, 0, 2, 0, 0, 1, 0, 0] * 4,
+            "beat the majority class beyond chance: accuracy 0.667, majority class 0.667",
+        ),
         ([0] * 5, "all held-out images are of one class, so that they cannot show whether anything was learned"),
     ],
     ids=["constant predictor", "single class"],
