@@ -17,7 +17,7 @@ EMBEDDED_IMAGES = (*EMBEDDED, "noise")
 MODES = ("train", "eval", "train_and_eval", "train_and_post_eval", "continuous_eval")
 STRATEGIES = ("tpu", "mirrored", "multi_worker_mirrored", "one_device")
 INPUT_TYPES = ("image_bytes", "image_tensor", "tf_example")
-BACKENDS = ("loky", "dask", "ray")  # joblib's.
+BACKENDS = ("loky",)  # Of joblib's, those that work here: processes on this machine.
 TFLITE_TYPES = ("fp32", "fp16", "int8")
 
 # Measures of the image of a circle, and of the neural tangent kernel.

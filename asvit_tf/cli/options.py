@@ -93,7 +93,7 @@ def worker_options(work: str) -> Callable:
             default=BACKENDS[0],
             show_default=True,
             type=Choice(BACKENDS),
-            help="Backend of joblib: loky, processes on this machine. dask and ray do not work yet.",
+            help="Backend of joblib: processes on this machine.",
         ),
     )
 

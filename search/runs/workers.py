@@ -42,16 +42,11 @@ class Pool:
     """Calls a function many times, side by side; the order of the results is that of the calls.
 
     Args:
-      workers: How many processes, threads of each, and joblib's backend: "loky" for processes on this machine; "dask"
-        and "ray" for a cluster, whose client the caller has started and whose package the caller has installed.
-      growth: Bytes by which a process on this machine may grow before a new one takes its place.
-
-    Raises:
-      UserError: The backend's package is not installed.
+      workers: How many processes, threads of each, and joblib's backend.
+      growth: Bytes by which a process may grow before a new one takes its place.
     """
 
     def __init__(self, workers: WorkerSettings, growth: float = _LEAK_BYTES):
-        _register(workers.backend)
         self._threads = workers.threads_each
         self._growth = growth
         self._parallel = dict(n_jobs=workers.processes, backend=workers.backend)
@@ -63,8 +58,7 @@ class Pool:
           UserError: A process was killed from outside.
         """
         pool = joblib.Parallel(**self._parallel, return_as="generator", batch_size=1)
-        parent = os.getpid() if self._parallel["backend"] == "loky" else None
-        process = (self._threads, parent, self._growth)
+        process = (self._threads, os.getpid(), self._growth)
         tasks = (joblib.delayed(_work)(process, function, arguments) for arguments in calls)
         try:
             yield from pool(tasks)
@@ -80,9 +74,6 @@ class ParallelScorer:
     Args:
       settings, images: As `TrainingFreeScorer`.
       workers: As `Pool`.
-
-    Raises:
-      UserError: The backend's package is not installed.
     """
 
     def __init__(self, settings: ScoringSettings, images: np.ndarray, workers: WorkerSettings):
@@ -94,19 +85,7 @@ class ParallelScorer:
         return self._pool.map(_score, ((self._key, self._images, str(topology)) for topology in topologies))
 
 
-def _register(backend: str) -> None:
-    try:
-        if backend == "ray":
-            from ray.util.joblib import register_ray
-
-            register_ray()
-        elif backend == "dask":
-            import distributed  # noqa: F401 - importing it registers it
-    except ImportError as error:
-        raise UserError(f"backend {backend!r} needs a package that is not installed: {error.name}") from error
-
-
-def _work(process: tuple[int, int | None, float], function: Callable, arguments: tuple) -> Any:
+def _work(process: tuple[int, int, float], function: Callable, arguments: tuple) -> Any:
     """Runs in a worker process."""
     global _prepared
     if not _prepared:
@@ -124,7 +103,7 @@ def _score(key: tuple[ScoringSettings, str], images: np.ndarray, topology: str) 
     return _kept[1].score(Topology.parse(topology))
 
 
-def _prepare_process(threads: int, parent: int | None, growth: float) -> None:
+def _prepare_process(threads: int, parent: int, growth: float) -> None:
     """Sets up TensorFlow before its first use, and ends the process when its parent is gone."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     warnings.filterwarnings("ignore")
@@ -132,7 +111,7 @@ def _prepare_process(threads: int, parent: int | None, growth: float) -> None:
     # loky ends a worker that has grown by 300 MB, to stop leaks; a larger topology is no leak, and a new process would
     # import TensorFlow again.
     private_names.let_workers_grow(growth)
-    if parent not in (None, os.getpid()):  # joblib runs the tasks of one worker in the calling process.
+    if parent != os.getpid():  # joblib runs the tasks of one worker in the calling process.
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     set_threads(threads)
 
