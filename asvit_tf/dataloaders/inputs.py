@@ -144,7 +144,7 @@ def tuned_where_it_helps(dataset: tf.data.Dataset, cores: int | None = None) -> 
 
     Without tuning, TensorFlow runs as many calls at once as there are cores, up to 16. With it, an iterator joins that
     thread when it ends, and was seen to wait for it for a minute and more, idle, wherever Python's garbage collection
-    met it (`RootDataset::Iterator::~Iterator` of TensorFlow 2.20): a test of 150 s takes 19 s without.
+    met it (`RootDataset::Iterator::~Iterator` of TensorFlow 2.20).
 
     Args:
       dataset: An input pipeline.
