@@ -9,14 +9,15 @@ import click
 
 from asvit_tf.choices import RANKABLE, SHAPE_MEASURES
 from asvit_tf.cli.console import AS_JSON, Choice, echo_skipped, only_result_on_stdout, print_json, quiet_tensorflow
-from asvit_tf.cli.options import IMAGES, MEASURING
-from asvit_tf.design import counting, retokenization, savings
+from asvit_tf.cli.options import BASE_STRIDE, IMAGES, MEASURING
+from asvit_tf.design import counting, grids, retokenization, savings
 from asvit_tf.design.topology import Topology
 
 
 @click.command()
 @click.argument("topology")
 @click.option("--image-size", default=224, show_default=True, help="Pixels per side.")
+@BASE_STRIDE
 @click.option("--num-classes", default=1000, show_default=True, help="Classes of the head.")
 @click.option(
     "--position-embedding/--no-position-embedding",
@@ -34,22 +35,37 @@ from asvit_tf.design.topology import Topology
 )
 @AS_JSON
 def describe(
-    topology: str, image_size: int, num_classes: int, position_embedding: bool, preset: str, as_json: bool
+    topology: str,
+    image_size: int,
+    base_stride: int | None,
+    num_classes: int,
+    position_embedding: bool,
+    preset: str,
+    as_json: bool,
 ) -> None:
     """Prints shapes, parameters and multiply-accumulates of TOPOLOGY, a topology string or a named size."""
     parsed = Topology.parse(topology)
     size = (image_size, image_size)
-    counted = counting.count(parsed, size, num_classes, position_embedding=position_embedding)
+    counting.check_sizes(size, num_classes)
+    options: dict[str, Any] = dict(
+        base_stride=base_stride or grids.base_stride(size), position_embedding=position_embedding
+    )
+    counted = counting.count(parsed, size, num_classes, **options)
     shares = 300  # Epochs; the shares of the presets are whole numbers of them.
     schedule = retokenization.Schedule.preset(
-        preset, shares, parsed.stages[0].kernel_size, transition=0, image_size=size
+        preset,
+        shares,
+        parsed.stages[0].kernel_size,
+        transition=0,
+        image_size=size,
+        base_stride=options["base_stride"],
     )
-    phases = savings.plan(parsed, schedule, shares, size, num_classes, position_embedding=position_embedding)
+    phases = savings.plan(parsed, schedule, shares, size, num_classes, **options)
     result: dict[str, Any] = dict(
         topology=str(parsed),
         image_size=image_size,
         num_classes=num_classes,
-        position_embedding=position_embedding,
+        **options,
         parameters=counted.parameters,
         macs=counted.macs,
         stages=[dataclasses.asdict(stage) for stage in counted.stages],
@@ -72,8 +88,10 @@ def describe(
     if as_json:
         print_json(result)
         return
+    rule = "given" if base_stride else "4 from 96 pixels a side, 2 from 32, 1 below"
     click.echo(
-        f"{parsed}\n{'stage':<7}{'tokens':<11}{'width':<7}{'depth':<7}{'heads x dim':<13}{'window':<9}"
+        f"{parsed}\n{image_size} x {image_size} pixels, base stride {options['base_stride']} ({rule})\n"
+        f"{'stage':<7}{'tokens':<11}{'width':<7}{'depth':<7}{'heads x dim':<13}{'window':<9}"
         f"{'parameters':>12}{'MACs':>16}"
     )
     for number, stage in enumerate(counted.stages, start=1):
@@ -108,6 +126,7 @@ def complexity(
     data_dir: str | None,
     batch_size: int,
     image_size: int,
+    base_stride: int | None,
     seed: int,
     as_json: bool,
     **settings: Any,
@@ -129,7 +148,9 @@ def complexity(
         size = (image_size, image_size)
         source = images.Source.of_flags(dataset, data_path, data_dir)
         sample, skipped = images.sample(source, batch_size, size, seed, progress=True)
-        chosen = ScoringSettings(image_size=size, seed=seed, measures=(*RANKABLE[:-1], *SHAPE_MEASURES), **settings)
+        stride = base_stride or grids.base_stride(size)
+        measures = (*RANKABLE[:-1], *SHAPE_MEASURES)
+        chosen = ScoringSettings(image_size=size, base_stride=stride, seed=seed, measures=measures, **settings)
         score = TrainingFreeScorer(chosen, sample, profile=True).score(parsed)
     third = score.measures["length_distortion_with_curvature"]
     turning = None if third is None else complexity.turning_number(third)

@@ -107,7 +107,13 @@ IMAGES = together(
     click.option("--batch-size", default=16, show_default=True, type=click.IntRange(min=2), help="Images in an NTK."),
     click.option("--image-size", default=224, show_default=True, type=click.IntRange(min=1), help="Pixels per side."),
 )
+BASE_STRIDE = click.option(
+    "--base-stride",
+    type=click.IntRange(min=1),
+    help="Pixels between tokens at the finest tokenization.  [default: 4 from 96 pixels a side, 2 from 32, 1 below]",
+)
 MEASURING = together(
+    BASE_STRIDE,
     click.option("--points", default=10, show_default=True, type=click.IntRange(min=3), help="Angles on a circle."),
     click.option(
         "--radius",

@@ -21,9 +21,10 @@ from asvit_tf.cli.console import (
     quiet_tensorflow,
     setting,
 )
-from asvit_tf.cli.options import PathName
+from asvit_tf.cli.options import BASE_STRIDE, PathName
 from asvit_tf.dataloaders.folders import layout
 from asvit_tf.design import retokenization
+from asvit_tf.design.topology import STRIDE
 from asvit_tf.journals import workspace
 from search.runs.settings import RunSettings
 
@@ -34,11 +35,12 @@ _setting = functools.partial(setting, RunSettings)
 @click.option("--output", required=True, type=PathName(), help="Directory for everything; continued if it exists.")
 @click.option("--data-path", type=PathName(), help="Folder with one subfolder of images per class; digits if left out.")
 @_setting("image-size", "Pixels per side.")
+@BASE_STRIDE
 @_setting("seed", "Seed of search, weights and training.")
 @_setting("search-steps", "Number of topologies that the search samples.")
 @_setting("repeats", "Draws of random weights that a score averages.")
 @_setting("score-batch", "Images in an NTK.")
-@_setting("width", "Width that growth starts from.")
+@_setting("width", "Channels of the first stage that search and growth start from.")
 @_setting("budget", "Most parameters of the grown network, in millions.")
 @_setting("epochs", "Number of training epochs.")
 @_setting("batch-size", "Images in a training step.")
@@ -60,7 +62,10 @@ def run(output: str, as_json: bool, **options: Any) -> None:
     settings = RunSettings(**options)
     if settings.data_path is not None and not (Path(output) / "data" / "dataset.json").exists():
         layout(settings.data_path, [output])
-    with workspace(output, dataclasses.asdict(settings)) as directory, only_result_on_stdout():
+    identity = dataclasses.asdict(settings)
+    if settings.base_stride == STRIDE:  # Directories of earlier versions have none.
+        del identity["base_stride"]
+    with workspace(output, identity) as directory, only_result_on_stdout():
         quiet_tensorflow()
         from search.runs import pipeline
 

@@ -48,14 +48,27 @@ class Count:
     stages: tuple[StageCount, ...]
 
 
-def position_grid(image_size: tuple[int, int], window: str = "split") -> tuple[int, int]:
+def position_grid(image_size: tuple[int, int], window: str = "split", base_stride: int = STRIDE) -> tuple[int, int]:
     """Rows and columns of the learned position embedding; it is resized to whatever grid the stem produces.
 
-    They are those of the image's tokens at stride 4. With fixed windows, they and the windows stay what they are at
-    224 x 224; only so does the published detector at 1024 x 1024 have its 138.8 M parameters.
+    They are those of the image's tokens at the base stride. With fixed windows, they and the windows stay what they are
+    at 224 x 224; only so does the published detector at 1024 x 1024 have its 138.8 M parameters.
     """
-    size = (REFERENCE_IMAGE_SIDE, REFERENCE_IMAGE_SIDE) if window == "fixed" else image_size
-    return grids.token_grids(size, STRIDE)[0]
+    if window == "fixed":
+        return grids.token_grids((REFERENCE_IMAGE_SIDE, REFERENCE_IMAGE_SIDE), STRIDE)[0]
+    return grids.token_grids(image_size, base_stride)[0]
+
+
+def check_sizes(image_size: tuple[int, int], num_classes: int) -> None:
+    """Refuses sizes below 1.
+
+    Raises:
+      UserError: One is.
+    """
+    if min(image_size) < 1:
+        raise UserError(f"image size is {image_size[0]} x {image_size[1]}; both sides must be at least 1")
+    if num_classes < 1:
+        raise UserError(f"num_classes is {num_classes}; it must be at least 1")
 
 
 def count(
@@ -63,7 +76,8 @@ def count(
     image_size: tuple[int, int] = (224, 224),
     num_classes: int = 1000,
     *,
-    stride: int = STRIDE,
+    stride: int | None = None,
+    base_stride: int = STRIDE,
     position_embedding: bool = True,
     representation: bool = True,
     window: str = "split",
@@ -74,7 +88,8 @@ def count(
       topology: What to count.
       image_size: Height and width in pixels, >= 1.
       num_classes: Outputs of the head, >= 1.
-      stride: Pixels between tokens. Parameters do not depend on it.
+      stride: Pixels between tokens; None for the base stride. Parameters do not depend on it.
+      base_stride: That of the finest tokenization (`grids.base_stride`).
       position_embedding: Count the learned position embedding, one vector per token of `position_grid`.
       representation: Count the head's Linear(C, C) before the classes.
       window: "split": the number of attention windows is fixed; "fixed": their edge is (see `Topology`).
@@ -85,17 +100,14 @@ def count(
     Raises:
       UserError: A size below 1, or an unknown window.
     """
-    if min(image_size) < 1:
-        raise UserError(f"image size is {image_size[0]} x {image_size[1]}; both sides must be at least 1")
-    if num_classes < 1:
-        raise UserError(f"num_classes is {num_classes}; it must be at least 1")
+    check_sizes(image_size, num_classes)
     if window not in WINDOWS:
         raise UserError(f"unknown window {window!r}; allowed are {', '.join(WINDOWS)}")
 
     fixed_edges = topology.fixed_window_edges() if window == "fixed" else (None,) * len(topology.stages)
     stages = []
     previous_width = 3
-    for index, (stage, grid) in enumerate(zip(topology.stages, grids.token_grids(image_size, stride))):
+    for index, (stage, grid) in enumerate(zip(topology.stages, grids.token_grids(image_size, stride or base_stride))):
         width, heads, head_dim = topology.widths[index], topology.heads[index], topology.head_dims[index]
         windows = grids.Windows.cut(grid, stage.splits, fixed_edges[index])
         tokens = grid[0] * grid[1]
@@ -126,7 +138,7 @@ def count(
         )
         previous_width = width
 
-    rows, columns = position_grid(image_size, window)
+    rows, columns = position_grid(image_size, window, base_stride)
     last = topology.widths[-1]
     parameters = sum(stage.parameters for stage in stages) + 2 * last + (last + 1) * num_classes
     macs = sum(stage.macs for stage in stages) + last * num_classes

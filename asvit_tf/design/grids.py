@@ -14,6 +14,16 @@ def ceil_div(numerator: int, denominator: int) -> int:
     return -(-numerator // denominator)
 
 
+def base_stride(image_size: tuple[int, int]) -> int:
+    """Pixels between tokens at the finest tokenization of a network for such images.
+
+    4, as published, from 96 pixels along the shorter side; 2 from 32; 1 below. At least 16 tokens a side are left down to
+    16 pixels: with fewer, the stages behind the first have hardly any to mix.
+    """
+    shorter = min(image_size)
+    return next((stride for least, stride in ((96, 4), (32, 2)) if shorter >= least), 1)
+
+
 def same_padding(size: int, kernel_size: int, stride: int, dilation: int = 1) -> tuple[int, int]:
     """Zeros before and after one axis so that `ceil(size / stride)` windows fit.
 

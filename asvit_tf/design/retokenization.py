@@ -17,12 +17,12 @@ from asvit_tf.design.grids import ceil_div
 from asvit_tf.design.topology import STRIDE
 from asvit_tf.errors import UserError
 
-# (share of all steps at which the phase ends, stride). "published": the switches of the authors' figure, near epochs
+# (share of all steps at which the phase ends, stride over the base stride). "published": the switches of the authors' figure, near epochs
 # 80 and 132 of 300. "thirds": the three equal phases that give the 56.2 % of training FLOPs they state.
 PRESETS: dict[str, tuple[tuple[Fraction, int], ...]] = {
-    "none": ((Fraction(1), 4),),
-    "published": ((Fraction(80, 300), 16), (Fraction(132, 300), 8), (Fraction(1), 4)),
-    "thirds": ((Fraction(1, 3), 16), (Fraction(2, 3), 8), (Fraction(1), 4)),
+    "none": ((Fraction(1), 1),),
+    "published": ((Fraction(80, 300), 4), (Fraction(132, 300), 2), (Fraction(1), 1)),
+    "thirds": ((Fraction(1, 3), 4), (Fraction(2, 3), 2), (Fraction(1), 1)),
 }
 
 # Length of a transition as a share of all steps; around a change, the old and the new tokenization train in turns.
@@ -39,7 +39,8 @@ class Tokenization:
     """How the stem samples the image.
 
     Attributes:
-      stride: Pixels between neighbouring tokens, >= 4.
+      stride: Pixels between neighbouring tokens, >= 1; at the finest tokenization 4 for large images
+        (`grids.base_stride`).
       dilation: Pixels between neighbouring taps of the kernel, >= 1. It need not divide the stride.
     """
 
@@ -47,10 +48,10 @@ class Tokenization:
     dilation: int = 1
 
     def __post_init__(self) -> None:
-        for name, least in (("stride", STRIDE), ("dilation", 1)):
+        for name in ("stride", "dilation"):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise UserError(f"{name} is {value!r}; allowed are whole numbers from {least}")
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise UserError(f"{name} is {value!r}; allowed are whole numbers from 1")
 
     @classmethod
     def auto(cls, stride: int, kernel_size: int) -> Tokenization:
@@ -125,6 +126,7 @@ class Schedule:
         block: int = 1,
         transition: int | None = None,
         image_size: tuple[int, int] | None = None,
+        base_stride: int = STRIDE,
     ) -> Schedule:
         """A preset of `PRESETS` over `total_steps`.
 
@@ -135,13 +137,14 @@ class Schedule:
           block: Boundaries are rounded to multiples of it, and every phase gets at least one.
           transition: Steps; None for what `transition_steps` gives.
           image_size: Rows and columns; the phases are those of `fitting_phases`. None for those of a large image.
+          base_stride: Of the last phase; the others are multiples of it.
 
         Raises:
           UserError: Unknown name, or too few steps for every phase to have a block.
         """
         if name not in PRESETS:
             raise UserError(f"unknown schedule {name!r}; allowed are {', '.join(PRESETS)}")
-        *early, (_, last_stride) = fitting_phases(name, image_size)
+        *early, (_, last_stride) = fitting_phases(name, image_size, base_stride)
         phases = []
         blocks = 0
         for share, stride in early:
@@ -199,15 +202,17 @@ class Schedule:
         return tuple(steps)
 
 
-def fitting_phases(name: str, image_size: tuple[int, int] | None) -> list[tuple[Fraction, int]]:
+def fitting_phases(
+    name: str, image_size: tuple[int, int] | None, base_stride: int = STRIDE
+) -> list[tuple[Fraction, int]]:
     """The phases of a preset for an image: (share of all steps at its end, stride).
 
     A stride that leaves fewer than `LEAST_GRID` tokens along a side gives way to the next finer one of the preset, the
     finest excepted, and phases that become equal are one.
     """
     phases: list[tuple[Fraction, int]] = []
-    strides = [stride for _, stride in PRESETS[name]]
-    for share, stride in PRESETS[name]:
+    strides = [base_stride * multiple for _, multiple in PRESETS[name]]
+    for (share, _), stride in zip(PRESETS[name], strides):
         if image_size is not None:
             finer = [s for s in strides if s <= stride and ceil_div(min(image_size), s) >= LEAST_GRID]
             stride = max(finer, default=min(strides))

@@ -13,11 +13,11 @@ import tf_keras
 from asvit_tf import choices, precision, private_names
 from asvit_tf.design import counting, grids
 from asvit_tf.design.retokenization import Tokenization
-from asvit_tf.design.topology import Topology
+from asvit_tf.design.topology import STRIDE, Topology
 from asvit_tf.errors import UserError
 from asvit_tf.modeling import blocks, layers
 
-FIRST_LEVEL = 2  # A feature map of level l has 2**l pixels per token at stride 4.
+FIRST_LEVEL = 2  # A feature map of level l has 2**l pixels per token at a base stride of 4.
 DEFAULT_INPUT = tf_keras.layers.InputSpec(shape=[None, 224, 224, 3])
 
 
@@ -33,7 +33,9 @@ class AsViT(tf_keras.Model):
       input_specs: `[batch, H, W, 3]`; H and W must be known, and may be any size from 1.
       position_embedding: Add a learned position embedding to the stem's tokens.
       normalization: "layer", or "identity" to skip every norm (their variables stay).
-      tokenization: Stride and dilation of the stem.
+      tokenization: Stride and dilation of the stem; None for the base stride and 1.
+      base_stride: Pixels between tokens at the finest tokenization, whose grid the position embedding has;
+        `grids.base_stride` gives what fits an image size.
       window: "split" fixes the number of attention windows per side, as the topology says; "fixed" fixes their edge,
         and the grid of the position embedding, at what they are on a 224 x 224 image, for detection at large sizes.
       representation_size: Width of the tanh layer behind the pooled features, or None for no such layer. The released
@@ -57,7 +59,8 @@ class AsViT(tf_keras.Model):
         input_specs: tf_keras.layers.InputSpec = DEFAULT_INPUT,
         position_embedding: bool = True,
         normalization: str = "layer",
-        tokenization: Tokenization = Tokenization(),
+        tokenization: Tokenization | None = None,
+        base_stride: int = STRIDE,
         window: str = "split",
         representation_size: int | None = None,
         stochastic_depth: float = 0.0,
@@ -71,6 +74,7 @@ class AsViT(tf_keras.Model):
             topology=str(self.topology),
             input_shape=list(input_specs.shape),
             position_embedding=position_embedding,
+            base_stride=base_stride,
             window=window,
             representation_size=representation_size,
             stochastic_depth=stochastic_depth,
@@ -87,6 +91,7 @@ class AsViT(tf_keras.Model):
         if representation_size is not None and not pre_logits:
             raise UserError(f"representation_size is {representation_size} without pre_logits; it must be None")
         self._image_size = image_size
+        tokenization = tokenization or Tokenization(base_stride)
 
         # Layers take the policy that is global when they are made, and this model may have been given another.
         with precision.policy(self.dtype_policy):
@@ -101,7 +106,7 @@ class AsViT(tf_keras.Model):
             )
             self.position_embedding = None
             if position_embedding:
-                grid = counting.position_grid(image_size, window)
+                grid = counting.position_grid(image_size, window, base_stride)
                 self.position_embedding = layers.PositionEmbedding(grid, seed=next(seeds), name="position_embedding")
 
             edges = self.topology.fixed_window_edges() if window == "fixed" else (None,) * len(self.topology.stages)

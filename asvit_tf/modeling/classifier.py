@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tf_keras
 
+from asvit_tf.design import grids
 from asvit_tf.design.topology import Topology
 from asvit_tf.errors import UserError
 from asvit_tf.modeling import layers
@@ -20,10 +21,13 @@ def build_classifier(
     dropout: float = 0.0,
     stochastic_depth: float = 0.0,
     window: str = "split",
+    base_stride: int | None = None,
     seed: int | None = None,
     name: str = "asvit_classifier",
 ) -> tf_keras.Model:
     """A functional model: backbone, pooled features, dropout, a linear layer.
+
+    The base stride is `grids.base_stride(image_size)`: 4 from 96 pixels, 2 from 32, 1 below.
 
     The layers are named "backbone" (an `AsViT`), "features", "dropout" and "logits". A `RetokenizationCallback` changes
     the stem's stride and dilation during `fit`; the backbone's `set_tokenization` changes them by hand. The number of
@@ -38,6 +42,7 @@ def build_classifier(
       dropout: Rate on the features, in [0, 1).
       stochastic_depth: Rate of the last block, in [0, 1); it rises linearly from 0 at the first.
       window: "split" or "fixed", as in `AsViT`.
+      base_stride: Pixels between tokens at the finest tokenization; None for what fits the image size.
       seed: Seed of the initial weights; None draws a fresh one.
       name: Name of the model; two in one model need different names.
 
@@ -59,11 +64,14 @@ def build_classifier(
     if not 0 <= dropout < 1:
         raise UserError(f"dropout is {dropout}; allowed are rates from 0 to below 1")
     rows, columns = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if min(rows, columns) < 1:
+        raise UserError(f"image size is {rows} x {columns}; both sides must be known and at least 1")
     seeds = layers.seed_stream(seed)
     backbone = AsViT(
         topology,
         tf_keras.layers.InputSpec(shape=[None, rows, columns, 3]),
         position_embedding=position_embedding,
+        base_stride=grids.base_stride((rows, columns)) if base_stride is None else base_stride,
         window=window,
         representation_size=representation_size,
         stochastic_depth=stochastic_depth,

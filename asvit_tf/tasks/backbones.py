@@ -26,6 +26,7 @@ class AsViT(hyperparams.Config):
       window: "split" or "fixed" (see backbone.AsViT).
       stochastic_depth: Rate of the last block.
       pre_logits: Final norm and pooled features behind the stages; a classifier needs them, a detector does not.
+      base_stride: Pixels between tokens at the finest tokenization (see backbone.AsViT); presets are multiples of it.
       stride, dilation: Tokenization of evaluation and export; training follows the task's schedule.
     """
 
@@ -35,6 +36,7 @@ class AsViT(hyperparams.Config):
     window: str = "split"
     stochastic_depth: float = 0.0
     pre_logits: bool = True
+    base_stride: int = 4
     stride: int = 4
     dilation: int = 1
 
@@ -70,6 +72,7 @@ def build_asvit(
         input_specs,
         position_embedding=config.position_embedding,
         tokenization=Tokenization(config.stride, config.dilation),
+        base_stride=config.base_stride,
         window=config.window,
         representation_size=topology.widths[-1] if config.representation else None,
         stochastic_depth=config.stochastic_depth,

@@ -13,7 +13,7 @@ from official.vision.tasks import image_classification as classification_task
 
 from asvit_tf.dataloaders import inputs
 from asvit_tf.dataloaders.classification import Dataset
-from asvit_tf.design.topology import Topology
+from asvit_tf.design.topology import STRIDE, Topology
 from asvit_tf.tasks import class_metrics
 from asvit_tf.tasks.backbones import Backbone
 from asvit_tf.tasks.base import AsViTTask
@@ -149,6 +149,7 @@ class Plan:
       batch_size: Images; all of them where they are fewer.
       retokenization: A preset schedule.
       flip: Mirror training images at random.
+      base_stride: Pixels between tokens at the finest tokenization (`grids.base_stride`).
     """
 
     image_size: int
@@ -157,6 +158,7 @@ class Plan:
     batch_size: int
     retokenization: str = "none"
     flip: bool = False
+    base_stride: int = STRIDE
 
 
 def classifier(
@@ -183,7 +185,13 @@ def classifier(
                 "model": {
                     "num_classes": len(dataset.class_names),
                     "input_size": [plan.image_size, plan.image_size, 3],
-                    "backbone": {"asvit": {"topology": str(topology)}},
+                    "backbone": {
+                        "asvit": {
+                            "topology": str(topology),
+                            "base_stride": plan.base_stride,
+                            "stride": plan.base_stride,
+                        }
+                    },
                 },
                 "retokenization": {"preset": plan.retokenization},
                 "train_data": {

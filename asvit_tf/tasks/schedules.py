@@ -84,6 +84,7 @@ def schedule_of(params: cfg.ExperimentConfig) -> Schedule:
             block=params.trainer.steps_per_loop,
             transition=0,
             image_size=(params.task.model.input_size[0], params.task.model.input_size[1]),
+            base_stride=backbone.base_stride,
         )
     transition = transition_steps(schedule.boundaries, total_steps, config.transition)
     schedule = dataclasses.replace(schedule, transition=transition, period=config.transition_period)

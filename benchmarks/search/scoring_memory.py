@@ -18,7 +18,7 @@ import tqdm
 
 from search.scoring.settings import ScoringSettings
 from search.scoring.training_free import TrainingFreeScorer
-from search.strategy import space
+from search.strategy.space import PUBLISHED
 
 RESULTS = Path(__file__).parents[1] / "results" / "scoring_memory.jsonl"
 TOPOLOGIES, WARM_UP = 100, 10
@@ -35,8 +35,8 @@ def main():
     scorer = TrainingFreeScorer(ScoringSettings(image_size=(32, 32), repeats=1), images)
     sizes = []
     for _ in tqdm.trange(TOPOLOGIES):
-        indices = [int(generator.integers(len(options))) for options in space.CHOICES.values()]
-        scorer.score(space.topology_at(indices))
+        indices = [int(generator.integers(len(options))) for options in PUBLISHED.choices.values()]
+        scorer.score(PUBLISHED.topology_at(indices))
         sizes.append(resident_mib())
     RESULTS.write_text("".join(json.dumps(dict(topologies=i + 1, mib=mib)) + "\n" for i, mib in enumerate(sizes)))
     first, last = statistics.fmean(sizes[WARM_UP : WARM_UP + 10]), statistics.fmean(sizes[-10:])

@@ -26,7 +26,7 @@ from asvit_tf.choices import PREDICTED, SEARCHED
 from asvit_tf.design.topology import NUM_STAGES, Topology
 from asvit_tf.journals import Journal, workspace
 from search.scoring.predictor import Predictor
-from search.strategy import space
+from search.strategy.space import PUBLISHED
 from search.study import result as study_result
 from search.study.settings import StudySettings
 from search.study.statistics import percentiles
@@ -58,8 +58,8 @@ def random_ones(settings, found, count):
     for _ in range(TRIES):
         if len(drawn) == count:
             return list(drawn.values())
-        indices = [int(generator.integers(len(options))) for options in space.CHOICES.values()]
-        topology = at_width(settings, space.topology_at(indices))
+        indices = [int(generator.integers(len(options))) for options in PUBLISHED.choices.values()]
+        topology = at_width(settings, PUBLISHED.topology_at(indices))
         if topology != found and abs(macs(settings, topology) / macs(settings, found) - 1) <= SIMILAR:
             drawn.setdefault(str(topology), topology)
     raise click.ClickException(f"{len(drawn)} of {TRIES} random topologies are of similar size, {count} are needed")

@@ -27,7 +27,7 @@ from asvit_tf.measures import complexity
 from asvit_tf.modeling import initialization
 from search.scoring.settings import ScoringSettings
 from search.scoring.training_free import Probe
-from search.strategy import space
+from search.strategy.space import PUBLISHED
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results" / "turning_number.jsonl"
@@ -45,7 +45,9 @@ def rows():
     """One row for each topology and setting."""
     generator = np.random.default_rng(0)
     for index in tqdm.trange(TOPOLOGIES):
-        topology = space.topology_at([int(generator.integers(len(options))) for options in space.CHOICES.values()])
+        topology = PUBLISHED.topology_at(
+            [int(generator.integers(len(options))) for options in PUBLISHED.choices.values()]
+        )
         circle = complexity.Circle.random((SIDE, SIDE), 10, np.random.default_rng([1, index]))
         probes = {}
         for name, (normalization, scheme) in SETTINGS.items():

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from asvit_tf.dataloaders import experiment_yaml
+from asvit_tf.design.topology import STRIDE
 from asvit_tf.errors import UserError
 from asvit_tf.storage import write_text
 from search.strategy.limits import Limits
@@ -92,6 +93,9 @@ def _yaml(member: Mapping[str, Any], target: float, limits: Limits) -> str:
         topology=member["topology"], millions=millions, giga_macs=member["macs"] / 1e9, side=side, target=target
     )
     rate = next(rate for limit, rate in _STOCHASTIC_DEPTH if millions < limit)
-    backbone = dict(type="asvit", asvit=dict(topology=member["topology"], stochastic_depth=rate))
+    asvit = dict(topology=member["topology"], stochastic_depth=rate)
+    if limits.base_stride != STRIDE:
+        asvit.update(base_stride=limits.base_stride, stride=limits.base_stride)
+    backbone = dict(type="asvit", asvit=asvit)
     model = dict(num_classes=limits.num_classes, input_size=[side, side, 3], backbone=backbone)
     return experiment_yaml.text(dict(task=dict(model=model)), comment)

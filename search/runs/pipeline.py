@@ -35,9 +35,9 @@ from search.runs.settings import PROXY_DIVISOR, RunSettings
 from search.scoring.score import Remembered, Scorer
 from search.scoring.settings import ScoringSettings
 from search.scoring.training_free import TrainingFreeScorer
-from search.strategy import growth, reinforce
+from search.strategy import growth, reinforce, space
 from search.strategy.limits import Limits
-from search.strategy.settings import GrowthSettings, SearchSettings
+from search.strategy.settings import LEAST_HEAD_DIM, GrowthSettings, SearchSettings
 
 # Growth stops once a member has this share of the budget: one more step would rarely fit, and each one costs a minute.
 _FULL_ENOUGH = 0.8
@@ -82,7 +82,7 @@ class _Run:
                 return self._placed(finished)
         dataset = self._timed("data", self.prepare_data)
         scorer = self._scorer(dataset)
-        found = self._timed("search", self.search_seed, scorer)
+        found = self._timed("search", self.search_seed, scorer, len(dataset.class_names))
         grown = self._timed("grow", self.grow_seed, Topology.parse(found["topology"]), scorer, len(dataset.class_names))
         params = classification.classifier(self._plan(), dataset, Topology.parse(grown["topology"]))
         metrics = self._timed("train", self.train_model, params)
@@ -141,25 +141,35 @@ class _Run:
             )
         source = images.Source(data_path=dataset.train_path)
         sample, _ = images.sample(source, settings.score_batch, size, settings.seed, progress=True)
-        scorer = TrainingFreeScorer(
-            ScoringSettings(image_size=size, repeats=settings.repeats, seed=settings.seed), sample
+        scoring = ScoringSettings(
+            image_size=size, base_stride=self._base_stride, repeats=settings.repeats, seed=settings.seed
         )
+        scorer = TrainingFreeScorer(scoring, sample)
         return Remembered(scorer, self.directory / "scores.jsonl")
 
-    def search_seed(self, scorer: Scorer) -> dict[str, Any]:
+    @property
+    def _base_stride(self) -> int:
+        assert self.settings.base_stride is not None  # Settings resolve it.
+        return self.settings.base_stride
+
+    def _limits(self, num_classes: int) -> Limits:
+        size = (self.settings.image_size, self.settings.image_size)
+        return Limits(round(self.settings.budget * 1e6), None, size, num_classes, self._base_stride)
+
+    def search_seed(self, scorer: Scorer, num_classes: int) -> dict[str, Any]:
+        """At the width that growth starts from, so that what is trained is never narrower than what was found."""
         self._say(f"searching a seed topology: {self.settings.search_steps} steps")
-        limits = Limits(image_size=(self.settings.image_size, self.settings.image_size))
+        limits = self._limits(num_classes)
+        fitting = space.fitting(limits.image_size, self._base_stride, self.settings.width, LEAST_HEAD_DIM)
         options = SearchSettings(total_steps=self.settings.search_steps, seed=self.settings.seed)
-        return self._once("search", lambda path: reinforce.search(path, options, scorer, limits, progress=True))
+        return self._once(
+            "search", lambda path: reinforce.search(path, options, scorer, limits, fitting, progress=True)
+        )
 
     def grow_seed(self, topology: Topology, scorer: Scorer, num_classes: int) -> dict[str, Any]:
         self._say(f"growing {topology} to {self.settings.budget:g} M parameters")
+        limits = self._limits(num_classes)
         budget = round(self.settings.budget * 1e6)
-        limits = Limits(
-            max_parameters=budget,
-            image_size=(self.settings.image_size, self.settings.image_size),
-            num_classes=num_classes,
-        )
         options = GrowthSettings(self.settings.width, PROXY_DIVISOR, stop_parameters=round(_FULL_ENOUGH * budget))
         smallest = limits.count(options.start(topology)).parameters
         if smallest > budget:

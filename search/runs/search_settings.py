@@ -12,10 +12,13 @@ import zlib
 from typing import Any
 
 from asvit_tf.choices import BACKENDS
+from asvit_tf.design.topology import STRIDE
 from asvit_tf.errors import UserError
 from search.runs.settings import check_least
 from search.scoring.settings import ScoringSettings
+from search.strategy import space
 from search.strategy.limits import Limits
+from search.strategy.space import Space
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,13 +74,15 @@ class SizeSettings:
         check_least(self, {"num_classes": 1})
         self.limits((1, 1))  # Refuses limits that round to nothing.
 
-    def limits(self, image_size: tuple[int, int]) -> Limits:
+    def limits(self, image_size: tuple[int, int], base_stride: int = STRIDE) -> Limits:
         """The same in whole numbers, for images of H x W pixels."""
 
         def whole(value: float | None, unit: float) -> int | None:
             return None if value is None else round(value * unit)
 
-        return Limits(whole(self.max_parameters, 1e6), whole(self.max_macs, 1e9), image_size, self.num_classes)
+        return Limits(
+            whole(self.max_parameters, 1e6), whole(self.max_macs, 1e9), image_size, self.num_classes, base_stride
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +141,12 @@ class ScoredRun:
     @property
     def limits(self) -> Limits:
         """Limits of the classifiers, counted on these images."""
-        return self.sizes.limits(self.images.size)
+        return self.sizes.limits(self.images.size, self.scoring.base_stride)
+
+    @property
+    def space(self) -> Space:
+        """The topologies that fit these images."""
+        return space.fitting(self.images.size, self.scoring.base_stride)
 
     def identity(self) -> dict[str, Any]:
         """What must not change between starts: the content of `settings.json`, but for the strategy's own settings."""
@@ -159,6 +169,8 @@ class ScoredRun:
             measures=list(scoring.measures),
             seed=scoring.seed,
         )
+        if scoring.base_stride != STRIDE:  # Directories of earlier versions have none.
+            identity["base_stride"] = scoring.base_stride
         if scoring.predictor is not None:
             identity["predictor"] = zlib.crc32(json.dumps(scoring.predictor.as_dict()).encode())
         return identity

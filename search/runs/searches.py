@@ -48,7 +48,7 @@ def search(directory: Path, settings: SearchSettings, run: ScoredRun) -> dict[st
         if predictor is not None:
             print(f"measured at width {predictor.width}, the study's, where it interpolates", file=sys.stderr)
             scorer = _at_width(predictor.width, remembered)
-        result = reinforce.search(directory, settings, scorer, run.limits, progress=True)
+        result = reinforce.search(directory, settings, scorer, run.limits, run.space, progress=True)
         (score,) = scorer([Topology.parse(result["topology"])])
         trace = Journal(directory / "trace.jsonl").rows[:samples]
         figure = figures.save(directory / "search.png", figures.search_figure(trace))

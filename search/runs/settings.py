@@ -7,7 +7,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from asvit_tf.design import grids
 from asvit_tf.design.retokenization import PRESETS, fitting_phases
+from asvit_tf.design.topology import STRIDE
 from asvit_tf.errors import UserError
 
 # Growth scores candidates at their width over this.
@@ -22,6 +24,7 @@ _LEAST = {
     "width": 16,  # The proxy needs a channel for each of the 8 heads that stage 1 may have.
     "epochs": 1,
     "batch_size": 1,
+    "base_stride": 1,
 }
 
 
@@ -47,12 +50,14 @@ class RunSettings:
       search_steps: Topologies that REINFORCE samples.
       repeats: Draws of weights that a score averages.
       score_batch: Images in an NTK.
-      width: Real width that growth starts from.
+      width: Channels of the first stage that search and growth start from.
       budget: Parameters, in millions, that the grown network may have.
       epochs: Epochs of training.
       batch_size: Images in a training step.
       retokenization: A preset schedule.
       flip: Mirror training images at random.
+      base_stride: Pixels between tokens at the finest tokenization. None becomes what fits the image size
+        (`grids.base_stride`), or 4 for the embedded digits, of which 4 pixels are one of the original.
 
     Raises:
       UserError: A value is out of range.
@@ -70,10 +75,15 @@ class RunSettings:
     batch_size: int = 32
     retokenization: str = "published"
     flip: bool = False
+    base_stride: int | None = None
 
     def __post_init__(self) -> None:
         if self.seed >= 2**31:
             raise UserError(f"seed is {self.seed}; it must be below 2**31")
+        size = (self.image_size, self.image_size)
+        if self.base_stride is None:
+            fitting = STRIDE if self.data_path is None else grids.base_stride(size)
+            object.__setattr__(self, "base_stride", fitting)
         check_least(self, _LEAST)
         if self.width % PROXY_DIVISOR:
             raise UserError(f"width is {self.width}; it must be even, because growth scores at half of it")
@@ -81,6 +91,6 @@ class RunSettings:
             raise UserError(f"budget is {self.budget}; it must be a number above 0 (millions of parameters)")
         if self.retokenization not in PRESETS:
             raise UserError(f"unknown retokenization {self.retokenization!r}; allowed are {', '.join(PRESETS)}")
-        phases = len(fitting_phases(self.retokenization, (self.image_size, self.image_size)))
+        phases = len(fitting_phases(self.retokenization, size, self.base_stride or STRIDE))
         if self.epochs < phases:
             raise UserError(f"epochs is {self.epochs}; retokenization {self.retokenization!r} needs at least {phases}")

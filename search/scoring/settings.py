@@ -14,6 +14,7 @@ from asvit_tf.choices import (
     SEARCHED,
     SHAPE_MEASURES,
 )
+from asvit_tf.design.topology import STRIDE
 from asvit_tf.errors import UserError
 from search.scoring.predictor import Predictor
 
@@ -24,6 +25,7 @@ class ScoringSettings:
 
     Attributes:
       image_size: H and W in pixels.
+      base_stride: Pixels between the tokens of the network that is scored.
       repeats: Draws of weights and circles that are averaged, >= 1.
       points: Angles on a circle, >= 3.
       seed: Seed of weights and circles.
@@ -39,6 +41,7 @@ class ScoringSettings:
     """
 
     image_size: tuple[int, int] = (224, 224)
+    base_stride: int = STRIDE
     repeats: int = 5
     points: int = 10
     seed: int = 8
@@ -59,6 +62,8 @@ class ScoringSettings:
         ):
             if value not in allowed:
                 raise UserError(f"unknown {name} {value!r}; allowed are {', '.join(allowed)}")
+        if self.base_stride < 1:
+            raise UserError(f"base_stride is {self.base_stride}; it must be at least 1")
         if self.repeats < 1:
             raise UserError(f"repeats is {self.repeats}; it must be at least 1")
         if self.points < 3:

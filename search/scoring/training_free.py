@@ -49,7 +49,7 @@ class Probe:
     def __init__(self, topology: Topology, settings: ScoringSettings, generator: np.random.Generator):
         self.settings = settings
         inputs = tf_keras.layers.InputSpec(shape=[None, *settings.image_size, 3])
-        self.backbone = AsViT(topology, inputs, position_embedding=False)
+        self.backbone = AsViT(topology, inputs, position_embedding=False, base_stride=settings.base_stride)
         initialization.draw_stem(self.backbone, generator)
         self.measure_circle = complexity.compile_measure(
             self.features, acceleration=any(name in _BENDING for name in settings.measures), engine=settings.engine

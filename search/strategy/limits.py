@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from asvit_tf.design import counting
-from asvit_tf.design.topology import Topology
+from asvit_tf.design.topology import STRIDE, Topology
 from asvit_tf.errors import UserError
 
 
@@ -16,13 +16,14 @@ class Limits:
     Attributes:
       max_parameters: Most parameters of the classifier; None for any number.
       max_macs: Multiply-accumulates of one image; None for any number.
-      image_size, num_classes: Image size and classes of the classifier that is counted.
+      image_size, num_classes, base_stride: Of the classifier that is counted.
     """
 
     max_parameters: int | None = None
     max_macs: int | None = None
     image_size: tuple[int, int] = (224, 224)
     num_classes: int = 1000
+    base_stride: int = STRIDE
 
     def __post_init__(self) -> None:
         for name in ("max_parameters", "max_macs"):
@@ -32,7 +33,7 @@ class Limits:
 
     def count(self, topology: Topology) -> counting.Count:
         """Counts the classifier of a topology."""
-        return counting.count(topology, self.image_size, self.num_classes)
+        return counting.count(topology, self.image_size, self.num_classes, base_stride=self.base_stride)
 
     def allow(self, topology: Topology) -> bool:
         """Whether a topology is within all limits."""

@@ -24,10 +24,10 @@ from asvit_tf.errors import UserError
 from asvit_tf.journals import Journal
 from asvit_tf.storage import write_json
 from search.scoring.score import Scorer
-from search.strategy import space
 from search.strategy.limits import Limits
 from search.strategy.scalars import Scalars
 from search.strategy.settings import SearchSettings
+from search.strategy.space import PUBLISHED, Space
 
 _RANGE_EPSILON = 1e-6
 _DRAWS = 1000  # Until one is within the limits.
@@ -37,7 +37,7 @@ _HOPELESS = 20  # The search ends when its first so many topologies cannot be sc
 class Policy:
     """Independent categorical distributions, one for each choice of the space."""
 
-    def __init__(self, learning_rate: float, seed: int, choices: Mapping[str, Sequence[int]] = space.CHOICES):
+    def __init__(self, learning_rate: float, seed: int, choices: Mapping[str, Sequence[int]] = PUBLISHED.choices):
         generator = np.random.default_rng(seed)
         self._logits = [
             tf.Variable(1e-3 * generator.standard_normal(len(options)), dtype=tf.float64)
@@ -114,7 +114,14 @@ class Baseline:
         return self._average / self._weight
 
 
-def search(directory: Path, settings: SearchSettings, scorer: Scorer, limits: Limits, progress: bool = False) -> dict:
+def search(
+    directory: Path,
+    settings: SearchSettings,
+    scorer: Scorer,
+    limits: Limits,
+    space: Space = PUBLISHED,
+    progress: bool = False,
+) -> dict:
     """Runs the search, or continues it: what `directory/trace.jsonl` holds is replayed without measuring.
 
     Args:
@@ -122,6 +129,7 @@ def search(directory: Path, settings: SearchSettings, scorer: Scorer, limits: Li
       settings: Settings of the search.
       scorer: Scores topologies.
       limits: Topologies beyond them are not sampled.
+      space: What is sampled from.
       progress: Show a progress bar on standard error.
 
     Returns:
@@ -133,16 +141,19 @@ def search(directory: Path, settings: SearchSettings, scorer: Scorer, limits: Li
     """
     journal = Journal(directory / "trace.jsonl")
     scalars = Scalars(directory)
-    policy = Policy(settings.learning_rate, settings.seed)
+    policy = Policy(settings.learning_rate, settings.seed, space.choices)
     reward_of = Reward({name: DIRECTIONS[name] for name in settings.reward_types}, settings.buffer_size)
     baseline_of = Baseline(settings.ema_momentum)
-    _sample(policy, settings.seed, 0, 0, limits)  # Limits that leave nothing are refused before a progress bar appears.
+    _sample(
+        policy, space, settings.seed, 0, 0, limits
+    )  # Limits that leave nothing are refused before a progress bar appears.
     failed = 0
     total = settings.total_steps * settings.samples_per_step
     with tqdm.tqdm(total=total, desc="search", unit="topology", disable=not progress) as bar:
         for step in range(settings.total_steps):
             sampled = [
-                _sample(policy, settings.seed, step, sample, limits) for sample in range(settings.samples_per_step)
+                _sample(policy, space, settings.seed, step, sample, limits)
+                for sample in range(settings.samples_per_step)
             ]
             rows = _rows(journal, step, list(map(space.topology_at, sampled)), scorer, limits)
             moves = []
@@ -169,13 +180,13 @@ def search(directory: Path, settings: SearchSettings, scorer: Scorer, limits: Li
                 )
             best = space.topology_at(policy.best())
             bar.set_postfix_str(f"best {best}" + (f", {failed} failed" if failed else ""), refresh=False)
-    topology = _within(policy, limits)
+    topology = _within(policy, space, limits)
     result = dict(topology=str(topology), steps=settings.total_steps, failed=failed, **_counts(topology, limits))
     write_json(directory / "result.json", result)
     return result
 
 
-def _sample(policy: Policy, seed: int, step: int, sample: int, limits: Limits) -> tuple[int, ...]:
+def _sample(policy: Policy, space: Space, seed: int, step: int, sample: int, limits: Limits) -> tuple[int, ...]:
     """Draws until a topology is within the limits."""
     generator = np.random.default_rng([seed, step, sample])
     for _ in range(_DRAWS):
@@ -185,7 +196,7 @@ def _sample(policy: Policy, seed: int, step: int, sample: int, limits: Limits) -
     raise UserError(f"of {_DRAWS} topologies of the search space not one is within the limits; raise them")
 
 
-def _within(policy: Policy, limits: Limits) -> Topology:
+def _within(policy: Policy, space: Space, limits: Limits) -> Topology:
     """The likeliest topology; if that is beyond the limits, the likeliest of many samples that is not."""
     best = policy.best()
     if not limits.allow(space.topology_at(best)):

@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 
 from asvit_tf.choices import SEARCHED
+from asvit_tf.design.grids import ceil_div
 from asvit_tf.design.topology import NUM_STAGES, Topology
 from asvit_tf.errors import UserError
+
+LEAST_HEAD_DIM = 8  # Channels of a head in a network that is trained; narrower ones tell hardly anything apart.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +53,8 @@ class GrowthSettings:
     """Settings of the growth.
 
     Attributes:
-      width: Real width of the first stage to start from.
+      width: Real width of the first stage to start from; wider where heads would have fewer than `LEAST_HEAD_DIM`
+        channels.
       proxy_divisor: Candidates are scored at their width over this; >= 1, and it divides `width`.
       stop_parameters: Growth ends when a member has as many.
 
@@ -68,7 +72,8 @@ class GrowthSettings:
 
     def start(self, seed_topology: Topology) -> Topology:
         """The first member: the seed topology's choices, one block a stage."""
-        first = seed_topology.scaled(self.width, (1,) * NUM_STAGES)
+        least = ceil_div(LEAST_HEAD_DIM * seed_topology.heads[0], self.proxy_divisor) * self.proxy_divisor
+        first = seed_topology.scaled(max(self.width, least), (1,) * NUM_STAGES)
         self.proxy(first)  # Refuses heads without a channel now, not after hours.
         return first
 

@@ -23,7 +23,7 @@ from asvit_tf.design.topology import NUM_STAGES, Topology
 from asvit_tf.errors import UserError
 from asvit_tf.journals import Journal, workspace
 from search.runs.search_settings import WorkerSettings
-from search.strategy import space
+from search.strategy.space import PUBLISHED
 from search.study.settings import StudySettings
 
 Row = dict[str, Any]
@@ -41,15 +41,15 @@ def sample(count: int, width: int, seed: int) -> list[Topology]:
     """Different topologies of the search space, each as likely; the first of more are the same as those of fewer.
 
     Args:
-      count: How many, up to `space.SIZE`.
+      count: How many, up to `PUBLISHED.size`.
       width: Channels of the first stage.
       seed: Seed of the draws.
     """
     generator = np.random.default_rng([seed, 0])
     drawn: dict[str, Topology] = {}
     while len(drawn) < count:
-        indices = [int(generator.integers(len(options))) for options in space.CHOICES.values()]
-        topology = space.topology_at(indices).scaled(width, (1,) * NUM_STAGES)
+        indices = [int(generator.integers(len(options))) for options in PUBLISHED.choices.values()]
+        topology = PUBLISHED.topology_at(indices).scaled(width, (1,) * NUM_STAGES)
         drawn.setdefault(str(topology), topology)
     return list(drawn.values())
 

@@ -9,7 +9,7 @@ from asvit_tf.choices import EMBEDDED
 from asvit_tf.design.topology import MAX_WIDTH
 from asvit_tf.errors import UserError
 from search.runs.settings import check_least
-from search.strategy import space
+from search.strategy.space import PUBLISHED
 
 # How far a study goes: these may change between starts, and what is done stays.
 EXTENT = ("topologies", "repeated_topologies", "seed_repeats", "draws")
@@ -77,8 +77,8 @@ class StudySettings:
         for name, most in _MOST.items():
             if getattr(self, name) > most:
                 raise UserError(f"{name} is {getattr(self, name)}; allowed are up to {most}")
-        if self.topologies > space.SIZE:
-            raise UserError(f"topologies is {self.topologies}; the search space has {space.SIZE}")
+        if self.topologies > PUBLISHED.size:
+            raise UserError(f"topologies is {self.topologies}; the search space has {PUBLISHED.size}")
         if self.seed + self.seed_repeats > 2**31:
             raise UserError(f"seed is {self.seed}; with {self.seed_repeats} seed_repeats it must be below 2**31")
         if not 0 < self.learning_rate < float("inf"):

@@ -9,7 +9,8 @@ from asvit_tf import Topology, UserError
 from search.runs import family
 from search.runs.settings import RunSettings
 from search.scoring.score import Remembered, Score
-from search.strategy import reinforce, space
+from search.strategy import reinforce
+from search.strategy.space import PUBLISHED
 from search.strategy.limits import Limits
 from search.strategy.settings import SearchSettings
 
@@ -17,17 +18,17 @@ SEED = Topology.named("seed")
 
 
 def test_the_space_has_the_released_size_and_contains_the_published_seed():
-    assert space.SIZE == 4_556_250
-    assert space.topology_at(space.indices_of(SEED)) == SEED
+    assert PUBLISHED.size == 4_556_250
+    assert PUBLISHED.topology_at(PUBLISHED.indices_of(SEED)) == SEED
     generator = np.random.default_rng(0)
     for _ in range(50):
-        indices = tuple(int(generator.integers(len(options))) for options in space.CHOICES.values())
-        assert space.indices_of(space.topology_at(indices)) == indices
+        indices = tuple(int(generator.integers(len(options))) for options in PUBLISHED.choices.values())
+        assert PUBLISHED.indices_of(PUBLISHED.topology_at(indices)) == indices
 
 
 def test_a_topology_outside_the_space_is_refused():
     with pytest.raises(UserError, match=r"kernel_size_1 of .* is 9; the search space allows \(4, 5, 6, 7, 8\)"):
-        space.indices_of(Topology.parse("9,2,3|4,1,2|4,1,4|4,1,6|32"))
+        PUBLISHED.indices_of(Topology.parse("9,2,3|4,1,2|4,1,4|4,1,6|32"))
 
 
 def test_reward_against_a_hand_written_table():
@@ -57,11 +58,11 @@ def test_baseline_against_a_hand_written_table():
 
 @pytest.mark.parametrize("seed", [0])
 def test_policy_finds_the_optimum_of_a_toy_reward(seed):
-    target = space.indices_of(SEED)
+    target = PUBLISHED.indices_of(SEED)
     policy = reinforce.Policy(0.08, seed)
     baseline = reinforce.Baseline(0.9)
     start = policy.entropy
-    assert start == pytest.approx(np.log(space.SIZE), abs=1e-3)
+    assert start == pytest.approx(np.log(PUBLISHED.size), abs=1e-3)
     for step in range(500):
         indices = policy.sample(np.random.default_rng([seed, step]))
         reward = sum(one == other for one, other in zip(indices, target))
@@ -71,7 +72,7 @@ def test_policy_finds_the_optimum_of_a_toy_reward(seed):
 
 
 def test_one_update_with_several_samples_is_their_mean():
-    one, other = space.indices_of(SEED), tuple(0 for _ in space.CHOICES)
+    one, other = PUBLISHED.indices_of(SEED), tuple(0 for _ in PUBLISHED.choices)
     policies = [reinforce.Policy(0.08, seed=0) for _ in range(2)]
     policies[0].update([(one, 1.0), (other, -0.5)])
     gradients = [

@@ -15,7 +15,7 @@ from search.scoring import battery as study_measures
 from search.scoring import names as study_names
 from search.scoring.settings import ScoringSettings
 from search.scoring.training_free import TrainingFreeScorer
-from search.strategy import space
+from search.strategy.space import PUBLISHED
 from search.study import result as study_result
 from search.study import run as study
 from search.study.settings import StudySettings
@@ -25,8 +25,8 @@ def test_topologies_are_different_and_of_the_space_and_more_begin_with_fewer():
     drawn = study.sample(300, 16, seed=1)
     assert len(set(map(str, drawn))) == 300
     assert drawn[:20] == study.sample(20, 16, seed=1) != study.sample(20, 16, seed=2)
-    for position, options in enumerate(space.CHOICES.values()):
-        taken = [space.indices_of(topology)[position] for topology in drawn]
+    for position, options in enumerate(PUBLISHED.choices.values()):
+        taken = [PUBLISHED.indices_of(topology)[position] for topology in drawn]
         counts = np.bincount(taken, minlength=len(options))
         if len(options) > 1:
             assert scipy.stats.chisquare(counts).pvalue > 1e-4
