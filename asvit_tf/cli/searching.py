@@ -17,7 +17,7 @@ from asvit_tf.choices import (
 from asvit_tf.cli.console import AS_JSON, echo_skipped, only_result_on_stdout, print_json, quiet_tensorflow
 from asvit_tf.cli.options import IMAGES, MEASURING, PathName, Positive, together, worker_options
 from asvit_tf.design import grids
-from asvit_tf.design.topology import Topology
+from asvit_tf.design.topology import STRIDE, Topology
 from asvit_tf.errors import UserError
 
 if TYPE_CHECKING:
@@ -188,7 +188,8 @@ def _run_of(options: Mapping[str, Any], seed: int) -> tuple[Path, ScoredRun]:
     scoring = {
         **of(ScoringSettings),
         "image_size": images.size,
-        "base_stride": options["base_stride"] or grids.base_stride(images.size),
+        # A predictor is of networks at the published one.
+        "base_stride": options["base_stride"] or (STRIDE if predictor else grids.base_stride(images.size)),
         "seed": seed,
         "measures": _measures(options["reward_types"], predictor),
         "predictor": None if predictor is None else Predictor.read(predictor),

@@ -17,8 +17,8 @@ def ceil_div(numerator: int, denominator: int) -> int:
 def base_stride(image_size: tuple[int, int]) -> int:
     """Pixels between tokens at the finest tokenization of a network for such images.
 
-    4, as published, from 96 pixels along the shorter side; 2 from 32; 1 below. At least 16 tokens a side are left down to
-    16 pixels: with fewer, the stages behind the first have hardly any to mix.
+    4, as published, from 96 pixels along the shorter side; 2 from 32; 1 below. So down to 16 pixels there are at least
+    16 tokens a side: with fewer, the stages behind the first would have hardly any to mix.
     """
     shorter = min(image_size)
     return next((stride for least, stride in ((96, 4), (32, 2)) if shorter >= least), 1)

@@ -13,12 +13,14 @@ import itertools
 from collections.abc import Sequence
 from fractions import Fraction
 
+from asvit_tf.design import grids
 from asvit_tf.design.grids import ceil_div
 from asvit_tf.design.topology import STRIDE
 from asvit_tf.errors import UserError
 
-# (share of all steps at which the phase ends, stride over the base stride). "published": the switches of the authors' figure, near epochs
-# 80 and 132 of 300. "thirds": the three equal phases that give the 56.2 % of training FLOPs they state.
+# (share of all steps at which the phase ends, stride over the base stride). "published": the switches of the authors'
+# figure, near epochs 80 and 132 of 300. "thirds": the three equal phases that give the 56.2 % of training FLOPs they
+# state.
 PRESETS: dict[str, tuple[tuple[Fraction, int], ...]] = {
     "none": ((Fraction(1), 1),),
     "published": ((Fraction(80, 300), 4), (Fraction(132, 300), 2), (Fraction(1), 1)),
@@ -126,7 +128,7 @@ class Schedule:
         block: int = 1,
         transition: int | None = None,
         image_size: tuple[int, int] | None = None,
-        base_stride: int = STRIDE,
+        base_stride: int | None = None,
     ) -> Schedule:
         """A preset of `PRESETS` over `total_steps`.
 
@@ -137,13 +139,15 @@ class Schedule:
           block: Boundaries are rounded to multiples of it, and every phase gets at least one.
           transition: Steps; None for what `transition_steps` gives.
           image_size: Rows and columns; the phases are those of `fitting_phases`. None for those of a large image.
-          base_stride: Of the last phase; the others are multiples of it.
+          base_stride: Of the last phase; the others are multiples of it. None for what fits the image size.
 
         Raises:
           UserError: Unknown name, or too few steps for every phase to have a block.
         """
         if name not in PRESETS:
             raise UserError(f"unknown schedule {name!r}; allowed are {', '.join(PRESETS)}")
+        if base_stride is None:
+            base_stride = STRIDE if image_size is None else grids.base_stride(image_size)
         *early, (_, last_stride) = fitting_phases(name, image_size, base_stride)
         phases = []
         blocks = 0

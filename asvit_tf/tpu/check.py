@@ -20,6 +20,7 @@ from official.core import config_definitions as cfg
 from official.core import train_utils
 from official.vision.configs import image_classification
 
+from asvit_tf.design import grids
 from asvit_tf.design.retokenization import Tokenization
 from asvit_tf.errors import UserError
 from asvit_tf.tasks import schedules
@@ -122,7 +123,9 @@ def run(
     if window is not None:
         params.task.model.backbone.override({"asvit": {"window": window}})
     if image_size is not None:
+        stride = grids.base_stride((image_size, image_size))
         params.task.model.input_size = [image_size, image_size, 3]
+        params.task.model.backbone.override({"asvit": {"base_stride": stride, "stride": stride}})
     compile_step = compiler(params, topology_name, cache_dir)
     result = check(params, topology_name, batch, compile_step, note)
     if largest_batch:

@@ -174,7 +174,7 @@ def test_shares_of_a_transition():
             transition_steps([100], 1000, share)
 
 
-@pytest.mark.parametrize("values", [(3, 1), (4, 0), (4.0, 1), (True, 1), (8, "auto")])
+@pytest.mark.parametrize("values", [(0, 1), (4, 0), (4.0, 1), (True, 1), (8, "auto")])
 def test_bad_tokenizations_are_refused(values):
     with pytest.raises(UserError, match="allowed are whole numbers"):
         Tokenization(*values)
@@ -195,10 +195,20 @@ def test_bad_tokenizations_are_refused(values):
 )
 @pytest.mark.parametrize(("preset", "ends"), [("published", (80, 132)), ("thirds", (100, 200)), ("none", ())])
 def test_a_preset_leaves_out_strides_that_leave_few_tokens(preset, ends, image_size, strides):
-    schedule = Schedule.preset(preset, 300, 4, image_size=image_size)
+    schedule = Schedule.preset(preset, 300, 4, image_size=image_size, base_stride=4)
     expected = strides if preset != "none" else [4]
     assert [phase.tokenization.stride for phase in schedule.phases] == expected
     assert schedule.boundaries == ends[len(ends) - len(expected) + 1 :]
+
+
+@pytest.mark.parametrize(
+    ("image_size", "strides"),
+    [((96, 200), [16, 8, 4]), ((95, 200), [8, 4, 2]), ((32, 32), [8, 4, 2]), ((31, 31), [4, 2, 1]), ((8, 8), [2, 1])],
+)
+def test_strides_are_multiples_of_what_fits_the_image(image_size, strides):
+    schedule = Schedule.preset("thirds", 300, 4, image_size=image_size)
+    assert [phase.tokenization.stride for phase in schedule.phases] == strides
+    assert Schedule.preset("none", 300, 4, image_size=image_size).final == Tokenization(strides[-1])
 
 
 def test_unknown_preset_and_too_few_steps_are_refused():

@@ -41,6 +41,7 @@ FUNCTIONS = {
     "constant attention": lambda x: tf.matmul(tf.nn.softmax(MATRIX[:, :4]), x),
     "transposed": lambda x: tf.matmul(x[:, :, :1], x[:, :, 1:2], transpose_a=True) @ x[:, :, :3],
     "matmul": lambda x: tf.matmul(x, x, transpose_b=True) @ (x @ MATRIX),
+    "matmul of rank 3": lambda x: tf.matmul(tf.reshape(x, [2, 16, 3]), tf.reshape(x, [2, 3, 16])),
     "einsum": lambda x: tf.einsum("bhwc,bhvc->bhwv", x, tf.einsum("bhwc,cd->bhwd", x, MATRIX)[..., :3]),
     "tensordot": lambda x: tf.tensordot(x, MATRIX, 1),
     "convolution": lambda x: tf.nn.bias_add(tf.nn.conv2d(x, KERNEL, 2, "SAME"), [1.0, 2.0]),

@@ -20,7 +20,7 @@ def data():
 
 
 def small(**options):
-    return asvit_tf.build_classifier(TINY, num_classes=3, image_size=32, seed=0, **options)
+    return asvit_tf.build_classifier(TINY, num_classes=3, image_size=32, base_stride=4, seed=0, **options)
 
 
 def sequential(classifier):
@@ -48,10 +48,22 @@ def test_parameters_are_those_counted(options):
         num_classes=3,
         position_embedding=options.get("position_embedding", True),
         representation="representation_size" in options,
+        base_stride=2,
     )
     model = asvit_tf.build_classifier(TINY, num_classes=3, image_size=(32, 48), **options)
     assert model.count_params() == count.parameters
     assert model.output_shape == (None, 3)
+
+
+@pytest.mark.parametrize(("image_size", "stride"), [(31, 1), (32, 2), ((200, 95), 2), (96, 4), (224, 4)])
+def test_the_stride_follows_the_image_size(image_size, stride):
+    backbone = asvit_tf.build_classifier(TINY, num_classes=3, image_size=image_size).get_layer("backbone")
+    rows, columns = (image_size, image_size) if isinstance(image_size, int) else image_size
+    grid = (-(-rows // stride), -(-columns // stride))
+    assert backbone.tokenization == Tokenization(stride)
+    assert backbone.position_embedding.grid == grid
+    assert tuple(backbone.output_specs["2"][1:3]) == grid
+    assert asvit_tf.AsViT.from_config(backbone.get_config()).position_embedding.grid == grid
 
 
 @pytest.mark.parametrize("kind", [sequential, functional])  # README: the classifier itself.
@@ -154,7 +166,7 @@ def test_weights_alone(tmp_path, form):
     model = changed()
     images, _ = data()
     model.save_weights(tmp_path / form)
-    fresh = asvit_tf.build_classifier(TINY, num_classes=3, image_size=32, seed=1, representation_size=16)
+    fresh = asvit_tf.build_classifier(TINY, 3, image_size=32, base_stride=4, seed=1, representation_size=16)
     fresh.get_layer("backbone").set_tokenization(Tokenization(8, 2))
     assert relative_error(fresh(images), model(images)) > 0.1
     fresh.load_weights(tmp_path / form)
@@ -216,7 +228,7 @@ def test_keras_3_is_named():
 def test_options_reach_the_layers():
     images, _ = data()
     np.testing.assert_array_equal(small()(images), small()(images))  # One seed, the same weights.
-    other = asvit_tf.build_classifier(TINY, num_classes=3, image_size=32, seed=1)
+    other = asvit_tf.build_classifier(TINY, num_classes=3, image_size=32, base_stride=4, seed=1)
     assert relative_error(other(images), small()(images)) > 0.1
     tf_keras.utils.set_random_seed(0)
     half = small(dropout=0.5)
