@@ -74,15 +74,21 @@ def run(output: str, as_json: bool, **options: Any) -> None:
         print_json(result)
     else:
         echo_skipped(result)
-        test = result.get("test_accuracy")
+        tested = result.get("test_accuracy") is not None
         click.echo(
             f"topology    {result['topology']}\n"
             f"grown       {result['grown']}  ({result['parameters']:,} parameters)\n"
-            f"accuracy    {result['accuracy']:.4f}  (majority class {result['majority_share']:.4f}, "
+            f"accuracy    {_with_interval(result, 'accuracy')}  (majority class {result['majority_share']:.4f}, "
             f"balanced accuracy {result['balanced_accuracy']:.4f})\n"
-            + (f"test        {test:.4f}  (accuracy on the test split)\n" if test is not None else "")
+            + (f"test        {_with_interval(result, 'test_accuracy')}  (on the test split)\n" if tested else "")
             + f"saved model {result['saved_model'] or 'none'}\n"
             f"report      {result['report']}\n"
             f"seconds     {time.perf_counter() - start:.0f}"
         )
     end_by_verdict(result)
+
+
+def _with_interval(result: dict[str, Any], name: str) -> str:
+    """An accuracy and its 95 % interval; results of earlier versions have none."""
+    interval = result.get(f"{name}_interval")
+    return f"{result[name]:.4f}" + (f", 95 %: {interval[0]:.4f} to {interval[1]:.4f}" if interval else "")

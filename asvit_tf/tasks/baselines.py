@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from scipy import stats
 
 from asvit_tf.errors import NotLearnedError
 
@@ -55,6 +56,16 @@ def balanced_accuracy(confusion: np.ndarray) -> float:
     present = confusion.sum(axis=1) > 0
     recalls = np.diag(confusion)[present] / confusion.sum(axis=1)[present]
     return float(_ratio(recalls.sum(), len(recalls)))
+
+
+def interval(accuracy: float, examples: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of an accuracy over so many images: where that of the network itself may lie.
+
+    Raises:
+      ValueError: There are no images.
+    """
+    found = stats.binomtest(round(accuracy * examples), examples).proportion_ci(0.95, method="wilson")
+    return float(found.low), float(found.high)
 
 
 @dataclasses.dataclass(frozen=True)

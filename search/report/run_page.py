@@ -56,7 +56,8 @@ def render(
         *(f"<p><b>Set back: {verdicts.Rollback(**row)}.</b></p>" for row in result["rollbacks"]),
         f"<p>Images: {html.escape(source)}. Found by search: <code>{result['topology']}</code>. "
         f"Grown and trained: <code>{result['grown']}</code>, {result['parameters']:,} parameters. "
-        f"Accuracy on held-out images: <b>{result['accuracy']:.2%}</b>; the majority class's share of them is "
+        f"Accuracy on held-out images: <b>{result['accuracy']:.2%}</b>{_interval(result, 'accuracy')}; "
+        f"the majority class's share of them is "
         f"{result['majority_share']:.2%}, the balanced accuracy {result['balanced_accuracy']:.2%}. "
         f"{_test(result)}Topologies that could not be scored: {result['failed_scores']}.</p>",
         f"<pre>{html.escape(in_words(result) or 'No image file was skipped.')}</pre>",
@@ -85,6 +86,13 @@ def _test(result: Mapping[str, Any]) -> str:
     if result.get("test_accuracy") is None:
         return ""
     return (
-        f"Accuracy on the test split, evaluated once, at the end: <b>{result['test_accuracy']:.2%}</b>, balanced "
+        f"Accuracy on the test split, evaluated once, at the end: <b>{result['test_accuracy']:.2%}</b>"
+        f"{_interval(result, 'test_accuracy')}, balanced "
         f"{result['test_balanced_accuracy']:.2%}. "
     )
+
+
+def _interval(result: Mapping[str, Any], name: str) -> str:
+    """The 95 % interval of an accuracy, in brackets; results of earlier versions have none."""
+    interval = result.get(f"{name}_interval")
+    return f" (95 % interval {interval[0]:.2%} to {interval[1]:.2%})" if interval else ""

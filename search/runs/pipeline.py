@@ -52,7 +52,8 @@ def run(directory: Path, settings: RunSettings, say: Callable[[str], None]) -> d
       say: Receives a line at the start of each step.
 
     Returns:
-      `topology` (found by search), `grown` (trained), `parameters`; on held-out images, at all tokens, `accuracy`,
+      `topology` (found by search), `grown` (trained), `parameters`; on held-out images, at all tokens, `accuracy` with
+      its 95 % interval `accuracy_interval`,
       `majority_share`, `balanced_accuracy`, `learned` and `too_few_examples` (see `baselines.Verdict`); `saved_model`,
       None where nothing was learned; `report`, `seconds` (an object, by step: near 0 for what was done before), what
       `Skipped.as_dict` says of image files, `test_accuracy` and `test_balanced_accuracy` (None without a test split),
@@ -94,6 +95,7 @@ class _Run:
             grown=grown["topology"],
             parameters=grown["family"][-1]["parameters"],
             accuracy=metrics["accuracy"],
+            accuracy_interval=baselines.interval(metrics["accuracy"], dataset.validation_examples),
             majority_share=metrics["majority_share"],
             balanced_accuracy=metrics["balanced_accuracy"],
             learned=bool(metrics["learned"]),
@@ -101,6 +103,9 @@ class _Run:
             saved_model=saved_model,
             report="report.html",
             test_accuracy=None if tested is None else tested["accuracy"],
+            test_accuracy_interval=(
+                None if tested is None else baselines.interval(tested["accuracy"], dataset.test_examples)
+            ),
             test_balanced_accuracy=None if tested is None else tested["balanced_accuracy"],
             **dataset.all_skipped.as_dict(),
             failed_scores=found["failed"],

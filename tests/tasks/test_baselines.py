@@ -115,6 +115,14 @@ SHARES = {
 }
 
 
+@pytest.mark.parametrize(("hits", "images"), [(355, 359), (0, 10), (10, 10), (1, 2)])
+def test_the_interval_against_wilsons_formula(hits, images):
+    z, share = 1.959963984540054, hits / images
+    centre = (share + z**2 / (2 * images)) / (1 + z**2 / images)
+    half = z / (1 + z**2 / images) * math.sqrt(share * (1 - share) / images + z**2 / (4 * images**2))
+    assert baselines.interval(share, images) == pytest.approx((centre - half, centre + half), abs=1e-12)
+
+
 @pytest.mark.parametrize(("images", "named"), SHARES.values(), ids=SHARES.keys())
 def test_permuted_labels_are_hardly_ever_learned(images, named):
     generator = np.random.default_rng(2)

@@ -70,7 +70,9 @@ def test_one_json_line_and_every_result(unbroken):
     report = (output / "report.html").read_text()
     assert report.count("data:image/png;base64,") == 3
     assert result["grown"] in report
-    assert f"<b>{result['accuracy']:.2%}</b>; the majority class's share of them is 33.33%" in report
+    low, high = result["accuracy_interval"]
+    assert low < result["accuracy"] <= high
+    assert f"<b>{result['accuracy']:.2%}</b> (95 % interval {low:.2%} to {high:.2%}); the majority class's" in report
     assert "Nothing was learned" not in report
     growth = [json.loads(line) for line in (output / "grow/trace.jsonl").read_text().splitlines()]
     for row in growth:
