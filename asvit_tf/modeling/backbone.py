@@ -60,12 +60,12 @@ class AsViT(tf_keras.Model):
         position_embedding: bool = True,
         normalization: str = "layer",
         tokenization: Tokenization | None = None,
-        base_stride: int = STRIDE,
         window: str = "split",
         representation_size: int | None = None,
         stochastic_depth: float = 0.0,
         pre_logits: bool = True,
         seed: int | None = None,
+        base_stride: int = STRIDE,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)

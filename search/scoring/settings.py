@@ -25,7 +25,6 @@ class ScoringSettings:
 
     Attributes:
       image_size: H and W in pixels.
-      base_stride: Pixels between the tokens of the network that is scored.
       repeats: Draws of weights and circles that are averaged, >= 1.
       points: Angles on a circle, >= 3.
       seed: Seed of weights and circles.
@@ -35,13 +34,13 @@ class ScoringSettings:
       measures: Which to compute.
       engine: How to differentiate along the circle, one of `choices.ENGINES`.
       predictor: Predictor of a study, for the measure `predicted_accuracy`; None where that is not measured.
+      base_stride: Pixels between the tokens of the network that is scored.
 
     Raises:
       UserError: A value is unknown or out of range, or there is a predictor without its measure or the reverse.
     """
 
     image_size: tuple[int, int] = (224, 224)
-    base_stride: int = STRIDE
     repeats: int = 5
     points: int = 10
     seed: int = 8
@@ -51,6 +50,7 @@ class ScoringSettings:
     measures: tuple[str, ...] = SEARCHED
     engine: str = "jet"
     predictor: Predictor | None = None
+    base_stride: int = STRIDE
 
     def __post_init__(self) -> None:
         for name, value, allowed in (

@@ -12,7 +12,7 @@ from search.strategy import growth as grow
 from search.strategy.limits import Limits
 from search.strategy.settings import GrowthSettings
 
-SEED = Topology.named("seed")
+SEED = Topology.parse("8,2,3|4,1,2|4,1,4|4,1,6|16")  # Heads of 8 channels from a width of 16.
 SMALL_GROWTH = GrowthSettings(width=16, proxy_divisor=2, stop_parameters=1_200_000)
 SMALL = Limits(max_parameters=2_000_000, image_size=(32, 32), num_classes=10)
 
