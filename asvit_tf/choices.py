@@ -14,6 +14,7 @@ EMBEDDED = ("digits", "cluttered_digits")
 EMBEDDED_IMAGES = (*EMBEDDED, "noise")
 
 # Options of training and export.
+RECIPES = {"digits": "digits_asvit_i32_cpu.yaml", "photographs": "photographs_asvit_cpu.yaml"}  # Of official_configs.
 MODES = ("train", "eval", "train_and_eval", "train_and_post_eval", "continuous_eval")
 STRATEGIES = ("tpu", "mirrored", "multi_worker_mirrored", "one_device")
 INPUT_TYPES = ("image_bytes", "image_tensor", "tf_example")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +30,19 @@ class Positive(click.ParamType):
         if not (math.isfinite(number) and number > 0):
             self.fail(f"{value!r} is not a number above 0", param, ctx)
         return number
+
+
+class ImageSize(click.ParamType):
+    """Pixels per side, as 224; or rows and columns, as 160x224, which become a pair unless they are equal."""
+
+    name = "N|HxW"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | tuple[int, int]:
+        sides = re.fullmatch(r"(\d{1,5})(?:\s*[xX]\s*(\d{1,5}))?", str(value).strip(), re.ASCII)
+        if sides is None:
+            self.fail(f"{value!r} is no image size; allowed are pixels per side, as 224, or rows x columns, as 160x224")
+        rows, columns = int(sides[1]), int(sides[2] or sides[1])
+        return rows if rows == columns else (rows, columns)
 
 
 class PathName(click.Path):

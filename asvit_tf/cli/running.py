@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import os
 import time
@@ -11,6 +10,7 @@ from typing import Any
 
 import click
 
+from asvit_tf.choices import RECIPES
 from asvit_tf.cli.console import (
     AS_JSON,
     Choice,
@@ -21,10 +21,9 @@ from asvit_tf.cli.console import (
     quiet_tensorflow,
     setting,
 )
-from asvit_tf.cli.options import BASE_STRIDE, PathName
+from asvit_tf.cli.options import BASE_STRIDE, ImageSize, PathName
 from asvit_tf.dataloaders.folders import layout
 from asvit_tf.design import retokenization
-from asvit_tf.design.topology import STRIDE
 from asvit_tf.journals import workspace
 from search.runs.settings import RunSettings
 
@@ -34,42 +33,76 @@ _setting = functools.partial(setting, RunSettings)
 @click.command()
 @click.option("--output", required=True, type=PathName(), help="Directory for everything; continued if it exists.")
 @click.option("--data-path", type=PathName(), help="Folder with one subfolder of images per class; digits if left out.")
-@_setting("image-size", "Pixels per side.")
+@click.option(
+    "--image-size",
+    default=RunSettings.image_size,
+    show_default=True,
+    type=ImageSize(),
+    help="Pixels per side, or rows x columns as 160x224.",
+)
 @BASE_STRIDE
 @_setting("seed", "Seed of search, weights and training.")
-@_setting("search-steps", "Number of topologies that the search samples.")
+@click.option(
+    "--hours",
+    type=float,
+    help="What all of it may take: search steps, size and epochs are chosen to fit.  [default: as long as it takes]",
+)
+@click.option(
+    "--search-steps", type=int, help="Number of topologies that the search samples.  [default: 20, or by --hours]"
+)
 @_setting("repeats", "Draws of random weights that a score averages.")
 @_setting("score-batch", "Images in an NTK.")
 @_setting("width", "Channels of the first stage that search and growth start from.")
-@_setting("budget", "Most parameters of the grown network, in millions.")
-@_setting("epochs", "Number of training epochs.")
-@_setting("batch-size", "Images in a training step.")
+@click.option(
+    "--budget", type=float, help="Most parameters of the grown network, in millions.  [default: 1; with --hours, 100]"
+)
+@click.option("--epochs", type=int, help="Number of training epochs.  [default: the recipe's]")
+@click.option("--batch-size", type=int, help="Images in a training step.  [default: the recipe's]")
 @_setting(
     "retokenization",
     "Schedule of stride and dilation during training.",
     type=Choice(list(retokenization.PRESETS)),
 )
-@click.option("--flip/--no-flip", default=RunSettings.flip, show_default=True, help="Mirror training images at random.")
+@click.option(
+    "--flip/--no-flip", default=None, help="Mirror training images at random.  [default: the recipe's; photographs are]"
+)
+@click.option(
+    "--recipe",
+    metavar="NAME|FILE",
+    help=f"How to train: {' or '.join(RECIPES)}, or a YAML such as DIR/recipe.yaml of an earlier run.  "
+    "[default: photographs for a folder]",
+)
+@click.option(
+    "--params-override",
+    multiple=True,
+    metavar="A.B=C,...",
+    help="Fields of the training, applied after the recipe; YAML or a file will do, too. May be repeated.",
+)
+@click.option(
+    "--init-checkpoint",
+    type=PathName(),
+    help="Train the network of this run (or training) further on these images, instead of searching one.",
+)
 @AS_JSON
 def run(output: str, as_json: bool, **options: Any) -> None:
     """Runs the whole path: search, grow, train, evaluate, export, report. The same command continues a killed run.
 
     Exit status 1: the network learned nothing; it is not exported.
     """
-    start = time.perf_counter()
-    if options["data_path"] is not None:
-        options["data_path"] = os.path.abspath(options["data_path"])
+    started = time.monotonic()
+    for name in ("data_path", "init_checkpoint"):
+        if options[name] is not None:
+            options[name] = os.path.abspath(options[name])
+    if options["recipe"] is not None and options["recipe"] not in RECIPES:
+        options["recipe"] = os.path.abspath(options["recipe"])
     settings = RunSettings(**options)
     if settings.data_path is not None and not (Path(output) / "data" / "dataset.json").exists():
         layout(settings.data_path, [output])
-    identity = dataclasses.asdict(settings)
-    if settings.base_stride == STRIDE:  # Directories of earlier versions have none.
-        del identity["base_stride"]
-    with workspace(output, identity) as directory, only_result_on_stdout():
+    with workspace(output, settings.identity()) as directory, only_result_on_stdout():
         quiet_tensorflow()
         from search.runs import pipeline
 
-        result = pipeline.run(directory, settings, lambda line: click.echo(line, err=True))
+        result = pipeline.run(directory, settings, lambda line: click.echo(line, err=True), started)
     if as_json:
         print_json(result)
     else:
@@ -83,7 +116,7 @@ def run(output: str, as_json: bool, **options: Any) -> None:
             + (f"test        {_with_interval(result, 'test_accuracy')}  (on the test split)\n" if tested else "")
             + f"saved model {result['saved_model'] or 'none'}\n"
             f"report      {result['report']}\n"
-            f"seconds     {time.perf_counter() - start:.0f}"
+            f"seconds     {time.monotonic() - started:.0f}"
         )
     end_by_verdict(result)
 

@@ -32,6 +32,14 @@ def class_names(params: cfg.ExperimentConfig) -> list[str]:
 class NamedClassificationModule(image_classification.ClassificationModule):
     """The Model Garden's serving module, whose answer also names the classes."""
 
+    def _crop_and_resize(self, image):
+        """One image [H, W, 3] as an evaluation sees it; the Model Garden's own module cuts where training does."""
+        data = self.params.task.validation_data
+        if data.aug_crop:
+            image = preprocess_ops.center_crop_image(image, data.center_crop_fraction)
+        resized = tf.image.resize(image, self._input_image_size, method=data.tf_resize_method)
+        return tf.reshape(resized, [*self._input_image_size, 3])
+
     def _decode_image(self, encoded_image_bytes):
         """Decodes, crops and resizes one image to float32, as the training pipeline does.
 

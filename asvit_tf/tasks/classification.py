@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.resources
 
 from official.core import config_definitions as cfg
 from official.core import exp_factory, task_factory
@@ -12,8 +11,6 @@ from official.vision.configs import common, image_classification
 from official.vision.tasks import image_classification as classification_task
 
 from asvit_tf.dataloaders import inputs
-from asvit_tf.dataloaders.classification import Dataset
-from asvit_tf.design.topology import STRIDE, Topology
 from asvit_tf.tasks import class_metrics
 from asvit_tf.tasks.backbones import Backbone
 from asvit_tf.tasks.base import AsViTTask
@@ -83,8 +80,9 @@ class AsViTClassificationTask(AsViTTask, classification_task.ImageClassification
 
 
 @exp_factory.register_config_factory("asvit_digits")
-def asvit_digits() -> cfg.ExperimentConfig:
-    """Handwritten digits at 32 x 32; see official_configs/digits_asvit_i32_cpu.yaml."""
+@exp_factory.register_config_factory("asvit_images")
+def asvit_images() -> cfg.ExperimentConfig:
+    """A user's images, or handwritten digits, at 32 x 32 unless a YAML says otherwise (`choices.RECIPES`)."""
     return experiment(
         ClassificationTask(
             model=ClassificationModel(num_classes=10, input_size=[32, 32, 3]),
@@ -135,86 +133,4 @@ def asvit_imagenet() -> cfg.ExperimentConfig:
     )
     params.runtime.mixed_precision_dtype = "bfloat16"
     train_for(params, epochs, epoch_steps, warmup_epochs * epoch_steps)
-    return params
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """How to train a classifier of a user's images.
-
-    Attributes:
-      image_size: Pixels per side.
-      seed: Seed of weights and data.
-      epochs: Epochs of training.
-      batch_size: Images; all of them where they are fewer.
-      retokenization: A preset schedule.
-      flip: Mirror training images at random.
-      base_stride: Pixels between tokens at the finest tokenization (`grids.base_stride`).
-    """
-
-    image_size: int
-    seed: int
-    epochs: int
-    batch_size: int
-    retokenization: str = "none"
-    flip: bool = False
-    base_stride: int = STRIDE
-
-
-def classifier(
-    plan: Plan, dataset: Dataset, topology: Topology, recipe: str = "digits_asvit_i32_cpu.yaml"
-) -> cfg.ExperimentConfig:
-    """A shipped recipe with a topology in it; everything else changes with the data and the plan only.
-
-    Args:
-      plan: How to train.
-      dataset: To train on.
-      topology: To train.
-      recipe: A file of official_configs for the experiment `asvit_digits`.
-    """
-    path = importlib.resources.files("official_configs") / recipe
-    params = hyperparams.override_params_dict(asvit_digits(), str(path), is_strict=True)
-    batch_size = min(plan.batch_size, dataset.train_examples)
-    epoch_steps = dataset.train_examples // batch_size
-    train_steps = epoch_steps * plan.epochs
-    params.override(
-        {
-            "task": {
-                "seed": plan.seed,
-                "class_names": list(dataset.class_names),
-                "model": {
-                    "num_classes": len(dataset.class_names),
-                    "input_size": [plan.image_size, plan.image_size, 3],
-                    "backbone": {
-                        "asvit": {
-                            "topology": str(topology),
-                            "base_stride": plan.base_stride,
-                            "stride": plan.base_stride,
-                        }
-                    },
-                },
-                "retokenization": {"preset": plan.retokenization},
-                "train_data": {
-                    "input_path": dataset.train_path,
-                    "global_batch_size": batch_size,
-                    "aug_rand_hflip": plan.flip,
-                    "seed": plan.seed,
-                },
-                "validation_data": {"input_path": dataset.validation_path},
-                "evaluation": {"top_k": min(5, len(dataset.class_names))},
-            },
-            "trainer": {
-                "train_steps": train_steps,
-                "steps_per_loop": epoch_steps,
-                "summary_interval": epoch_steps,
-                "checkpoint_interval": epoch_steps * max(1, plan.epochs // 12),
-                "validation_interval": epoch_steps * max(1, plan.epochs // 6),
-                "optimizer_config": {
-                    "learning_rate": {"cosine": {"decay_steps": train_steps}},
-                    "warmup": {"linear": {"warmup_steps": max(1, train_steps // 20)}},
-                },
-            },
-        },
-        is_strict=True,
-    )
     return params

@@ -30,14 +30,14 @@ def train_one(topology, seed, schedule, epochs, image_size, power, learning_rate
     from asvit_tf import Topology
     from asvit_tf.dataloaders import classification as data
     from asvit_tf.design import savings
-    from asvit_tf.tasks import classification
+    from asvit_tf.tasks import plans
     from asvit_tf.training import run as train
     from asvit_tf.training import step_log
 
-    plan = classification.Plan(image_size, seed, epochs, batch_size=32, retokenization=schedule)
+    plan = plans.Plan((image_size,) * 2, seed, epochs, batch_size=32, retokenization=schedule)
     with tempfile.TemporaryDirectory() as directory:
         dataset = data.prepare(Path(directory) / "data")
-        params = classification.classifier(plan, dataset, Topology.parse(topology))
+        params = plans.classifier(plan, dataset, Topology.parse(topology))
         if transition is not None:
             params.task.retokenization.transition = transition
         decay = params.trainer.optimizer_config.learning_rate

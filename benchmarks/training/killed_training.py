@@ -153,13 +153,13 @@ def measure_cost(directory):
 
     from asvit_tf.dataloaders import classification as data
     from asvit_tf.design.topology import Topology
-    from asvit_tf.tasks import classification
+    from asvit_tf.tasks import plans
     from asvit_tf.training.trainer import RetokenizingTrainer
 
     tf_keras.utils.set_random_seed(0)
     dataset = data.prepare(Path(directory) / "data")
     topology = Topology.parse("7,2,3,2|4,2,5,1|3,2,4,2|3,1,3,1|64,24")
-    params = classification.classifier(classification.Plan(32, seed=0, epochs=80, batch_size=32), dataset, topology)
+    params = plans.classifier(plans.Plan((32, 32), seed=0, epochs=80, batch_size=32), dataset, topology)
     with tf.distribute.OneDeviceStrategy("CPU:0").scope():
         task = task_factory.get_task(params.task)
         trainer = train_utils.create_trainer(params, task, train=True, evaluate=False, trainer_cls=RetokenizingTrainer)

@@ -37,13 +37,13 @@ def experiment(training: Training, recipe: dict[str, Any], dataset: Any, seed: i
     """The shipped recipe of `asvit run` with the training's settings and the recipe's overrides."""
     from asvit_tf.design.retokenization import Tokenization
     from asvit_tf.design.topology import Topology
-    from asvit_tf.tasks import classification, schedules
+    from asvit_tf.tasks import plans, schedules
 
     topology = Topology.parse(TOPOLOGIES.get(training.topology, training.topology))
     stride = training.preset.removeprefix("stride ")
     preset = training.preset if stride == training.preset else "none"
-    plan = classification.Plan(training.image_size, seed, training.epochs, training.batch_size, preset)
-    params = classification.classifier(plan, dataset, topology)
+    plan = plans.Plan((training.image_size,) * 2, seed, training.epochs, training.batch_size, preset)
+    params = plans.classifier(plan, dataset, topology)
     recipe = dict(recipe)
     warmup, proportional = recipe.pop("warmup", 1.0), recipe.pop("dilation", None)
     for name, value in recipe.items():

@@ -18,7 +18,7 @@ _STOCHASTIC_DEPTH = ((40, 0.2), (70, 0.3), (float("inf"), 0.5))
 
 _COMMENT = """\
 {topology}
-{millions:.2f} M parameters, {giga_macs:.2f} G multiply-accumulates at {side} x {side}; grown for {target:g} M.
+{millions:.2f} M parameters, {giga_macs:.2f} G multiply-accumulates at {rows} x {columns}; grown for {target:g} M.
 
 The hardware is another file: tpu.yaml (with --tpu=NAME) or gpu.yaml.
 asvit train --experiment=asvit_imagenet --mode=train_and_eval --model_dir=DIR --config_file=THIS_FILE \\
@@ -87,15 +87,20 @@ def write_configs(
 
 def _yaml(member: Mapping[str, Any], target: float, limits: Limits) -> str:
     """The experiment of a member, and in its comment what it is, its size, and how it is trained."""
-    side = limits.image_size[0]
+    rows, columns = limits.image_size
     millions = member["parameters"] / 1e6
     comment = _COMMENT.format(
-        topology=member["topology"], millions=millions, giga_macs=member["macs"] / 1e9, side=side, target=target
+        topology=member["topology"],
+        millions=millions,
+        giga_macs=member["macs"] / 1e9,
+        rows=rows,
+        columns=columns,
+        target=target,
     )
     rate = next(rate for limit, rate in _STOCHASTIC_DEPTH if millions < limit)
     asvit = dict(topology=member["topology"], stochastic_depth=rate)
     if limits.base_stride != STRIDE:
         asvit.update(base_stride=limits.base_stride, stride=limits.base_stride)
     backbone = dict(type="asvit", asvit=asvit)
-    model = dict(num_classes=limits.num_classes, input_size=[side, side, 3], backbone=backbone)
+    model = dict(num_classes=limits.num_classes, input_size=[rows, columns, 3], backbone=backbone)
     return experiment_yaml.text(dict(task=dict(model=model)), comment)

@@ -20,36 +20,30 @@ from official.core import config_definitions as cfg
 
 from asvit_tf import registry_imports  # noqa: F401
 from asvit_tf.dataloaders import classification as data
-from asvit_tf.dataloaders import images
 from asvit_tf.design.topology import Topology
-from asvit_tf.errors import UserError
 from asvit_tf.journals import Journal
 from asvit_tf.modeling import checkpoints
 from asvit_tf.serving import export
 from asvit_tf.storage import write_json, write_text
-from asvit_tf.tasks import baselines, classification, schedules
-from asvit_tf.training import guard, step_log
+from asvit_tf.tasks import baselines, plans, schedules
+from asvit_tf.training import guard, rehearsal, step_log
 from asvit_tf.training import run as train
 from search.report import run_page
-from search.runs.settings import PROXY_DIVISOR, RunSettings
-from search.scoring.score import Remembered, Scorer
-from search.scoring.settings import ScoringSettings
-from search.scoring.training_free import TrainingFreeScorer
-from search.strategy import growth, reinforce, space
-from search.strategy.limits import Limits
-from search.strategy.settings import LEAST_HEAD_DIM, GrowthSettings, SearchSettings
-
-# Growth stops once a member has this share of the budget: one more step would rarely fit, and each one costs a minute.
-_FULL_ENOUGH = 0.8
+from search.runs import designing, timetable
+from search.runs.settings import RunSettings
+from search.runs.timetable import Timetable
 
 
-def run(directory: Path, settings: RunSettings, say: Callable[[str], None]) -> dict[str, Any]:
+def run(
+    directory: Path, settings: RunSettings, say: Callable[[str], None], started: float | None = None
+) -> dict[str, Any]:
     """Runs every step that is not done yet.
 
     Args:
       directory: For everything; owned by this process (`journals.workspace`).
       settings: What to run.
       say: Receives a line at the start of each step.
+      started: When the command began, of `time.monotonic`, for `hours`; None for now.
 
     Returns:
       `topology` (found by search), `grown` (trained), `parameters`; on held-out images, at all tokens, `accuracy` with
@@ -62,17 +56,41 @@ def run(directory: Path, settings: RunSettings, say: Callable[[str], None]) -> d
     Raises:
       UserError: The images are too few or cannot be read, or no network fits the budget.
     """
-    return _Run(directory, settings, say).everything()
+    return _Run(directory, settings, say, time.monotonic() if started is None else started).everything()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Design:
+    """What is trained.
+
+    Attributes:
+      found: The searched topology.
+      family: Members from the smallest to the trained one.
+      failed: Topologies that the search could not score.
+    """
+
+    found: str
+    family: list[dict[str, Any]]
+    failed: int
+
+    @property
+    def grown(self) -> str:
+        """The trained topology."""
+        return self.family[-1]["topology"]
 
 
 class _Run:
     """One run's directory and settings; each method is one step."""
 
-    def __init__(self, directory: Path, settings: RunSettings, say: Callable[[str], None]):
+    def __init__(self, directory: Path, settings: RunSettings, say: Callable[[str], None], started: float):
         self.directory = directory
         self.settings = settings
         self.seconds: dict[str, float] = {}
         self._say = say
+        self._timetable = (
+            None if settings.hours is None else Timetable(directory / "timetable.json", settings.hours, started)
+        )
+        self._kept = None if settings.init_checkpoint is None else designing.Kept.of(settings.init_checkpoint)
 
     def everything(self) -> dict[str, Any]:
         """All steps; of a run that is finished, what it wrote."""
@@ -81,19 +99,22 @@ class _Run:
             finished = json.loads(written.read_text(encoding="utf-8"))
             if "learned" in finished:  # Else it is of an earlier version: its network is evaluated again.
                 return self._placed(finished)
+        plans.check(self._plan())  # Before anything takes long.
         dataset = self._timed("data", self.prepare_data)
-        scorer = self._scorer(dataset)
-        found = self._timed("search", self.search_seed, scorer, len(dataset.class_names))
-        grown = self._timed("grow", self.grow_seed, Topology.parse(found["topology"]), scorer, len(dataset.class_names))
-        params = classification.classifier(self._plan(), dataset, Topology.parse(grown["topology"]))
+        design = self.design(dataset)
+        params = self.experiment(dataset, Topology.parse(design.grown))
+        if self._timetable is not None:
+            choice = self._timetable.choice(lambda seconds: self.choose(params, dataset, design, seconds))
+            design = dataclasses.replace(design, family=design.family[: choice.member + 1])
+            params = self.experiment(dataset, Topology.parse(design.grown), choice.epochs)
         metrics = self._timed("train", self.train_model, params)
         failed = baselines.is_failure(metrics)
         saved_model = None if failed else self._timed("export", self.export_model, params).name
         tested = self._timed("test", self.evaluate_test, params, dataset) if dataset.test_path else None
         result = dict(
-            topology=found["topology"],
-            grown=grown["topology"],
-            parameters=grown["family"][-1]["parameters"],
+            topology=design.found,
+            grown=design.grown,
+            parameters=design.family[-1]["parameters"],
             accuracy=metrics["accuracy"],
             accuracy_interval=baselines.interval(metrics["accuracy"], dataset.validation_examples),
             majority_share=metrics["majority_share"],
@@ -108,11 +129,11 @@ class _Run:
             ),
             test_balanced_accuracy=None if tested is None else tested["balanced_accuracy"],
             **dataset.all_skipped.as_dict(),
-            failed_scores=found["failed"],
+            failed_scores=design.failed,
             rollbacks=list(map(dataclasses.asdict, guard.read_rollbacks(self.directory / "train"))),
             seconds=self.seconds,
         )
-        self._timed("report", self.write_report, params, grown["family"], result)
+        self._timed("report", self.write_report, params, design.family, result)
         write_json(written, result)
         return self._placed(result)
 
@@ -121,79 +142,93 @@ class _Run:
         names = {key: result[key] for key in ("saved_model", "report") if result[key] is not None}
         return {**result, **{key: str(self.directory / Path(name).name) for key, name in names.items()}}
 
-    def _plan(self) -> classification.Plan:
-        """How the grown network is trained."""
-        names = [field.name for field in dataclasses.fields(classification.Plan)]
-        return classification.Plan(**{name: getattr(self.settings, name) for name in names})
+    def _plan(self, dataset: data.Dataset | None = None) -> plans.Plan:
+        """How the network is trained."""
+        names = {field.name for field in dataclasses.fields(plans.Plan)} & {
+            field.name for field in dataclasses.fields(RunSettings)
+        }
+        plan = plans.Plan(
+            **{name: getattr(self.settings, name) for name in names - {"image_size", "init_checkpoint"}},
+            image_size=self.settings.size,
+            overrides=self.settings.params_override,
+        )
+        if self._kept is None:
+            return plan
+        same = dataset is None or dataset.class_names == self._kept.class_names
+        return dataclasses.replace(
+            plan,
+            base_stride=self._kept.base_stride,
+            init_checkpoint=self._kept.checkpoint,
+            init_modules="all" if same else "backbone",
+        )
+
+    def choose(
+        self, params: cfg.ExperimentConfig, dataset: data.Dataset, design: _Design, seconds: float
+    ) -> timetable.Choice:
+        """The member to train, and its epochs, in the seconds that are left; the largest is tried out for its speed."""
+        self._say(f"measuring the speed of {design.grown}")
+        started = time.monotonic()
+        speed = rehearsal.rehearse(params, dataset.validation_examples)
+        schedule, enough = schedules.schedule_of(params), plans.epochs_of(params)
+        evaluation = speed.evaluation_seconds * dataset.validation_examples
+
+        def training_seconds(epochs: int) -> float:
+            steps = epochs * params.trainer.steps_per_loop
+            share = speed.training_seconds(schedule, params.trainer.train_steps) / params.trainer.train_steps
+            return speed.tracing_seconds + share * steps + plans.evaluations(epochs) * evaluation
+
+        choice = timetable.choose(
+            macs=[member["macs"] for member in design.family],
+            measured=len(design.family) - 1,
+            training_seconds=training_seconds,
+            available_seconds=seconds - (time.monotonic() - started),
+            enough_epochs=enough if self.settings.epochs is None else self.settings.epochs,
+            least_epochs=len(schedule.phases),
+        )
+        return choice if self.settings.epochs is None else dataclasses.replace(choice, epochs=self.settings.epochs)
+
+    def experiment(self, dataset: data.Dataset, topology: Topology, epochs: int | None = None) -> cfg.ExperimentConfig:
+        """What trains the network; its recipe is written down, to be edited and given back."""
+        plan = self._plan(dataset)
+        params = plans.classifier(
+            plan if epochs is None else dataclasses.replace(plan, epochs=epochs), dataset, topology
+        )
+        write_text(self.directory / "recipe.yaml", plans.recipe_text(params))
+        return params
 
     def _timed(self, name: str, step: Callable, *arguments: Any) -> Any:
         start = time.perf_counter()
         result = step(*arguments)
         self.seconds[name] = time.perf_counter() - start
+        if self._timetable is not None:
+            self._timetable.keep()
         return result
 
     def prepare_data(self) -> data.Dataset:
         self._say("reading images")
         return data.prepare(self.directory / "data", self.settings.data_path, progress=True, without=[self.directory])
 
-    def _scorer(self, dataset: data.Dataset) -> Scorer:
-        """Scores on this data set's images, each topology once."""
-        settings = self.settings
-        size = (settings.image_size, settings.image_size)
-        if settings.score_batch > dataset.train_examples:
-            raise UserError(
-                f"score_batch is {settings.score_batch}, but there are {dataset.train_examples} training images"
-            )
-        source = images.Source(data_path=dataset.train_path)
-        sample, _ = images.sample(source, settings.score_batch, size, settings.seed, progress=True)
-        scoring = ScoringSettings(
-            image_size=size, base_stride=self._base_stride, repeats=settings.repeats, seed=settings.seed
-        )
-        scorer = TrainingFreeScorer(scoring, sample)
-        return Remembered(scorer, self.directory / "scores.jsonl")
-
-    @property
-    def _base_stride(self) -> int:
-        assert self.settings.base_stride is not None  # Settings resolve it.
-        return self.settings.base_stride
-
-    def _limits(self, num_classes: int) -> Limits:
-        size = (self.settings.image_size, self.settings.image_size)
-        return Limits(round(self.settings.budget * 1e6), None, size, num_classes, self._base_stride)
-
-    def search_seed(self, scorer: Scorer, num_classes: int) -> dict[str, Any]:
-        """At the width that growth starts from, so that what is trained is never narrower than what was found."""
-        self._say(f"searching a seed topology: {self.settings.search_steps} steps")
-        limits = self._limits(num_classes)
-        fitting = space.fitting(limits.image_size, self._base_stride, self.settings.width, LEAST_HEAD_DIM)
-        options = SearchSettings(total_steps=self.settings.search_steps, seed=self.settings.seed)
-        return self._once(
-            "search", lambda path: reinforce.search(path, options, scorer, limits, fitting, progress=True)
-        )
-
-    def grow_seed(self, topology: Topology, scorer: Scorer, num_classes: int) -> dict[str, Any]:
-        self._say(f"growing {topology} to {self.settings.budget:g} M parameters")
-        limits = self._limits(num_classes)
-        budget = round(self.settings.budget * 1e6)
-        options = GrowthSettings(self.settings.width, PROXY_DIVISOR, stop_parameters=round(_FULL_ENOUGH * budget))
-        smallest = limits.count(options.start(topology)).parameters
-        if smallest > budget:
-            raise UserError(
-                f"the smallest network of this topology has {smallest / 1e6:.2f} M parameters, over the budget of "
-                f"{self.settings.budget:g} M; start again in another directory with a larger budget"
-            )
-        return self._once("grow", lambda path: growth.grow(path, topology, options, scorer, limits, progress=True))
-
-    def _once(self, name: str, step: Callable[[Path], dict[str, Any]], key: str | None = None) -> dict[str, Any]:
-        """The step's `result.json`, made if it is not there, or lacks a key that earlier versions did not write."""
-        directory = self.directory / name
-        directory.mkdir(exist_ok=True)
-        path = directory / "result.json"
-        result = json.loads(path.read_text()) if path.exists() else None
-        return result if result is not None and (key is None or key in result) else step(directory)
+    def design(self, dataset: data.Dataset) -> _Design:
+        """Searched and grown; or that of the network to start from."""
+        settings, classes = self.settings, len(dataset.class_names)
+        if self._kept is not None:
+            family = self._kept.family(settings, classes)
+            return _Design(str(self._kept.topology), family, 0)
+        scored = designing.scorer(self.directory, settings, dataset)
+        steps, stop = settings.search_steps, None
+        if self._timetable is not None:
+            steps = steps or self._timetable.search_steps(lambda: designing.seconds_of_a_score(settings, scored))
+            stop = self._timetable.growth_ends
+        assert steps is not None  # Settings leave it open only where there is a timetable.
+        self._say(f"searching a seed topology: {steps} steps")
+        found = self._timed("search", designing.search, self.directory, settings, scored, classes, steps)
+        self._say(f"growing {found['topology']} to at most {settings.budget:g} M parameters")
+        topology = Topology.parse(found["topology"])
+        grown = self._timed("grow", designing.grow, self.directory, settings, topology, scored, classes, stop)
+        return _Design(found["topology"], grown["family"], found["failed"])
 
     def train_model(self, params: cfg.ExperimentConfig) -> dict[str, Any]:
-        self._say(f"training {params.task.model.backbone.asvit.topology}: {self.settings.epochs} epochs")
+        self._say(f"training {params.task.model.backbone.asvit.topology}: {plans.epochs_of(params)} epochs")
         directory = self.directory / "train"
 
         def trained(path: Path) -> dict[str, Any]:
@@ -201,7 +236,7 @@ class _Run:
             write_json(path / "result.json", metrics)
             return metrics
 
-        return self._once(directory.name, trained, "learned")
+        return designing.once(directory, trained, "learned")
 
     def evaluate_test(self, params: cfg.ExperimentConfig, dataset: data.Dataset) -> dict[str, Any]:
         """Metrics on the test split, of which nothing before has seen an image."""
@@ -220,7 +255,7 @@ class _Run:
             write_json(path / "result.json", metrics)
             return metrics
 
-        return self._once("test", tested)
+        return designing.once(self.directory / "test", tested)
 
     def export_model(self, params: cfg.ExperimentConfig) -> Path:
         saved_model = self.directory / "saved_model"

@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from asvit_tf.choices import RECIPES
 from asvit_tf.design import grids
 from asvit_tf.design.retokenization import PRESETS, fitting_phases
 from asvit_tf.design.topology import STRIDE
 from asvit_tf.errors import UserError
+from search.runs import timetable
 
 # Growth scores candidates at their width over this.
 PROXY_DIVISOR = 2
@@ -35,8 +38,9 @@ def check_least(settings: Any, least: Mapping[str, int]) -> None:
       UserError: One is.
     """
     for name, low in least.items():
-        if getattr(settings, name) < low:
-            raise UserError(f"{name} is {getattr(settings, name)}; it must be at least {low}")
+        value = getattr(settings, name)
+        if value is not None and min(value if isinstance(value, tuple) else (value,)) < low:
+            raise UserError(f"{name} is {value}; it must be at least {low}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,52 +49,93 @@ class RunSettings:
 
     Attributes:
       data_path: Folder with one subfolder of images for each class; None for the embedded digits.
-      image_size: Pixels per side.
+      image_size: Pixels per side; or rows and columns.
       seed: Seed of search, weights and training.
-      search_steps: Topologies that REINFORCE samples.
+      search_steps: Topologies that REINFORCE samples. None becomes 20; with `hours`, their time decides.
       repeats: Draws of weights that a score averages.
       score_batch: Images in an NTK.
       width: Channels of the first stage that search and growth start from.
-      budget: Parameters, in millions, that the grown network may have.
-      epochs: Epochs of training.
-      batch_size: Images in a training step.
+      budget: Parameters, in millions, that the grown network may have. None becomes 1; with `hours`, 100.
+      epochs: Epochs of training; None for as many as the recipe says.
+      batch_size: Images in a training step; None likewise.
       retokenization: A preset schedule.
-      flip: Mirror training images at random.
+      flip: Mirror training images at random; None likewise.
       base_stride: Pixels between tokens at the finest tokenization. None becomes what fits the image size
         (`grids.base_stride`), or 4 for the embedded digits, of which 4 pixels are one of the original.
+      recipe: One of `choices.RECIPES`, or a YAML. None becomes "photographs" for a folder, "digits" without one.
+      params_override: Fields of the training, as `asvit train --params_override` takes them.
+      hours: What the whole run may take; None for as long as it takes.
+      init_checkpoint: Directory of a training, or of a run, whose network is trained further: nothing is searched.
 
     Raises:
       UserError: A value is out of range.
     """
 
     data_path: str | None = None
-    image_size: int = 32
+    image_size: int | tuple[int, int] = 32
     seed: int = 8
-    search_steps: int = 20
+    search_steps: int | None = None
     repeats: int = 3
     score_batch: int = 16
     width: int = 16
-    budget: float = 1.0
-    epochs: int = 80
-    batch_size: int = 32
+    budget: float | None = None
+    epochs: int | None = None
+    batch_size: int | None = None
     retokenization: str = "published"
-    flip: bool = False
+    flip: bool | None = None
     base_stride: int | None = None
+    recipe: str | None = None
+    params_override: tuple[str, ...] = ()
+    init_checkpoint: str | None = None
+    hours: float | None = None
 
     def __post_init__(self) -> None:
         if self.seed >= 2**31:
             raise UserError(f"seed is {self.seed}; it must be below 2**31")
-        size = (self.image_size, self.image_size)
         if self.base_stride is None:
-            fitting = STRIDE if self.data_path is None else grids.base_stride(size)
+            fitting = STRIDE if self.data_path is None else grids.base_stride(self.size)
             object.__setattr__(self, "base_stride", fitting)
+        if self.recipe is None:
+            object.__setattr__(self, "recipe", "digits" if self.data_path is None else "photographs")
+        if self.recipe not in RECIPES and not Path(str(self.recipe)).is_file():
+            raise UserError(f"recipe {self.recipe!r} is neither {' nor '.join(RECIPES)} nor a file")
+        timetable.check(self.hours)
+        if self.budget is None:
+            object.__setattr__(self, "budget", 1.0 if self.hours is None else 100.0)
+        if self.search_steps is None and self.hours is None:
+            object.__setattr__(self, "search_steps", 20)
         check_least(self, _LEAST)
         if self.width % PROXY_DIVISOR:
             raise UserError(f"width is {self.width}; it must be even, because growth scores at half of it")
-        if not (self.budget > 0 and math.isfinite(self.budget)):
+        if self.budget is None or not (self.budget > 0 and math.isfinite(self.budget)):
             raise UserError(f"budget is {self.budget}; it must be a number above 0 (millions of parameters)")
         if self.retokenization not in PRESETS:
             raise UserError(f"unknown retokenization {self.retokenization!r}; allowed are {', '.join(PRESETS)}")
-        phases = len(fitting_phases(self.retokenization, size, self.base_stride or STRIDE))
-        if self.epochs < phases:
+        phases = len(fitting_phases(self.retokenization, self.size, self.base_stride or STRIDE))
+        if self.epochs is not None and self.epochs < phases:
             raise UserError(f"epochs is {self.epochs}; retokenization {self.retokenization!r} needs at least {phases}")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns of an image, in pixels."""
+        rows, columns = (self.image_size,) * 2 if isinstance(self.image_size, int) else self.image_size
+        return rows, columns
+
+    @property
+    def stride(self) -> int:
+        """`base_stride`, which is known by now."""
+        return self.base_stride or STRIDE
+
+    @property
+    def most_parameters(self) -> int:
+        """`budget` in parameters."""
+        return round((self.budget or 1.0) * 1e6)
+
+    def identity(self) -> dict[str, Any]:
+        """What must not change between starts; of digits, as versions without recipes wrote it."""
+        identity = dataclasses.asdict(self)
+        newer = dict(base_stride=STRIDE, recipe="digits", params_override=(), init_checkpoint=None, hours=None)
+        before = dict(epochs=80, batch_size=32, flip=False)
+        if self.recipe == "digits":
+            identity |= {name: value for name, value in before.items() if identity[name] is None}
+        return {name: value for name, value in identity.items() if name not in newer or value != newer[name]}

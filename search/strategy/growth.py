@@ -9,7 +9,7 @@ we take the better one. Candidates with a failed measure are counted and not ran
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import tqdm
@@ -72,6 +72,7 @@ def grow(
     scorer: Scorer,
     limits: Limits,
     progress: bool = False,
+    stop: Callable[[float], bool] | None = None,
 ) -> dict:
     """Grows the family, or continues: steps that `directory/trace.jsonl` holds are not repeated.
 
@@ -82,6 +83,7 @@ def grow(
       scorer: Scores topologies; give it one that remembers, and a step that was killed continues inside.
       limits: Candidates beyond them are dropped.
       progress: Show a progress bar on standard error.
+      stop: Ends the growth, asked before each step that is not in the journal, with the seconds of the one before.
 
     Returns:
       What `result.json` holds: `family`, every member from the first to the last with its counts and scores, and
@@ -99,6 +101,8 @@ def grow(
         while counted.parameters < settings.stop_parameters:
             step = len(family) - 1
             if step == len(journal.rows):
+                if stop is not None and stop(journal.rows[-1]["seconds"] if step else 0.0):
+                    break
                 tried = candidates(topology, settings, limits)
                 if not tried:
                     break

@@ -6,6 +6,7 @@ A row is a function of the topology, the seed and the settings; only its seconds
 from __future__ import annotations
 
 import contextlib
+import importlib.resources
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,14 +20,14 @@ from asvit_tf import traces
 from asvit_tf.dataloaders import classification as data
 from asvit_tf.design.topology import Topology
 from asvit_tf.errors import DivergedError, StoppedError
-from asvit_tf.tasks import classification
+from asvit_tf.tasks import plans
 from asvit_tf.training import run as train
 from search.scoring.battery import Battery
 from search.scoring.score import Clock, Score
 from search.scoring.settings import ScoringSettings
 from search.study.settings import StudySettings
 
-RECIPE = "study_asvit_i32_cpu.yaml"
+RECIPE = str(importlib.resources.files("official_configs") / "study_asvit_i32_cpu.yaml")
 SCRATCH = ".trainings"  # Directories of trainings; what a killed one leaves is removed at the next start.
 _REASON_LENGTH = 300
 
@@ -134,8 +135,8 @@ def train_briefly(settings: StudySettings, directory: str, topology: str, seed: 
 
 def experiment(settings: StudySettings, dataset: data.Dataset, topology: Topology, seed: int) -> Any:
     """The study's recipe, with one evaluation and one checkpoint, both at the end."""
-    plan = classification.Plan(settings.image_size, seed, settings.epochs, settings.batch_size)
-    params = classification.classifier(plan, dataset, topology, RECIPE)
+    plan = plans.Plan((settings.image_size,) * 2, seed, settings.epochs, settings.batch_size, recipe=RECIPE)
+    params = plans.classifier(plan, dataset, topology)
     steps = params.trainer.train_steps
     optimizer = {
         "learning_rate": {"cosine": {"initial_learning_rate": settings.learning_rate}},

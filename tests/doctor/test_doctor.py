@@ -17,7 +17,7 @@ from asvit_tf.design.topology import Topology
 from asvit_tf.doctor import examination
 from asvit_tf.errors import UserError
 from asvit_tf.hardware.machine import examine
-from asvit_tf.tasks import classification
+from asvit_tf.tasks import plans
 from asvit_tf.training import strategies
 
 
@@ -121,8 +121,8 @@ def test_what_run_uses_is_said(machine, devices, search):
 
 def test_what_run_uses_is_what_its_recipe_says():
     dataset = Dataset("data", ("a", "b"), train_examples=64, validation_examples=8)
-    plan = classification.Plan(image_size=32, seed=0, epochs=1, batch_size=32)
-    runtime = classification.classifier(plan, dataset, Topology.parse(TINY)).runtime
+    plan = plans.Plan(image_size=(32, 32), seed=0, epochs=1, batch_size=32)
+    runtime = plans.classifier(plan, dataset, Topology.parse(TINY)).runtime
     choice = examination.run_choice(listing("CPU:0", "GPU:0"))
     assert choice.pop("search_device") == "GPU:0"
     assert choice == {name: getattr(runtime, name) for name in choice}

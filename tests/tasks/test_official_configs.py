@@ -44,6 +44,7 @@ CPU_RECIPES = {
     "digits_asvit_i32_cpu": ("asvit_digits", "digits", 80, 32),
     "digits_asvit_tiny_i32_cpu": ("asvit_digits", "digits", 30, 32),
     "study_asvit_i32_cpu": ("asvit_digits", "clutter", 8, 32),
+    "photographs_asvit_cpu": ("asvit_images", "photographs", 80, 32),
     "shapes_retinanet_asvit_i128_cpu": ("retinanet_asvit_coco", "shapes", 24, 8),
     "shapes_cascadercnn_asvit_i128_cpu": ("cascadercnn_asvit_coco", "shapes", 32, 8),
     "shapes_segmentation_asvit_i128_cpu": ("segmentation_asvit_coco", "shapes", 32, 8),
@@ -164,7 +165,8 @@ def test_recipes_of_a_cpu_train_for_whole_epochs(name):
     # Of each digit a fifth is held out; 1000 scenes is what `asvit shapes` draws.
     labels = list(datasets.load_digits().target)
     held_out = sum(round(labels.count(digit) / 5) for digit in range(10))
-    images = {"digits": len(labels) - held_out, "clutter": clutter.EXAMPLES["train"], "shapes": 1000}[dataset]
+    known = {"digits": len(labels) - held_out, "clutter": clutter.EXAMPLES["train"], "shapes": 1000}
+    images = {**known, "photographs": 1300}[dataset]
     params = composed(experiment, CONFIGS / f"{name}.yaml")
     trainer = params.trainer
     assert params.task.train_data.global_batch_size == batch
@@ -203,7 +205,7 @@ def test_every_recipe_clips_its_gradients_and_changes_tokens_gradually(name):
     expected = (None, 1.0) if name.startswith("study") else (1.0, 0.0)
     assert (adamw.global_clipnorm, adamw.gradient_clip_norm) == expected
     schedule = schedules.schedule_of(params)
-    phases = {"asvit_imagenet": 3, "digits_asvit_i32_cpu": 2}.get(name, 1)
+    phases = {"asvit_imagenet": 3, "photographs_asvit_cpu": 3, "digits_asvit_i32_cpu": 2}.get(name, 1)
     assert len(schedule.phases) == phases
     assert schedule.transition == (round(params.trainer.train_steps / 20) if phases > 1 else 0)
 

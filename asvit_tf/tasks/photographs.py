@@ -1,0 +1,85 @@
+"""The recipe for a user's photographs: what depends on how many there are, and on how long they are trained on.
+
+`official_configs/photographs_asvit_cpu.yaml` holds what never changes; `fitted` gives the rest. No TensorFlow.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+# An augmentation costs accuracy before it brings any: the network has to have seen each image many times.
+_COLOUR_EPOCHS = 30
+_MIXING_EPOCHS, _MIXING_EXAMPLES = 100, 5_000
+_RATE, _RATE_BATCH, _LARGEST_RATE = 1e-3, 32, 2e-3
+_AVERAGED_SHARE = 0.02  # Of all steps, that the average of the weights reaches back.
+
+
+def batch_size(examples: int) -> int:
+    """Images in a training step: few steps an epoch would leave few in all, small batches waste the device.
+
+    Args:
+      examples: Training images.
+    """
+    return next((size for most, size in ((5_000, 32), (20_000, 64)) if examples < most), 128)
+
+
+def epochs(examples: int) -> int:
+    """Epochs of a training whose end nobody has set: 80 up to 2,000 images, fewer with their root; at least 15.
+
+    Args:
+      examples: Training images.
+    """
+    return max(15, round(80 * min(1.0, (2_000 / examples) ** 0.5)))
+
+
+def learning_rate(batch_size: int) -> float:
+    """The peak: 0.001 at 32 images a step, with the root of their number, at most 0.002.
+
+    Source: the root is the rule for Adam (Malladi et al., On the SDEs and Scaling Rules for Adaptive Gradient
+    Algorithms, NeurIPS 2022); 0.003 was seen to lose trainings at few tokens (docs/benchmarks.md, "Stability").
+    """
+    return min(_LARGEST_RATE, _RATE * (batch_size / _RATE_BATCH) ** 0.5)
+
+
+def fitted(examples: int, epochs: int, batch_size: int, image_size: tuple[int, int]) -> dict[str, Any]:
+    """Sections of an experiment by the amount of data and training; what they leave out is the YAML's.
+
+    Images are mirrored and cropped always; colours and shapes change from 30 epochs (RandAugment); parts are erased
+    and images mixed from 100 epochs of at least 5,000 (random erasing, Mixup, CutMix, whose labels come smoothed). The
+    longer a training is, the more a crop may leave out and the more blocks are skipped.
+
+    Args:
+      examples: Training images.
+      epochs: Times that each is seen.
+      batch_size: Images in a training step.
+      image_size: Rows and columns of the network's input.
+    """
+    steps = epochs * (examples // batch_size)
+    mixes = epochs >= _MIXING_EPOCHS and examples >= _MIXING_EXAMPLES
+    train_data: dict[str, Any] = {
+        "crop_area_range": [0.35 if mixes else 0.5 if epochs >= _COLOUR_EPOCHS else 0.65, 1.0],
+        "shuffle_buffer_size": min(examples, 10_000),
+    }
+    losses: dict[str, Any] = {"one_hot": True, "label_smoothing": 0.1}
+    if epochs >= _COLOUR_EPOCHS:
+        translation = max(1, min(image_size) // 10)
+        # Cutout would hide part of what random erasing hides too.
+        randaug = {"num_layers": 2, "magnitude": 5, "translate_const": translation, "exclude_ops": ["Cutout"]}
+        train_data["aug_type"] = {"type": "randaug", "randaug": randaug}
+    if mixes:
+        train_data["random_erasing"] = {"probability": 0.25}
+        train_data["mixup_and_cutmix"] = {"mixup_alpha": 0.2, "cutmix_alpha": 1.0, "label_smoothing": 0.1}
+        losses = {"one_hot": False, "soft_labels": True, "label_smoothing": 0.0}
+    return {
+        "task": {
+            "model": {"backbone": {"asvit": {"stochastic_depth": 0.1 if epochs >= _COLOUR_EPOCHS else 0.0}}},
+            "losses": losses,
+            "train_data": train_data,
+        },
+        "trainer": {
+            "optimizer_config": {
+                "learning_rate": {"cosine": {"initial_learning_rate": float(f"{learning_rate(batch_size):.2g}")}},
+                "ema": {"average_decay": round(1 - 1 / max(10.0, _AVERAGED_SHARE * steps), 6)},
+            }
+        },
+    }

@@ -1,0 +1,250 @@
+"""How `asvit run` and studies train a classifier: a recipe, with the topology, the data and their amount in it."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.resources
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from official.core import config_definitions as cfg
+
+from asvit_tf.choices import RECIPES
+from asvit_tf.dataloaders import experiment_yaml
+from asvit_tf.dataloaders.classification import Dataset
+from asvit_tf.design.grids import ceil_div
+from asvit_tf.design.topology import STRIDE, Topology
+from asvit_tf.errors import UserError
+from asvit_tf.tasks import classification, experiment_files, photographs
+
+PHOTOGRAPHS = "photographs"
+# What the data, the topology, and the number of epochs decide.
+_NOT_OF_A_RECIPE = (
+    *("task.class_names", "task.seed", "task.init_checkpoint", "task.init_checkpoint_modules"),
+    *("task.model.num_classes", "task.model.input_size", "task.evaluation.top_k"),
+    *(f"task.model.backbone.asvit.{name}" for name in ("topology", "base_stride", "stride")),
+    *(f"task.train_data.{name}" for name in ("input_path", "seed", "decode_jpeg_only")),
+    "task.validation_data.input_path",
+    *(f"trainer.{name}_interval" for name in ("summary", "checkpoint", "validation")),
+    "trainer.optimizer_config.learning_rate.cosine.decay_steps",
+    "trainer.optimizer_config.warmup.linear.warmup_steps",
+)
+# What is edited most often; everything else is written where it differs from the experiment as it is registered.
+_WRITTEN_ALWAYS = (
+    "task.model.dropout_rate",
+    "task.train_data.aug_rand_hflip",
+    "task.losses.label_smoothing",
+    "trainer.optimizer_config.optimizer.adamw.weight_decay_rate",
+    "trainer.optimizer_config.learning_rate.cosine.initial_learning_rate",
+)
+_KEPT = ("num_classes", "input_size", "backbone.asvit.topology", "backbone.asvit.base_stride")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How to train a classifier of a user's images. None: as the recipe says.
+
+    Attributes:
+      image_size: Rows and columns, in pixels.
+      seed: Seed of weights and data.
+      epochs: Epochs of training.
+      batch_size: Images in a step; all of them where they are fewer.
+      retokenization: A preset schedule.
+      flip: Mirror training images at random.
+      base_stride: Pixels between tokens at the finest tokenization (`grids.base_stride`).
+      recipe: One of `choices.RECIPES`, or a YAML for the experiment `asvit_images`.
+      overrides: Fields of the experiment, as `asvit train --params_override` takes them; they come last.
+      init_checkpoint: Weights to start from.
+      init_modules: Which of them (see `checkpoints.initialize`).
+    """
+
+    image_size: tuple[int, int]
+    seed: int
+    epochs: int | None = None
+    batch_size: int | None = None
+    retokenization: str = "none"
+    flip: bool | None = None
+    base_stride: int = STRIDE
+    recipe: str = "digits"
+    overrides: tuple[str, ...] = ()
+    init_checkpoint: str | None = None
+    init_modules: str = "all"
+
+
+def classifier(plan: Plan, dataset: Dataset, topology: Topology) -> cfg.ExperimentConfig:
+    """The experiment that trains a topology on a data set.
+
+    Args:
+      plan: How to train.
+      dataset: To train on.
+      topology: To train.
+
+    Raises:
+      UserError: The recipe cannot be read, or a field does not exist, has a value of another type, or belongs to the
+        design.
+    """
+    params = recipe(plan.recipe)
+    examples, epochs = dataset.train_examples, plan.epochs or _epochs(params, plan.recipe, dataset.train_examples)
+    batch_size = plan.batch_size or params.task.train_data.global_batch_size
+    if plan.recipe == PHOTOGRAPHS:
+        batch_size = min(plan.batch_size or photographs.batch_size(examples), examples)
+        experiment_files.override(
+            params, photographs.fitted(examples, epochs, batch_size, plan.image_size), plan.recipe
+        )
+    experiment_files.override(params, _data(plan, dataset, topology), "asvit run")
+    experiment_files.override(params, _steps(examples, epochs, min(batch_size, examples)), "asvit run")
+    designed = _design(params)
+    apply(params, plan.overrides)
+    if _design(params) != designed:
+        raise UserError(f"params_override changes the design; none of task.model's {', '.join(_KEPT)} can be changed")
+    return params
+
+
+def recipe(name: str) -> cfg.ExperimentConfig:
+    """The experiment of a recipe: one of `choices.RECIPES`, or a YAML.
+
+    Raises:
+      UserError: There is none, or it has other fields or values than such an experiment.
+    """
+    params = classification.asvit_images()
+    registered = classification.asvit_images()
+    path = str(importlib.resources.files("official_configs") / RECIPES[name]) if name in RECIPES else name
+    experiment_files.override(params, experiment_files.read(path), path)
+    experiment_files.check_types(params, registered)
+    return params
+
+
+def check(plan: Plan) -> None:
+    """Refuses a recipe, or fields of it, that do not exist or have values of another type, before there are any data.
+
+    Raises:
+      UserError: As `classifier`.
+    """
+    apply(recipe(plan.recipe), plan.overrides)
+
+
+def recipe_text(params: cfg.ExperimentConfig) -> str:
+    """A training as a recipe in YAML: what differs from the experiment as it is registered, but for what is another
+    training's by its data and topology. Its epochs are the steps over those of a loop.
+    """
+    content = _without(params.as_dict(), _NOT_OF_A_RECIPE)
+    differing = _differences(content, _without(classification.asvit_images().as_dict(), _WRITTEN_ALWAYS))
+    return experiment_yaml.text(differing, "How asvit run trained; edit it, and give it to asvit run --recipe.")
+
+
+def _without(content: dict[str, Any], paths: Sequence[str]) -> dict[str, Any]:
+    """An experiment's fields without some of them."""
+    for path in paths:
+        *sections, name = path.split(".")
+        section = content
+        for part in sections:
+            section = section[part]
+        del section[name]
+    return content
+
+
+def _differences(content: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields whose values are not the usual ones."""
+    differing: dict[str, Any] = {}
+    for name, value in content.items():
+        before = usual.get(name)
+        if isinstance(value, Mapping) and isinstance(before, Mapping):
+            value = _differences(value, before)
+            if value:
+                differing[name] = value
+        elif value != before:
+            differing[name] = value
+    return differing
+
+
+def apply(params: cfg.ExperimentConfig, overrides: Sequence[str]) -> None:
+    """Sets single fields, as `asvit train --params_override` does.
+
+    Raises:
+      UserError: One does not exist, or has a value of another type.
+    """
+    for text in overrides:
+        experiment_files.override_by_text(params, text)
+    experiment_files.check_types(params, classification.asvit_images())
+
+
+def epochs_of(params: cfg.ExperimentConfig) -> int:
+    """Epochs of an experiment whose loop of steps is one."""
+    return max(1, params.trainer.train_steps // params.trainer.steps_per_loop)
+
+
+def evaluations(epochs: int) -> int:
+    """How often a training of so many epochs is evaluated."""
+    return ceil_div(epochs, _epochs_between_evaluations(epochs))
+
+
+def _epochs_between_evaluations(epochs: int) -> int:
+    return max(1, epochs // 6)
+
+
+def _epochs(params: cfg.ExperimentConfig, recipe: str, examples: int) -> int:
+    return photographs.epochs(examples) if recipe == PHOTOGRAPHS else epochs_of(params)
+
+
+def _design(params: cfg.ExperimentConfig) -> list[Any]:
+    """What `_KEPT` names."""
+    model = params.task.model.as_dict()
+    return [
+        model["num_classes"],
+        model["input_size"],
+        *(model["backbone"]["asvit"][n.split(".")[-1]] for n in _KEPT[2:]),
+    ]
+
+
+def _data(plan: Plan, dataset: Dataset, topology: Topology) -> dict[str, Any]:
+    """What the data set, the topology and the plan decide of the task."""
+    mirror = {} if plan.flip is None else {"aug_rand_hflip": plan.flip}
+    start = {"init_checkpoint": plan.init_checkpoint, "init_checkpoint_modules": plan.init_modules}
+    return {
+        "task": {
+            "seed": plan.seed,
+            "class_names": list(dataset.class_names),
+            **(start if plan.init_checkpoint else {}),
+            "model": {
+                "num_classes": len(dataset.class_names),
+                "input_size": [*plan.image_size, 3],
+                "backbone": {
+                    "asvit": {
+                        "topology": str(topology),
+                        "base_stride": plan.base_stride,
+                        "stride": plan.base_stride,
+                    }
+                },
+            },
+            "retokenization": {"preset": plan.retokenization},
+            # JPEGs are cropped before they are decoded.
+            "train_data": {
+                "input_path": dataset.train_path,
+                "seed": plan.seed,
+                "decode_jpeg_only": dataset.jpeg_only,
+                **mirror,
+            },
+            "validation_data": {"input_path": dataset.validation_path},
+            "evaluation": {"top_k": min(5, len(dataset.class_names))},
+        }
+    }
+
+
+def _steps(examples: int, epochs: int, batch_size: int) -> dict[str, Any]:
+    """Every number of steps; a loop of them is an epoch."""
+    epoch_steps = examples // batch_size
+    train_steps = epoch_steps * epochs
+    return {
+        "task": {"train_data": {"global_batch_size": batch_size}},
+        "trainer": {
+            "train_steps": train_steps,
+            "steps_per_loop": epoch_steps,
+            "summary_interval": epoch_steps,
+            "checkpoint_interval": epoch_steps * max(1, epochs // 12),
+            "validation_interval": epoch_steps * _epochs_between_evaluations(epochs),
+            "optimizer_config": {
+                "learning_rate": {"cosine": {"decay_steps": train_steps}},
+                "warmup": {"linear": {"warmup_steps": max(1, train_steps // 20)}},
+            },
+        },
+    }

@@ -1,0 +1,163 @@
+"""The design of one run: searched and grown on the run's own images, or kept from a network trained before."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from asvit_tf.dataloaders import classification as data
+from asvit_tf.dataloaders import images
+from asvit_tf.design.topology import Topology
+from asvit_tf.errors import UserError
+from asvit_tf.modeling import checkpoints
+from asvit_tf.serving import export
+from search.runs.settings import PROXY_DIVISOR, RunSettings
+from search.scoring.score import Remembered, Scorer
+from search.scoring.settings import ScoringSettings
+from search.scoring.training_free import TrainingFreeScorer
+from search.strategy import growth, reinforce, space
+from search.strategy.limits import Limits
+from search.strategy.settings import LEAST_HEAD_DIM, GrowthSettings, SearchSettings
+
+# Growth stops once a member has this share of the budget: one more step would rarely fit, and each one costs a minute.
+_FULL_ENOUGH = 0.8
+
+
+def once(path: Path, step: Callable[[Path], dict[str, Any]], key: str | None = None) -> dict[str, Any]:
+    """A step's `result.json`, made if it is not there, or lacks a key that earlier versions did not write.
+
+    Args:
+      path: The step's directory.
+      step: Writes it there, and returns it.
+      key: Of the result.
+    """
+    path.mkdir(exist_ok=True)
+    written = path / "result.json"
+    result = json.loads(written.read_text(encoding="utf-8")) if written.exists() else None
+    return result if result is not None and (key is None or key in result) else step(path)
+
+
+def scorer(directory: Path, settings: RunSettings, dataset: data.Dataset) -> Scorer:
+    """Scores on a data set's images, each topology once.
+
+    Raises:
+      UserError: There are fewer images than a score takes.
+    """
+    if settings.score_batch > dataset.train_examples:
+        raise UserError(
+            f"score_batch is {settings.score_batch}, but there are {dataset.train_examples} training images"
+        )
+    source = images.Source(data_path=dataset.train_path)
+    sample, _ = images.sample(source, settings.score_batch, settings.size, settings.seed, progress=True)
+    scoring = ScoringSettings(
+        image_size=settings.size,
+        base_stride=settings.stride,
+        repeats=settings.repeats,
+        seed=settings.seed,
+    )
+    return Remembered(TrainingFreeScorer(scoring, sample), directory / "scores.jsonl")
+
+
+def limits(settings: RunSettings, num_classes: int) -> Limits:
+    """What the trained network may have."""
+    return Limits(settings.most_parameters, None, settings.size, num_classes, settings.stride)
+
+
+def fitting(settings: RunSettings) -> space.Space:
+    """The topologies that fit the images.
+
+    They have the width that growth starts from, so that what is trained is never narrower than what was found.
+    """
+    return space.fitting(settings.size, settings.stride, settings.width, LEAST_HEAD_DIM)
+
+
+def seconds_of_a_score(settings: RunSettings, scored: Scorer) -> float:
+    """Seconds that a score takes, measured on the second of two: the first also starts TensorFlow."""
+    choices = fitting(settings)
+    ends = [choices.topology_at([i * (len(options) - 1) for options in choices.choices.values()]) for i in (0, 1)]
+    for topology in ends:
+        start = time.perf_counter()
+        next(iter(scored([topology])))
+        seconds = time.perf_counter() - start
+    return seconds
+
+
+def search(directory: Path, settings: RunSettings, scored: Scorer, num_classes: int, steps: int) -> dict[str, Any]:
+    """The found topology, as `reinforce.search` returns it."""
+    allowed = limits(settings, num_classes)
+    options = SearchSettings(total_steps=steps, seed=settings.seed)
+    return once(
+        directory / "search",
+        lambda path: reinforce.search(path, options, scored, allowed, fitting(settings), progress=True),
+    )
+
+
+def grow(
+    directory: Path,
+    settings: RunSettings,
+    topology: Topology,
+    scored: Scorer,
+    num_classes: int,
+    stop: Callable[[float], bool] | None,
+) -> dict[str, Any]:
+    """The family, as `growth.grow` returns it; `stop` ends it.
+
+    Raises:
+      UserError: Not even the smallest network fits the budget.
+    """
+    allowed, budget = limits(settings, num_classes), settings.most_parameters
+    options = GrowthSettings(settings.width, PROXY_DIVISOR, stop_parameters=round(_FULL_ENOUGH * budget))
+    smallest = allowed.count(options.start(topology)).parameters
+    if smallest > budget:
+        raise UserError(
+            f"the smallest network of this topology has {smallest / 1e6:.2f} M parameters, over the budget of "
+            f"{settings.budget:g} M; start again in another directory with a larger budget"
+        )
+    return once(
+        directory / "grow",
+        lambda path: growth.grow(path, topology, options, scored, allowed, progress=True, stop=stop),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """A network that was trained before.
+
+    Attributes:
+      topology: Its topology.
+      base_stride: Pixels between its tokens at the finest tokenization.
+      checkpoint: Directory or checkpoint with its weights.
+      class_names: That it tells apart.
+    """
+
+    topology: Topology
+    base_stride: int
+    checkpoint: str
+    class_names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, path: str) -> Kept:
+        """That of a run's directory, or of a training's.
+
+        Raises:
+          UserError: There is none, or it is no As-ViT classifier.
+        """
+        directory = Path(path) / "train" if (Path(path) / "train" / "params.yaml").exists() else Path(path)
+        params = export.read_params(str(directory))
+        backbone = getattr(getattr(params.task.model, "backbone", None), "asvit", None)
+        if backbone is None or not hasattr(params.task, "class_names"):
+            raise UserError(f"init_checkpoint {path} holds no As-ViT classifier")
+        if checkpoints.newest(directory) is None:
+            raise UserError(f"init_checkpoint {path} holds no checkpoint; train it first")
+        names = tuple(params.task.class_names)
+        return cls(Topology.parse(backbone.topology), backbone.base_stride, str(directory), names)
+
+    def family(self, settings: RunSettings, num_classes: int) -> list[dict[str, Any]]:
+        """The network as the one member of its family."""
+        sizes = dataclasses.replace(limits(settings, num_classes), base_stride=self.base_stride)
+        counted = sizes.count(self.topology)
+        return [dict(topology=str(self.topology), parameters=counted.parameters, macs=counted.macs, scores=None)]

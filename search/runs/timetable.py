@@ -1,0 +1,150 @@
+"""`--hours`: how the time of a run is shared out. What was decided is written down, so that a killed run keeps to it.
+
+A fifth goes to the design, and of that a third to the search; the training has the rest, but for what export and report
+take. Growth ends when its time does, and leaves a family of sizes: the largest member is trained whose epochs, in the
+time that is left, are as many as a training of so many images needs; if none is small enough for that, the smallest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from asvit_tf.errors import UserError
+from asvit_tf.storage import write_json
+
+LEAST_HOURS = 0.05
+DESIGN_SHARE = 0.2
+SEARCH_SHARE = 1 / 3  # Of the design's.
+LEAST_STEPS, MOST_STEPS = 4, 200  # Of a search.
+MOST_EPOCHS = 400  # More were never seen to help; a small data set would be trained on thousands of times.
+END_SECONDS = 75.0  # Export and report, measured on two cores.
+_RESERVE = 0.03  # Of what is left for the training: machines are not evenly fast.
+
+
+def check(hours: float | None) -> None:
+    """Refuses hours that nothing can be done in.
+
+    Raises:
+      UserError: They are fewer than `LEAST_HOURS`, or no number.
+    """
+    if hours is not None and not LEAST_HOURS <= hours < math.inf:
+        raise UserError(f"hours is {hours}; it must be a number from {LEAST_HOURS}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """A member of the family, and how long it is trained.
+
+    Attributes:
+      member: Its index.
+      epochs: Of its training.
+      seconds: That training and evaluations are expected to take.
+    """
+
+    member: int
+    epochs: int
+    seconds: float
+
+
+def choose(
+    macs: Sequence[float],
+    measured: int,
+    training_seconds: Callable[[int], float],
+    available_seconds: float,
+    enough_epochs: int,
+    least_epochs: int,
+) -> Choice:
+    """The member to train, and for how many epochs.
+
+    Args:
+      macs: Multiply-accumulates of an image, by member, from the smallest to the largest.
+      measured: Index of the member whose training was measured; seconds of the others go with their operations.
+      training_seconds: Epochs to seconds of the measured member's training, evaluations and tracing included.
+      available_seconds: For it.
+      enough_epochs: As many as such a training needs.
+      least_epochs: As few as the schedule allows.
+    """
+
+    def seconds(member: int, epochs: int) -> float:
+        return training_seconds(epochs) * macs[member] / macs[measured]
+
+    def affordable(member: int) -> int:
+        low, high = least_epochs, MOST_EPOCHS
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if seconds(member, middle) <= available_seconds else (low, middle - 1)
+        return low
+
+    fits = [member for member in range(len(macs)) if affordable(member) >= enough_epochs]
+    member = max(fits, key=lambda i: macs[i]) if fits else 0
+    epochs = affordable(member)
+    return Choice(member, epochs, seconds(member, epochs))
+
+
+class Timetable:
+    """The time of one run, over all its starts.
+
+    Args:
+      path: Where decisions are written down; read if it is there.
+      hours: Of the whole run.
+      started: When this start began, of `time.monotonic`.
+    """
+
+    def __init__(self, path: Path, hours: float, started: float):
+        self._path = path
+        self._started = started
+        self._kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        self._before = self._kept.get("used_seconds", 0.0)
+        self.total = 3600 * hours
+
+    @property
+    def used(self) -> float:
+        """Seconds so far; of starts that were killed, up to the last `keep`."""
+        return self._before + time.monotonic() - self._started
+
+    def keep(self, **decided: Any) -> None:
+        """Writes down the seconds so far, and what was decided."""
+        self._kept |= {**decided, "used_seconds": self.used}
+        write_json(self._path, self._kept)
+
+    def search_steps(self, seconds_of_a_score: Callable[[], float]) -> int:
+        """Topologies that the search samples.
+
+        Args:
+          seconds_of_a_score: Measures it; called where this was not decided before.
+        """
+        if "search_steps" not in self._kept:
+            seconds = seconds_of_a_score()
+            affordable = self.total * DESIGN_SHARE * SEARCH_SHARE / seconds
+            steps = max(LEAST_STEPS, min(MOST_STEPS, int(affordable)))
+            self.keep(search_steps=steps, seconds_of_a_score=seconds)
+        return self._kept["search_steps"]
+
+    def growth_ends(self, step_seconds: float) -> bool:
+        """Whether a step of growth, which is expected to take as long as the one before, would end too late."""
+        self.keep()
+        return self.used + step_seconds > self.total * DESIGN_SHARE
+
+    def choice(self, decide: Callable[[float], Choice]) -> Choice:
+        """What is trained.
+
+        Args:
+          decide: Takes the seconds that training may have; called where this was not decided before.
+        """
+        if "choice" not in self._kept:
+            left = (self.total - self.used - END_SECONDS) * (1 - _RESERVE)
+            self.keep(choice=dataclasses.asdict(decide(left)))
+        return Choice(**self._kept["choice"])
+
+
+def span(seconds: float) -> str:
+    """Seconds in words."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

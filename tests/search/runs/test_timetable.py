@@ -1,0 +1,94 @@
+"""How hours are shared out, by hand; and that a killed run keeps to what was decided."""
+
+import json
+import types
+
+import pytest
+
+from asvit_tf import UserError
+from search.runs import timetable
+from search.runs.settings import RunSettings
+from search.runs.timetable import Choice, Timetable
+
+MACS = [1.0, 2.0, 4.0, 8.0]
+
+
+def choose(seconds, enough=20, least=3, measured=3):
+    """An epoch of the largest member takes 8 s: a second for each unit of operations."""
+    return timetable.choose(MACS, measured, lambda epochs: MACS[measured] * epochs, seconds, enough, least)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (160, Choice(3, 20, 160)),  # The largest, just so.
+        (159, Choice(2, 39, 156)),
+        (1000, Choice(3, 125, 1000)),
+        (40, Choice(1, 20, 40)),
+        (19, Choice(0, 19, 19)),  # None is fast enough: the smallest, for as long as there is time.
+        (0, Choice(0, 3, 3)),  # No time at all: what the schedule needs.
+        (10**6, Choice(3, timetable.MOST_EPOCHS, 8 * timetable.MOST_EPOCHS)),
+    ],
+)
+def test_the_largest_member_that_trains_long_enough(seconds, expected):
+    assert choose(seconds) == expected
+    assert choose(seconds, measured=1) == expected  # Whichever was measured.
+
+
+def test_a_larger_member_need_not_have_more_operations():
+    choice = timetable.choose([3.0, 2.0], 1, lambda epochs: 2.0 * epochs, 50, 20, 1)
+    assert choice == Choice(1, 25, 50)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = types.SimpleNamespace(seconds=100.0)
+    monkeypatch.setattr(timetable, "time", types.SimpleNamespace(monotonic=lambda: now.seconds))
+    return now
+
+
+def test_shares_of_an_hour(tmp_path, clock):
+    table = Timetable(tmp_path / "t.json", 1.0, started=90.0)
+    assert table.used == 10
+    # 3600 * 0.2 / 3 = 240 s for the search.
+    assert table.search_steps(lambda: 4.0) == 60
+    clock.seconds = 90 + 700
+    assert not table.growth_ends(20.0)
+    assert table.growth_ends(20.1)
+    left = []
+    table.choice(lambda seconds: left.append(seconds) or Choice(1, 7, 50.0))
+    assert left == [pytest.approx((3600 - 700 - timetable.END_SECONDS) * 0.97)]
+
+
+@pytest.mark.parametrize(("score", "steps"), [(1000.0, timetable.LEAST_STEPS), (0.001, timetable.MOST_STEPS)])
+def test_searches_have_bounds(tmp_path, clock, score, steps):
+    assert Timetable(tmp_path / "t.json", 1.0, 100.0).search_steps(lambda: score) == steps
+
+
+def test_a_killed_run_keeps_to_its_decisions(tmp_path, clock):
+    path = tmp_path / "t.json"
+    first = Timetable(path, 0.5, started=100.0)
+    first.search_steps(lambda: 2.0)
+    clock.seconds += 60
+    first.choice(lambda seconds: Choice(2, 11, 300.0))
+    clock.seconds += 1000  # Killed; not known how long it went on.
+    again = Timetable(path, 0.5, started=clock.seconds)
+    assert again.used == 60
+    refuse = pytest.fail
+    assert again.search_steps(refuse) == 60
+    assert again.choice(refuse) == Choice(2, 11, 300.0)
+    assert json.loads(path.read_text())["choice"]["epochs"] == 11
+
+
+@pytest.mark.parametrize("hours", [0, -1, 0.049, float("nan"), float("inf")])
+def test_hours_that_nothing_can_be_done_in(hours):
+    with pytest.raises(UserError, match="must be a number from 0.05"):
+        RunSettings(hours=hours)
+
+
+def test_what_time_decides_is_left_open():
+    assert (RunSettings().search_steps, RunSettings().budget) == (20, 1.0)
+    timed = RunSettings(hours=1)
+    assert (timed.search_steps, timed.budget) == (None, 100.0)
+    kept = RunSettings(hours=1, search_steps=7, budget=2.5)
+    assert (kept.search_steps, kept.budget) == (7, 2.5)

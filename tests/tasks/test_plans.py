@@ -1,0 +1,152 @@
+"""Recipes by name, by file and by amount of data; what may be overridden; what is written down and given back."""
+
+import itertools
+
+import pytest
+import yaml
+from helpers import TINY
+
+from asvit_tf import Topology, UserError
+from asvit_tf.dataloaders.classification import Dataset
+from asvit_tf.tasks import checks, experiment_files, photographs, plans
+
+
+def dataset(examples):
+    return Dataset("data", ("cat", "dog", "owl"), examples, 20)
+
+
+def planned(examples=1300, **options):
+    plan = plans.Plan((32, 48), seed=5, base_stride=2, **{"recipe": "photographs", **options})
+    return plans.classifier(plan, dataset(examples), Topology.parse(TINY))
+
+
+def test_data_design_and_steps_come_from_the_plan():
+    params = planned(1300, epochs=7, batch_size=50, retokenization="thirds", flip=False)
+    task, trainer = params.task, params.trainer
+    assert (task.model.num_classes, list(task.model.input_size)) == (3, [32, 48, 3])
+    backbone = task.model.backbone.asvit
+    assert (backbone.topology, backbone.base_stride, backbone.stride) == (str(Topology.parse(TINY)), 2, 2)
+    assert (task.seed, task.train_data.seed, task.retokenization.preset) == (5, 5, "thirds")
+    assert (task.train_data.input_path, task.validation_data.input_path) == (
+        "data/train.tfrecord",
+        "data/validation.tfrecord",
+    )
+    assert task.train_data.aug_rand_hflip is False
+    assert task.validation_data.aug_crop is False
+    assert (trainer.steps_per_loop, trainer.train_steps) == (26, 7 * 26)
+    assert trainer.optimizer_config.learning_rate.cosine.decay_steps == 7 * 26
+    assert plans.epochs_of(params) == 7
+    checks.check(params)
+
+
+@pytest.mark.parametrize(
+    ("examples", "epochs", "batch"),
+    # 80 * sqrt(2000 / n), by hand; batches of 32, 64, 128 from 0, 5,000 and 20,000 images.
+    [(20, 80, 20), (1300, 80, 32), (2000, 80, 32), (8000, 40, 64), (50_000, 16, 128), (1_281_167, 15, 128)],
+)
+def test_epochs_and_batches_by_the_number_of_images(examples, epochs, batch):
+    params = planned(examples)
+    assert plans.epochs_of(params) == epochs
+    assert params.task.train_data.global_batch_size == batch
+
+
+def test_learning_rate_grows_with_the_root_of_the_batch():
+    rates = {
+        batch: planned(50_000, batch_size=batch).trainer.optimizer_config.learning_rate.cosine.initial_learning_rate
+        for batch in (8, 32, 64, 128, 4096)
+    }
+    assert rates == {8: 0.0005, 32: 0.001, 64: 0.0014, 128: 0.002, 4096: 0.002}
+
+
+def test_augmentation_by_epochs_and_images():
+    """Every combination is one that losses and labels agree with; more training never means less augmentation."""
+    strength = {}
+    for examples, epochs in itertools.product((500, 50_000), (15, 30, 100)):
+        params = planned(examples, epochs=epochs)
+        checks.check(params)
+        data = params.task.train_data
+        assert data.aug_rand_hflip
+        assert data.aug_crop
+        strength[examples, epochs] = (
+            data.aug_type is not None,
+            data.mixup_and_cutmix is not None,
+            data.random_erasing is not None,
+            params.task.model.backbone.asvit.stochastic_depth > 0,
+            1 - data.crop_area_range[0] > 0.4,
+        )
+    assert strength[500, 15] == strength[50_000, 15] == (False, False, False, False, False)
+    assert strength[500, 30] == strength[50_000, 30] == strength[500, 100] == (True, False, False, True, True)
+    assert strength[50_000, 100] == (True, True, True, True, True)
+    assert planned(500, epochs=30).task.train_data.aug_type.randaug.translate_const == 3  # A tenth of 32 pixels.
+
+
+def test_averages_reach_back_a_fiftieth_of_the_training():
+    params = planned(50_000, epochs=16)
+    steps = params.trainer.train_steps
+    assert params.trainer.optimizer_config.ema.average_decay == pytest.approx(1 - 50 / steps, abs=1e-6)
+    assert planned(40, epochs=1).trainer.optimizer_config.ema.average_decay == 0.9  # Ten steps, where those are more.
+
+
+def test_the_recipe_written_down_trains_the_same(tmp_path):
+    params = planned(1300)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(plans.recipe_text(params))
+    assert planned(1300, recipe=str(path)).as_dict() == params.as_dict()
+    assert len(path.read_text().splitlines()) < 40
+    assert "topology" not in path.read_text()
+    assert "tfrecord" not in path.read_text()
+    edited = yaml.safe_load(path.read_text())
+    edited["task"]["losses"]["label_smoothing"] = 0.03
+    edited["trainer"]["optimizer_config"]["learning_rate"]["cosine"]["initial_learning_rate"] = 0.0007
+    path.write_text(yaml.safe_dump(edited))
+    again = planned(650, recipe=str(path))
+    assert again.task.losses.label_smoothing == 0.03
+    assert again.trainer.optimizer_config.learning_rate.cosine.initial_learning_rate == 0.0007
+    assert plans.epochs_of(again) == 80
+    assert again.trainer.steps_per_loop == 650 // 32
+
+
+def test_digits_keep_their_recipe():
+    params = planned(1438, recipe="digits")
+    assert (plans.epochs_of(params), params.task.train_data.global_batch_size) == (80, 32)
+    assert params.task.train_data.aug_rand_hflip is False
+    assert params.trainer.optimizer_config.ema is None
+
+
+def test_fields_come_last():
+    params = planned(1300, overrides=("task.losses.label_smoothing=0.2,trainer.max_to_keep=7", "trainer.max_to_keep=8"))
+    assert (params.task.losses.label_smoothing, params.trainer.max_to_keep) == (0.2, 8)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"overrides": ("task.losses.label_smothing=0.2",)}, "did you mean label_smoothing"),
+        ({"overrides": ("trainer.max_to_keep=many",)}, "trainer.max_to_keep is 'many'; it must be a whole number"),
+        ({"overrides": ("task.model.num_classes=4",)}, "changes the design"),
+        ({"overrides": ("task.model.backbone.asvit.base_stride=1",)}, "changes the design"),
+        ({"recipe": "no_such.yaml"}, "cannot read no_such.yaml"),
+    ],
+)
+def test_recipes_and_fields_that_do_not_fit(options, message):
+    with pytest.raises(UserError, match=message):
+        planned(1300, **options)
+
+
+def test_wrong_fields_are_refused_without_data():
+    plan = plans.Plan((32, 32), 0, recipe="photographs", overrides=("trainer.max_to_keeep=1",))
+    with pytest.raises(UserError, match="did you mean max_to_keep"):
+        plans.check(plan)
+
+
+def test_a_recipe_of_another_kind_is_refused(tmp_path):
+    path = tmp_path / "detector.yaml"
+    path.write_text("task: {model: {anchor: {num_scales: 3}}}")
+    with pytest.raises(UserError, match="anchor"):
+        plans.recipe(str(path))
+
+
+def test_rules_need_no_configs():
+    sections = photographs.fitted(50_000, 16, 128, (32, 32))
+    params = plans.recipe("photographs")
+    experiment_files.override(params, sections, "photographs")
