@@ -78,6 +78,7 @@ _setting = functools.partial(setting, RunSettings)
     metavar="A.B=C,...",
     help="Fields of the training, applied after the recipe; YAML or a file will do, too. May be repeated.",
 )
+@click.option("--balanced", is_flag=True, help="Train for the balanced accuracy: uneven classes count alike.")
 @click.option(
     "--init-checkpoint",
     type=PathName(),

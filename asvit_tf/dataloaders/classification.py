@@ -89,11 +89,11 @@ class Dataset:
         paths = dict(train_path=self.train_path, validation_path=self.validation_path, test_path=self.test_path)
         return {**dataclasses.asdict(self), **paths, **self.all_skipped.as_dict()}
 
-    def validation_shares(self) -> list[float]:
-        """Number of validation images of each class."""
+    def shares(self, split: str) -> list[float]:
+        """Share of each class in the images of "train" or "validation"."""
         labels = [
             tf.train.Example.FromString(record).features.feature["image/class/label"].int64_list.value[0]
-            for record in tf.data.TFRecordDataset(record_files("validation", self.validation_path)).as_numpy_iterator()
+            for record in tf.data.TFRecordDataset(record_files(split, self._path(split))).as_numpy_iterator()
         ]
         return (np.bincount(labels, minlength=len(self.class_names)) / len(labels)).tolist()
 

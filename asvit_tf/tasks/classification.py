@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
+import tensorflow as tf
+import tf_keras
 from official.core import config_definitions as cfg
 from official.core import exp_factory, task_factory
 from official.modeling import hyperparams
@@ -46,6 +51,8 @@ class ClassificationTask(image_classification.ImageClassificationTask):
       retokenization: When the stem's stride and dilation change.
       guard: What happens when the training loses what it learned.
       class_names: By label, for the exported model; empty for "0", "1" and so on.
+      class_shares: Of the training images, by label: trained for the balanced accuracy (see `Adjusted`). Empty: for the
+        accuracy.
       seed: Seed of initial weights, shuffling and augmentation, set by `training.run`; None draws fresh ones.
     """
 
@@ -53,7 +60,32 @@ class ClassificationTask(image_classification.ImageClassificationTask):
     retokenization: Retokenization = dataclasses.field(default_factory=Retokenization)
     guard: GuardConfig = dataclasses.field(default_factory=GuardConfig)
     class_names: list[str] = dataclasses.field(default_factory=list)
+    class_shares: list[float] = dataclasses.field(default_factory=list)
     seed: int | None = None
+
+
+class Adjusted:
+    """A model in training whose logits have the logarithm of the classes' shares added.
+
+    What is learned so are the logits without it, which answer for classes that are all as frequent. The loss stays a
+    cross-entropy of the labels as they are: that of a network that tells nothing apart is the entropy of the shares, as
+    without adjustment. Source: Menon et al., "Long-tail learning via logit adjustment" (ICLR 2021), equation 10 with
+    tau = 1.
+
+    Args:
+      model: [B, H, W, 3] to logits [B, classes].
+      shares: Of the classes, each above 0.
+    """
+
+    def __init__(self, model: tf_keras.Model, shares: Sequence[float]):
+        self._model = model
+        self._log_shares = np.log(np.asarray(shares) / np.sum(shares)).astype(np.float32)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> tf.Tensor:
+        return tf.cast(self._model(*args, **kwargs), tf.float32) + self._log_shares
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)  # Its losses and variables.
 
 
 @task_factory.register_task_cls(ClassificationTask)
@@ -73,6 +105,11 @@ class AsViTClassificationTask(AsViTTask, classification_task.ImageClassification
             dataset = super().build_inputs(params, input_context)
         multilabel = self.task_config.train_data.is_multilabel
         return dataset if multilabel else inputs.checked_labels(dataset, self.task_config.model.num_classes)
+
+    def train_step(self, inputs, model, optimizer, metrics=None):
+        """The Model Garden's; of a model that is adjusted to the classes' shares, if the task has them."""
+        shares = self.task_config.class_shares
+        return super().train_step(inputs, Adjusted(model, shares) if shares else model, optimizer, metrics)
 
     def build_metrics(self, training=True):
         """The Model Garden's metrics, and those of `class_metrics`."""

@@ -20,7 +20,7 @@ from asvit_tf.tasks import classification, experiment_files, photographs
 PHOTOGRAPHS = "photographs"
 # What the data, the topology, and the number of epochs decide.
 _NOT_OF_A_RECIPE = (
-    *("task.class_names", "task.seed", "task.init_checkpoint", "task.init_checkpoint_modules"),
+    *("task.class_names", "task.class_shares", "task.seed", "task.init_checkpoint", "task.init_checkpoint_modules"),
     *("task.model.num_classes", "task.model.input_size", "task.evaluation.top_k"),
     *(f"task.model.backbone.asvit.{name}" for name in ("topology", "base_stride", "stride")),
     *(f"task.train_data.{name}" for name in ("input_path", "seed", "decode_jpeg_only")),
@@ -54,6 +54,7 @@ class Plan:
       base_stride: Pixels between tokens at the finest tokenization (`grids.base_stride`).
       recipe: One of `choices.RECIPES`, or a YAML for the experiment `asvit_images`.
       overrides: Fields of the experiment, as `asvit train --params_override` takes them; they come last.
+      balanced: Train for the balanced accuracy (see `classification.Adjusted`).
       init_checkpoint: Weights to start from.
       init_modules: Which of them (see `checkpoints.initialize`).
     """
@@ -67,6 +68,7 @@ class Plan:
     base_stride: int = STRIDE
     recipe: str = "digits"
     overrides: tuple[str, ...] = ()
+    balanced: bool = False
     init_checkpoint: str | None = None
     init_modules: str = "all"
 
@@ -93,10 +95,7 @@ def classifier(plan: Plan, dataset: Dataset, topology: Topology) -> cfg.Experime
         )
     experiment_files.override(params, _data(plan, dataset, topology), "asvit run")
     experiment_files.override(params, _steps(examples, epochs, min(batch_size, examples)), "asvit run")
-    designed = _design(params)
     apply(params, plan.overrides)
-    if _design(params) != designed:
-        raise UserError(f"params_override changes the design; none of task.model's {', '.join(_KEPT)} can be changed")
     return params
 
 
@@ -161,11 +160,14 @@ def apply(params: cfg.ExperimentConfig, overrides: Sequence[str]) -> None:
     """Sets single fields, as `asvit train --params_override` does.
 
     Raises:
-      UserError: One does not exist, or has a value of another type.
+      UserError: One does not exist, has a value of another type, or belongs to the design.
     """
+    designed = _design(params)
     for text in overrides:
         experiment_files.override_by_text(params, text)
     experiment_files.check_types(params, classification.asvit_images())
+    if _design(params) != designed:
+        raise UserError(f"params_override changes the design; none of task.model's {', '.join(_KEPT)} can be changed")
 
 
 def epochs_of(params: cfg.ExperimentConfig) -> int:
@@ -204,6 +206,7 @@ def _data(plan: Plan, dataset: Dataset, topology: Topology) -> dict[str, Any]:
         "task": {
             "seed": plan.seed,
             "class_names": list(dataset.class_names),
+            "class_shares": dataset.shares("train") if plan.balanced else [],
             **(start if plan.init_checkpoint else {}),
             "model": {
                 "num_classes": len(dataset.class_names),

@@ -56,7 +56,6 @@ def rehearse(params: cfg.ExperimentConfig, validation_examples: int) -> Speed:
     """
     phases = schedules.schedule_of(params).phases
     params = copy.deepcopy(params)
-    params.unlock()
     strides = [phase.tokenization.stride for phase in phases]
     spans = [{"stride": stride, "until_step": 2 * _STEPS * (i + 1)} for i, stride in enumerate(strides)]
     del spans[-1]["until_step"]

@@ -61,15 +61,7 @@ def render(
         f"{result['majority_share']:.2%}, the balanced accuracy {result['balanced_accuracy']:.2%}. "
         f"{_test(result)}Topologies that could not be scored: {result['failed_scores']}.</p>",
         f"<pre>{html.escape(in_words(result) or 'No image file was skipped.')}</pre>",
-        "<h2>Search</h2>",
-        pages.embedded(
-            figures.search_figure(search_trace), "REINFORCE over training-free measures; no candidate is trained."
-        ),
-        "<h2>Growth</h2>",
-        pages.embedded(
-            figures.growth_figure(family), "Depth and width of the family, from the seed to the trained member."
-        ),
-        pages.family_table(family),
+        *_design(search_trace, family),
         "<h2>Training</h2>",
         pages.embedded(
             figures.training_figure(training.blocks, training.evaluations, training.schedule),
@@ -79,6 +71,26 @@ def render(
         pages.phase_table(training.planned, savings.phase_times(training.blocks)),
     ]
     return pages.page("As-ViT: searched, grown, trained", parts)
+
+
+def _design(search_trace: Sequence[Mapping[str, Any]], family: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Search and growth; of a network that was trained before, its size."""
+    if not search_trace:
+        return [
+            "<p>Nothing was searched: a network trained before was trained further.</p>",
+            pages.family_table(family),
+        ]
+    return [
+        "<h2>Search</h2>",
+        pages.embedded(
+            figures.search_figure(search_trace), "REINFORCE over training-free measures; no candidate is trained."
+        ),
+        "<h2>Growth</h2>",
+        pages.embedded(
+            figures.growth_figure(family), "Depth and width of the family, from the seed to the trained member."
+        ),
+        pages.family_table(family),
+    ]
 
 
 def _test(result: Mapping[str, Any]) -> str:

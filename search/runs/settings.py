@@ -65,6 +65,7 @@ class RunSettings:
       recipe: One of `choices.RECIPES`, or a YAML. None becomes "photographs" for a folder, "digits" without one.
       params_override: Fields of the training, as `asvit train --params_override` takes them.
       hours: What the whole run may take; None for as long as it takes.
+      balanced: Train for the balanced accuracy: uneven classes count alike.
       init_checkpoint: Directory of a training, or of a run, whose network is trained further: nothing is searched.
 
     Raises:
@@ -86,6 +87,7 @@ class RunSettings:
     base_stride: int | None = None
     recipe: str | None = None
     params_override: tuple[str, ...] = ()
+    balanced: bool = False
     init_checkpoint: str | None = None
     hours: float | None = None
 
@@ -134,7 +136,9 @@ class RunSettings:
     def identity(self) -> dict[str, Any]:
         """What must not change between starts; of digits, as versions without recipes wrote it."""
         identity = dataclasses.asdict(self)
-        newer = dict(base_stride=STRIDE, recipe="digits", params_override=(), init_checkpoint=None, hours=None)
+        newer = dict(
+            base_stride=STRIDE, recipe="digits", params_override=(), balanced=False, init_checkpoint=None, hours=None
+        )
         before = dict(epochs=80, batch_size=32, flip=False)
         if self.recipe == "digits":
             identity |= {name: value for name, value in before.items() if identity[name] is None}

@@ -122,7 +122,7 @@ def prepare(directory: Path, settings: StudySettings) -> tuple[np.ndarray, list[
     size = (settings.image_size, settings.image_size)
     source = images.Source(data_path=dataset.train_path)
     drawn, _ = images.sample(source, settings.score_batch, size, settings.seed, progress=True)
-    return drawn, dataset.validation_shares(), dataset.all_skipped
+    return drawn, dataset.shares("validation"), dataset.all_skipped
 
 
 def _rows(

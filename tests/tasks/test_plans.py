@@ -2,13 +2,16 @@
 
 import itertools
 
+import numpy as np
 import pytest
+import tensorflow as tf
+import tf_keras
 import yaml
-from helpers import TINY
+from helpers import TINY, records
 
 from asvit_tf import Topology, UserError
 from asvit_tf.dataloaders.classification import Dataset
-from asvit_tf.tasks import checks, experiment_files, photographs, plans
+from asvit_tf.tasks import checks, classification, experiment_files, photographs, plans
 
 
 def dataset(examples):
@@ -150,3 +153,35 @@ def test_rules_need_no_configs():
     sections = photographs.fitted(50_000, 16, 128, (32, 32))
     params = plans.recipe("photographs")
     experiment_files.override(params, sections, "photographs")
+
+
+def test_balanced_training_knows_the_shares_of_its_images(tmp_path):
+    records(tmp_path / "train.tfrecord", [0, 0, 0, 1, 1, 2])
+    data = Dataset(str(tmp_path), ("cat", "dog", "owl"), 6, 3)
+    plan = plans.Plan((32, 32), 0, recipe="photographs", balanced=True)
+    params = plans.classifier(plan, data, Topology.parse(TINY))
+    assert params.task.class_shares == pytest.approx([3 / 6, 2 / 6, 1 / 6])
+    checks.check(params)
+    assert "class_shares" not in plans.recipe_text(params)
+    for shares in ([0.5, 0.5], [0.5, 0.5, 0.0]):
+        params.task.class_shares = shares
+        with pytest.raises(UserError, match="must have one above 0 for each of the 3 classes"):
+            checks.check(params)
+
+
+def test_balanced_training_finds_what_equal_classes_would():
+    """Logits of a table of two inputs, to its optimum: Bayes' rule with the true shares, and without adjustment."""
+    inputs = tf.one_hot([0, 0, 0, 1, 0, 1], 2)  # Class 0 four times, class 1 twice.
+    labels = tf.one_hot([0, 0, 0, 0, 1, 1], 2)
+    table = tf.Variable(tf.zeros((2, 2)))
+    model = lambda images, training=True: images @ table  # noqa: E731
+    adjusted = classification.Adjusted(model, [4, 2])
+    np.testing.assert_allclose(adjusted(inputs), [np.log([4 / 6, 2 / 6])] * 6, rtol=1e-6)
+    optimizer = tf_keras.optimizers.SGD(2.0)
+    for _ in range(3000):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(labels, adjusted(inputs)))
+        optimizer.apply_gradients([(tape.gradient(loss, table), table)])
+    learned = tf.nn.softmax(table, axis=-1).numpy()
+    likelihoods = np.array([[3 / 4, 1 / 2], [1 / 4, 1 / 2]])  # P(input | class): rows are inputs.
+    np.testing.assert_allclose(learned, likelihoods / likelihoods.sum(1, keepdims=True), atol=1e-3)

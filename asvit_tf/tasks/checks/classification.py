@@ -33,6 +33,12 @@ def check_model(task: image_classification.ImageClassificationTask) -> None:
             f"task.model.num_classes is {task.model.num_classes}, but task.class_names are {len(names)}; they must be "
             "as many"
         )
+    shares = getattr(task, "class_shares", [])
+    if shares and (len(shares) != task.model.num_classes or not min(shares) > 0):
+        raise UserError(
+            f"task.class_shares has {len(shares)} numbers, the least {min(shares)}; it must have one above 0 for each "
+            f"of the {task.model.num_classes} classes"
+        )
     backbone = task.model.backbone
     if backbone.type == "asvit" and not backbone.asvit.pre_logits:
         raise UserError("task.model.backbone.asvit.pre_logits is false; a classifier needs it, so it must be true")

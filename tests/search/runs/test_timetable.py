@@ -82,7 +82,7 @@ def test_a_killed_run_keeps_to_its_decisions(tmp_path, clock):
 
 @pytest.mark.parametrize("hours", [0, -1, 0.049, float("nan"), float("inf")])
 def test_hours_that_nothing_can_be_done_in(hours):
-    with pytest.raises(UserError, match="must be a number from 0.05"):
+    with pytest.raises(UserError, match=r"must be a number from 0\.05"):
         RunSettings(hours=hours)
 
 
