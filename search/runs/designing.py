@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from asvit_tf.dataloaders import classification as data
 from asvit_tf.dataloaders import images
 from asvit_tf.design.topology import Topology
 from asvit_tf.errors import UserError
+from asvit_tf.journals import Journal
 from asvit_tf.modeling import checkpoints
 from asvit_tf.serving import export
 from search.runs.settings import PROXY_DIVISOR, RunSettings
@@ -96,6 +98,19 @@ def search(directory: Path, settings: RunSettings, scored: Scorer, num_classes: 
     )
 
 
+def growth_settings(settings: RunSettings) -> GrowthSettings:
+    """How a run's network is grown."""
+    stop = round(_FULL_ENOUGH * settings.most_parameters)
+    return GrowthSettings(settings.width, PROXY_DIVISOR, stop_parameters=stop)
+
+
+def growth_seconds(directory: Path, settings: RunSettings, topology: Topology, num_classes: int) -> float:
+    """About what the growth of a searched topology will take, by the scores of the search."""
+    rows = Journal(directory / "scores.jsonl").rows
+    candidates = growth.expected_candidates(topology, growth_settings(settings), limits(settings, num_classes))
+    return candidates * statistics.median(row["seconds"] for row in rows) if rows else 0.0
+
+
 def grow(
     directory: Path,
     settings: RunSettings,
@@ -109,8 +124,7 @@ def grow(
     Raises:
       UserError: Not even the smallest network fits the budget.
     """
-    allowed, budget = limits(settings, num_classes), settings.most_parameters
-    options = GrowthSettings(settings.width, PROXY_DIVISOR, stop_parameters=round(_FULL_ENOUGH * budget))
+    allowed, budget, options = limits(settings, num_classes), settings.most_parameters, growth_settings(settings)
     smallest = allowed.count(options.start(topology)).parameters
     if smallest > budget:
         raise UserError(

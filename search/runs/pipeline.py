@@ -107,6 +107,10 @@ class _Run:
             choice = self._timetable.choice(lambda seconds: self.choose(params, dataset, design, seconds))
             design = dataclasses.replace(design, family=design.family[: choice.member + 1])
             params = self.experiment(dataset, Topology.parse(design.grown), choice.epochs)
+            self._say(
+                f"training will take about {timetable.span(choice.seconds)}, export and report "
+                f"{timetable.span(timetable.END_SECONDS)}; {timetable.span(self._timetable.used)} are gone"
+            )
         metrics = self._timed("train", self.train_model, params)
         failed = baselines.is_failure(metrics)
         saved_model = None if failed else self._timed("export", self.export_model, params).name
@@ -222,8 +226,11 @@ class _Run:
         assert steps is not None  # Settings leave it open only where there is a timetable.
         self._say(f"searching a seed topology: {steps} steps")
         found = self._timed("search", designing.search, self.directory, settings, scored, classes, steps)
-        self._say(f"growing {found['topology']} to at most {settings.budget:g} M parameters")
         topology = Topology.parse(found["topology"])
+        took = designing.growth_seconds(self.directory, settings, topology, classes)
+        if self._timetable is not None:
+            took = min(took, self._timetable.growth_left)
+        self._say(f"growing {topology} to at most {settings.budget:g} M parameters: about {timetable.span(took)}")
         grown = self._timed("grow", designing.grow, self.directory, settings, topology, scored, classes, stop)
         return _Design(found["topology"], grown["family"], found["failed"])
 

@@ -129,7 +129,12 @@ class Timetable:
     def growth_ends(self, step_seconds: float) -> bool:
         """Whether a step of growth, which is expected to take as long as the one before, would end too late."""
         self.keep()
-        return self.used + step_seconds > self.total * DESIGN_SHARE
+        return step_seconds > self.growth_left
+
+    @property
+    def growth_left(self) -> float:
+        """Seconds until growth has to end."""
+        return self.total * DESIGN_SHARE - self.used
 
     def choice(self, decide: Callable[[float], Choice]) -> Choice:
         """What is trained.

@@ -41,6 +41,18 @@ def candidates(topology: Topology, settings: GrowthSettings, limits: Limits) -> 
     return [candidate for candidate in grown if limits.allow(candidate)]
 
 
+def expected_candidates(seed_topology: Topology, settings: GrowthSettings, limits: Limits) -> int:
+    """About how many candidates a growth will score: as if each step took the middle one by parameters."""
+    topology, total = settings.start(seed_topology), 0
+    while limits.count(topology).parameters < settings.stop_parameters:
+        tried = sorted(candidates(topology, settings, limits), key=lambda candidate: limits.count(candidate).parameters)
+        if not tried:
+            break
+        total += len(tried)
+        topology = tried[len(tried) // 2]
+    return total
+
+
 def dense_ranks(values: Sequence[float], direction: int) -> list[int]:
     """Ranks from 0, the best first; equal values share a rank, and the next value takes the next rank.
 

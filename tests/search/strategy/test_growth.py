@@ -105,3 +105,39 @@ def test_growth_drops_failed_candidates_and_stops_when_none_is_left(tmp_path):
     with pytest.raises(UserError, match="none of the 12 candidates of growth step 1"):
         grow.grow(tmp_path / "none", SEED, SMALL_GROWTH, none, SMALL)
     assert not list((tmp_path / "none").iterdir())
+
+
+def test_expected_candidates_of_a_growth_in_the_middle(tmp_path):
+    """A scorer that likes the middle candidate best makes the growth that is expected."""
+    settings, limits = SMALL_GROWTH, SMALL
+    asked = []
+
+    def middle(topologies):
+        asked.append(len(topologies))
+        tried = grow.candidates(member[0], settings, limits)
+        order = sorted(range(len(tried)), key=lambda i: limits.count(tried[i]).parameters)
+        best = order[len(order) // 2]
+        member[0] = tried[best]
+        for i in range(len(topologies)):
+            yield Score({"length_distortion": float(i == best), "ntk_condition_number": 2.0 - (i == best)}, {}, 0.0)
+
+    member = [settings.start(SEED)]
+    grow.grow(tmp_path, SEED, settings, middle, limits)
+    assert grow.expected_candidates(SEED, settings, limits) == sum(asked)
+    assert len(asked) > 1
+
+
+def test_growth_stops_when_it_is_told_to_and_goes_on_from_there(tmp_path):
+    settings, limits = GrowthSettings(16, 2, 10**9), Limits(None, image_size=(32, 32), num_classes=10)
+
+    def sizes(topologies):
+        for topology in topologies:
+            yield Score({"length_distortion": float(topology.width), "ntk_condition_number": 1.0}, {}, 0.0)
+
+    asked = []
+    stop = lambda seconds: asked.append(seconds) or len(asked) > 2  # noqa: E731
+    first = grow.grow(tmp_path, SEED, settings, sizes, limits, stop=stop)
+    assert len(first["family"]) == 3
+    assert asked[0] == 0.0
+    again = grow.grow(tmp_path, SEED, settings, sizes, limits, stop=lambda _: True)
+    assert again == first  # Steps of the journal are not asked about.
