@@ -1,0 +1,202 @@
+"""What does `asvit run` design for photographs, beside networks of others, at equal training seconds?
+
+    python benchmarks/training/photographs.py --data CIFAR10 --save_dir DIR [--seconds 600] [--arms designed,resnet20]
+    python benchmarks/training/photographs.py --data CIFAR10 --save_dir DIR --table schedules [--epochs 8]
+
+`CIFAR10` holds the images as `train/CLASS/*` and `val/CLASS/*`. Table `networks`: the designed network, five random
+topologies of the same space, and peers (see `photograph_peers.py`) at like multiply-accumulates, all by the recipe of
+photographs. A few steps measure each arm's speed, from which its epochs follow; evaluations and tracing do not count.
+Table `schedules`: the designed network without re-tokenization, with `published` and with `thirds`, at equal seconds
+and at equal epochs, two seeds. Arms run in turn in this process, and nothing else should run. Rows go to
+benchmarks/results/photographs.jsonl (or --results); started again, it continues.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import click
+import numpy as np
+
+RESULTS = Path(__file__).parents[1] / "results" / "photographs.jsonl"
+PEERS = ("vit", "mobilenet", "resnet20")
+RANDOM = 5
+SIZE, BUDGET = 32, 1.0
+LIKE = 0.15  # Multiply-accumulates of a random topology may differ by so much.
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """One training.
+
+    Attributes:
+      name: Of the network.
+      preset: Of re-tokenization.
+      seed: Of weights and data.
+      seconds: Of training steps; None for `epochs`.
+      epochs: The same in epochs.
+    """
+
+    name: str
+    preset: str
+    seed: int
+    seconds: float | None
+    epochs: int | None = None
+
+
+def arms_of(table: str, names: list[str], seconds: float, epochs: int) -> list[Arm]:
+    """The arms of a table, in the order in which they run."""
+    if table == "networks":
+        return [Arm(name, "published" if name not in PEERS else "none", 0, seconds) for name in names]
+    presets = ("none", "published", "thirds")
+    return [
+        Arm("designed", preset, seed, *length)
+        for seed in (0, 1)
+        for length in ((seconds, None), (None, epochs))
+        for preset in presets
+    ]
+
+
+def design(directory: Path, dataset: Any) -> Any:
+    """The topology that `asvit run` finds and grows for these images; it continues like a run."""
+    from asvit_tf.design.topology import Topology
+    from search.runs import designing
+    from search.runs.settings import RunSettings
+
+    settings = RunSettings(data_path=str(directory), image_size=SIZE, budget=BUDGET)
+    scored = designing.scorer(directory, settings, dataset)
+    classes = len(dataset.class_names)
+    found = designing.search(directory, settings, scored, classes, 20)
+    grown = designing.grow(directory, settings, Topology.parse(found["topology"]), scored, classes, None)
+    return Topology.parse(grown["topology"])
+
+
+def random_topologies(like: Any, classes: int) -> Iterator[Any]:
+    """Topologies of the same space, drawn and deepened at random until they have like multiply-accumulates."""
+    from search.runs import designing
+    from search.runs.settings import RunSettings
+
+    settings = RunSettings(data_path=".", image_size=SIZE, budget=BUDGET)
+    space, limits = designing.fitting(settings), designing.limits(settings, classes)
+    generator = np.random.default_rng(0)
+    aim = limits.count(like).macs
+    while True:
+        sampled = space.topology_at([int(generator.integers(len(options))) for options in space.choices.values()])
+        depths = tuple(int(depth) for depth in generator.integers(1, 4, 4))
+        candidate = sampled.scaled(int(generator.integers(16, 41)), depths)
+        if min(candidate.head_dims) >= 8 and abs(limits.count(candidate).macs / aim - 1) < LIKE:
+            yield candidate
+
+
+def train(params: Any) -> dict[str, Any]:
+    """Trains an experiment for the epochs that fit, or those it has; accuracy, seconds and epochs."""
+    import photograph_peers
+    import tensorflow as tf
+    import tf_keras
+
+    from asvit_tf import traces
+    from asvit_tf.training import run as training
+    from asvit_tf.training import step_log
+
+    own = hasattr(params.task, "retokenization")
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        traces.forgotten(),
+        open(os.devnull, "w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
+        start = time.perf_counter()
+        if own:
+            metrics = training.run(params, scratch, "train_and_eval")
+            blocks = step_log.read_blocks(scratch)
+            warm = sum(block["seconds"] for block in blocks if not block["traced"])
+        else:
+            metrics, warm = photograph_peers.train(params)
+        whole = time.perf_counter() - start
+    tf_keras.backend.clear_session()
+    tf.random.set_seed(0)
+    epochs = params.trainer.train_steps // params.trainer.steps_per_loop
+    return dict(accuracy=metrics["accuracy"], epochs=epochs, training_seconds=warm, whole_seconds=whole)
+
+
+def row_of(arm: Arm, dataset: Any, topology: Any, classes: int) -> dict[str, Any]:
+    """Trains one arm."""
+    import photograph_peers
+
+    from asvit_tf.tasks import plans, schedules
+    from asvit_tf.training import rehearsal
+    from search.runs import designing
+    from search.runs.settings import RunSettings
+
+    settings = RunSettings(data_path=".", image_size=SIZE, budget=BUDGET)
+    plan = plans.Plan(
+        settings.size, arm.seed, arm.epochs, None, arm.preset, base_stride=settings.stride, recipe="photographs"
+    )
+    macs = designing.limits(settings, classes).count(topology).macs
+
+    def experiment(epochs: int | None) -> Any:
+        params = plans.classifier(dataclasses.replace(plan, epochs=epochs), dataset, topology)
+        return photograph_peers.experiment(params, arm.name, macs) if arm.name in PEERS else params
+
+    epochs = arm.epochs
+    if arm.seconds is not None:
+        params = experiment(None)
+        steps = params.trainer.steps_per_loop
+        if arm.name in PEERS:
+            epoch = steps * photograph_peers.step_seconds(params)
+        else:
+            speed, schedule = rehearsal.rehearse(params, dataset.validation_examples), schedules.schedule_of(params)
+            total = params.trainer.train_steps
+            epoch = steps * speed.training_seconds(schedule, total) / total
+        epochs = max(3, round(arm.seconds / epoch))
+    params = experiment(epochs)
+    network = arm.name if arm.name in PEERS else str(topology)
+    counted = photograph_peers.size(params) if arm.name in PEERS else None
+    size = counted or dict(parameters=designing.limits(settings, classes).count(topology).parameters, macs=macs)
+    trained = train(params)
+    return {**dataclasses.asdict(arm), "network": network, **size, "trained_epochs": trained.pop("epochs"), **trained}
+
+
+@click.command()
+@click.option("--data", "data_path", required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("--save_dir", required=True, type=click.Path(path_type=Path))
+@click.option("--table", default="networks", show_default=True, type=click.Choice(["networks", "schedules"]))
+@click.option("--seconds", default=600.0, show_default=True)
+@click.option("--epochs", default=8, show_default=True, help="Of the table schedules.")
+@click.option("--arms", help="Of the table networks, by name.  [default: all]")
+@click.option("--results", default=RESULTS, show_default=True, type=click.Path(path_type=Path))
+def main(
+    data_path: Path, save_dir: Path, table: str, seconds: float, epochs: int, arms: str | None, results: Path
+) -> None:
+    from asvit_tf import registry_imports  # noqa: F401
+    from asvit_tf.dataloaders import classification as data
+    from asvit_tf.journals import Journal
+
+    save_dir.mkdir(parents=True, exist_ok=True)
+    dataset = data.prepare(save_dir / "data", data_path, progress=True)
+    classes = len(dataset.class_names)
+    designed = design(save_dir, dataset)
+    drawn = dict(zip((f"random {i}" for i in range(RANDOM)), random_topologies(designed, classes)))
+    names = arms.split(",") if arms else ["designed", *PEERS, *drawn]
+    journal = Journal(results)
+    done = [tuple(row[field.name] for field in dataclasses.fields(Arm)) for row in journal.rows]
+    for arm in arms_of(table, names, seconds, epochs):
+        if dataclasses.astuple(arm) in done:
+            continue
+        row = row_of(arm, dataset, drawn.get(arm.name, designed), classes)
+        journal.append(row)
+        print(row, flush=True)
+
+
+if __name__ == "__main__":
+    main()
