@@ -21,10 +21,11 @@ from asvit_tf.cli.console import (
     quiet_tensorflow,
     setting,
 )
-from asvit_tf.cli.options import BASE_STRIDE, PathName
+from asvit_tf.cli.options import BASE_STRIDE, HARDWARE_OF_RUN, TPU, PathName
 from asvit_tf.dataloaders.folders import layout
 from asvit_tf.design import retokenization
 from asvit_tf.design.topology import STRIDE
+from asvit_tf.hardware import choice
 from asvit_tf.journals import workspace
 from search.runs.settings import RunSettings
 
@@ -50,8 +51,10 @@ _setting = functools.partial(setting, RunSettings)
     type=Choice(list(retokenization.PRESETS)),
 )
 @click.option("--flip/--no-flip", default=RunSettings.flip, show_default=True, help="Mirror training images at random.")
+@HARDWARE_OF_RUN
+@TPU
 @AS_JSON
-def run(output: str, as_json: bool, **options: Any) -> None:
+def run(output: str, hardware: str, tpu: str | None, as_json: bool, **options: Any) -> None:
     """Runs the whole path: search, grow, train, evaluate, export, report. The same command continues a killed run.
 
     Exit status 1: the network learned nothing; it is not exported.
@@ -60,6 +63,7 @@ def run(output: str, as_json: bool, **options: Any) -> None:
     if options["data_path"] is not None:
         options["data_path"] = os.path.abspath(options["data_path"])
     settings = RunSettings(**options)
+    choice.check(hardware, tpu)
     if settings.data_path is not None and not (Path(output) / "data" / "dataset.json").exists():
         layout(settings.data_path, [output])
     identity = dataclasses.asdict(settings)
@@ -67,9 +71,12 @@ def run(output: str, as_json: bool, **options: Any) -> None:
         del identity["base_stride"]
     with workspace(output, identity) as directory, only_result_on_stdout():
         quiet_tensorflow()
+        from asvit_tf import devices
+
+        chosen = devices.take(hardware, tpu)
         from search.runs import pipeline
 
-        result = pipeline.run(directory, settings, lambda line: click.echo(line, err=True))
+        result = pipeline.run(directory, settings, lambda line: click.echo(line, err=True), chosen)
     if as_json:
         print_json(result)
     else:

@@ -23,6 +23,7 @@ from asvit_tf.dataloaders import classification as data
 from asvit_tf.dataloaders import images
 from asvit_tf.design.topology import Topology
 from asvit_tf.errors import UserError
+from asvit_tf.hardware.choice import Chosen
 from asvit_tf.journals import Journal
 from asvit_tf.modeling import checkpoints
 from asvit_tf.serving import export
@@ -30,8 +31,11 @@ from asvit_tf.storage import write_json, write_text
 from asvit_tf.tasks import baselines, classification, schedules
 from asvit_tf.training import guard, step_log
 from asvit_tf.training import run as train
+from asvit_tf.training.runtimes import Runtime
 from search.report import run_page
+from search.runs.search_settings import WorkerSettings
 from search.runs.settings import PROXY_DIVISOR, RunSettings
+from search.runs.workers import ParallelScorer, end_processes
 from search.scoring.score import Remembered, Scorer
 from search.scoring.settings import ScoringSettings
 from search.scoring.training_free import TrainingFreeScorer
@@ -43,13 +47,16 @@ from search.strategy.settings import LEAST_HEAD_DIM, GrowthSettings, SearchSetti
 _FULL_ENOUGH = 0.8
 
 
-def run(directory: Path, settings: RunSettings, say: Callable[[str], None]) -> dict[str, Any]:
+def run(
+    directory: Path, settings: RunSettings, say: Callable[[str], None], chosen: Chosen = Chosen()
+) -> dict[str, Any]:
     """Runs every step that is not done yet.
 
     Args:
       directory: For everything; owned by this process (`journals.workspace`).
       settings: What to run.
       say: Receives a line at the start of each step.
+      chosen: Devices, as `devices.take` took them; no part of the settings, so another start may have others.
 
     Returns:
       `topology` (found by search), `grown` (trained), `parameters`; on held-out images, at all tokens, `accuracy` with
@@ -57,20 +64,24 @@ def run(directory: Path, settings: RunSettings, say: Callable[[str], None]) -> d
       `majority_share`, `balanced_accuracy`, `learned` and `too_few_examples` (see `baselines.Verdict`); `saved_model`,
       None where nothing was learned; `report`, `seconds` (an object, by step: near 0 for what was done before), what
       `Skipped.as_dict` says of image files, `test_accuracy` and `test_balanced_accuracy` (None without a test split),
-      `failed_scores` (topologies that the search could not score), `rollbacks` (a `verdicts.Rollback` each).
+      `failed_scores` (topologies that the search could not score), `rollbacks` (a `verdicts.Rollback` each),
+      `hardware` (what `Chosen` says of itself, of the start that finished).
 
     Raises:
-      UserError: The images are too few or cannot be read, or no network fits the budget.
+      UserError: The images are too few or cannot be read, no network fits the budget, or a batch cannot be divided
+        among the devices.
     """
-    return _Run(directory, settings, say).everything()
+    return _Run(directory, settings, say, chosen).everything()
 
 
 class _Run:
     """One run's directory and settings; each method is one step."""
 
-    def __init__(self, directory: Path, settings: RunSettings, say: Callable[[str], None]):
+    def __init__(self, directory: Path, settings: RunSettings, say: Callable[[str], None], chosen: Chosen):
         self.directory = directory
         self.settings = settings
+        self._chosen = chosen
+        self._runtime = Runtime(chosen, settings.batch_size)
         self.seconds: dict[str, float] = {}
         self._say = say
 
@@ -81,11 +92,15 @@ class _Run:
             finished = json.loads(written.read_text(encoding="utf-8"))
             if "learned" in finished:  # Else it is of an earlier version: its network is evaluated again.
                 return self._placed(finished)
+        self._say(f"hardware: {self._runtime}")
         dataset = self._timed("data", self.prepare_data)
         scorer = self._scorer(dataset)
         found = self._timed("search", self.search_seed, scorer, len(dataset.class_names))
         grown = self._timed("grow", self.grow_seed, Topology.parse(found["topology"]), scorer, len(dataset.class_names))
         params = classification.classifier(self._plan(), dataset, Topology.parse(grown["topology"]))
+        if len(self._chosen.gpus) > 1:
+            end_processes()  # Training needs the memory that they hold of their GPUs.
+        self._runtime.apply(params, dataset.validation_examples)
         metrics = self._timed("train", self.train_model, params)
         failed = baselines.is_failure(metrics)
         saved_model = None if failed else self._timed("export", self.export_model, params).name
@@ -111,6 +126,7 @@ class _Run:
             failed_scores=found["failed"],
             rollbacks=list(map(dataclasses.asdict, guard.read_rollbacks(self.directory / "train"))),
             seconds=self.seconds,
+            hardware=str(self._chosen),
         )
         self._timed("report", self.write_report, params, grown["family"], result)
         write_json(written, result)
@@ -149,7 +165,11 @@ class _Run:
         scoring = ScoringSettings(
             image_size=size, base_stride=self._base_stride, repeats=settings.repeats, seed=settings.seed
         )
-        scorer = TrainingFreeScorer(scoring, sample)
+        gpus = self._chosen.worker_gpus()
+        workers = WorkerSettings(len(gpus), gpus=gpus)
+        scorer: Scorer = TrainingFreeScorer(scoring, sample)
+        if len(gpus) > 1:
+            scorer = ParallelScorer(scoring, sample, workers)
         return Remembered(scorer, self.directory / "scores.jsonl")
 
     @property
@@ -208,6 +228,7 @@ class _Run:
         self._say(f"evaluating {dataset.test_examples} images of the test split")
         params = copy.deepcopy(params)
         params.task.validation_data.input_path = dataset.test_path
+        self._runtime.evaluate(params, dataset.test_examples)
 
         def tested(path: Path) -> dict[str, Any]:
             # In a directory of its own: the training's holds the curve of the validation images.
