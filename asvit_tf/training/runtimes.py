@@ -73,21 +73,21 @@ class Runtime:
         self.evaluate(params, held_out)
 
     def evaluate(self, params: cfg.ExperimentConfig, images: int) -> None:
-        """Sets the batch of an experiment's evaluation, so that every replica has as many batches as the others.
-
-        A replica that has none counts as a loss of 0. On a TPU, whose batches all have one size, up to
-        `replicas * batches - 1` images are left out.
+        """Sets the batch of an experiment's evaluation; see `even_batch`, and `whole_batch` for a TPU.
 
         Args:
           params: The experiment; changed.
           images: Images that are evaluated.
+
+        Raises:
+          UserError: They are fewer than the cores of a TPU.
         """
-        if self.replicas == 1 and self._chosen.kind != "tpu":
-            return
-        data, is_tpu = params.task.validation_data, self._chosen.kind == "tpu"
-        most = _TPU_EVALUATION if is_tpu else data.global_batch_size
-        data.global_batch_size = evaluation_batch(images, most, self.replicas, whole=is_tpu)
-        data.drop_remainder = is_tpu
+        data = params.task.validation_data
+        if self._chosen.kind == "tpu":
+            data.global_batch_size = whole_batch(images, _TPU_EVALUATION, self.replicas)
+            data.drop_remainder = True
+        elif self.replicas > 1:
+            data.global_batch_size = even_batch(images, data.global_batch_size, self.replicas)
 
     def __str__(self) -> str:
         if self._chosen.kind == "tpu" or self._batch % self.replicas == 0:
@@ -110,19 +110,34 @@ def training_batch(asked: int, replicas: int) -> int:
     return (2 * asked + replicas) // (2 * replicas) * replicas
 
 
-def evaluation_batch(images: int, most: int, replicas: int, whole: bool) -> int:
-    """A multiple of the replicas that divides images evenly.
+def even_batch(images: int, most: int, replicas: int) -> int:
+    """The batch, a multiple of the replicas, for which each of them gets a part as often as the others.
+
+    The last part may be smaller. A replica that gets none while others get their last has a loss of 0 there, which would
+    be averaged with the others.
 
     Args:
       images: To evaluate.
-      most: Images of a batch, about; at least one a replica.
+      most: Images of a batch, at most; where no batch divides them evenly, as many as that.
       replicas: Parts of a batch.
-      whole: Only whole batches count: of all sizes that leave fewer than a batch out, the one for the fewest batches.
+    """
+    largest = max(1, most // replicas)
+    even = (part for part in range(largest, 0, -1) if -(-images // part) % replicas == 0)
+    return next(even, largest) * replicas
+
+
+def whole_batch(images: int, most: int, replicas: int) -> int:
+    """The batch, a multiple of the replicas, where only whole ones count: less than a replica's image a batch is left out.
+
+    Args:
+      images: To evaluate.
+      most: Images of a batch, at most.
+      replicas: Parts of a batch.
 
     Raises:
-      UserError: Only whole batches count, and there are fewer images than replicas.
+      UserError: There are fewer images than replicas.
     """
-    if whole and images < replicas:
+    if images < replicas:
         raise UserError(f"{images} held-out images cannot be divided among {replicas} devices; --hardware=cpu can")
-    parts = replicas * max(1, -(-images // most))
-    return (images // parts if whole else -(-images // parts)) * replicas
+    batches = -(-images // max(most, replicas))
+    return images // (batches * replicas) * replicas

@@ -18,7 +18,10 @@ from typing import Any
 import tensorflow as tf
 from official.core import config_definitions as cfg
 
-from asvit_tf import registry_imports  # noqa: F401
+from asvit_tf import (
+    private_names,
+    registry_imports,  # noqa: F401
+)
 from asvit_tf.dataloaders import classification as data
 from asvit_tf.dataloaders import images
 from asvit_tf.design.topology import Topology
@@ -35,7 +38,7 @@ from asvit_tf.training.runtimes import Runtime
 from search.report import run_page
 from search.runs.search_settings import WorkerSettings
 from search.runs.settings import PROXY_DIVISOR, RunSettings
-from search.runs.workers import ParallelScorer, end_processes
+from search.runs.workers import ParallelScorer
 from search.scoring.score import Remembered, Scorer
 from search.scoring.settings import ScoringSettings
 from search.scoring.training_free import TrainingFreeScorer
@@ -99,7 +102,7 @@ class _Run:
         grown = self._timed("grow", self.grow_seed, Topology.parse(found["topology"]), scorer, len(dataset.class_names))
         params = classification.classifier(self._plan(), dataset, Topology.parse(grown["topology"]))
         if len(self._chosen.gpus) > 1:
-            end_processes()  # Training needs the memory that they hold of their GPUs.
+            private_names.end_workers()  # Training needs the memory that they hold of their GPUs.
         self._runtime.apply(params, dataset.validation_examples)
         metrics = self._timed("train", self.train_model, params)
         failed = baselines.is_failure(metrics)

@@ -21,7 +21,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import joblib
 import numpy as np
-from joblib.externals.loky import get_reusable_executor, process_executor
+from joblib.externals.loky import process_executor
 
 from asvit_tf import private_names
 from asvit_tf.design.topology import Topology
@@ -162,11 +162,6 @@ def take_place(directory: Path, number: int) -> int:
             _places.append(file)
             return place
     return os.getpid() % number
-
-
-def end_processes() -> None:
-    """Ends the worker processes of all pools, which would wait for more work for minutes, and hold memory of GPUs."""
-    get_reusable_executor().shutdown(wait=True)
 
 
 def _end_with(parent: int) -> None:
