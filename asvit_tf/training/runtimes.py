@@ -113,8 +113,8 @@ def training_batch(asked: int, replicas: int) -> int:
 def even_batch(images: int, most: int, replicas: int) -> int:
     """The batch, a multiple of the replicas, for which each of them gets a part as often as the others.
 
-    The last part may be smaller. A replica that gets none while others get their last has a loss of 0 there, which would
-    be averaged with the others.
+    The last part may be smaller. A replica that gets none while others get their last has a loss of 0 there, and
+    `validation_loss` is the mean over all parts.
 
     Args:
       images: To evaluate.
@@ -127,7 +127,7 @@ def even_batch(images: int, most: int, replicas: int) -> int:
 
 
 def whole_batch(images: int, most: int, replicas: int) -> int:
-    """The batch, a multiple of the replicas, where only whole ones count: less than a replica's image a batch is left out.
+    """The batch, a multiple of the replicas, where only whole ones count: fewer than `batches * replicas` are left out.
 
     Args:
       images: To evaluate.
