@@ -82,14 +82,19 @@ class Chosen:
         names = map(str, range(len(self.gpus))) if visible is None else map(str.strip, visible.split(","))
         return tuple(names)[: len(self.gpus)]
 
-    def __str__(self) -> str:
+    @property
+    def name(self) -> str:
+        """Kind, number and type, for people."""
         if self.kind == "tpu":
             return f"TPU {self.tpu}, {self.dtype}; search and growth use the CPU"
         devices = "CPU"
         if self.gpus:
             names = ", ".join(dict.fromkeys(gpu.name or "of unknown name" for gpu in self.gpus))
             devices = f"{len(self.gpus)} GPU{'s' * (len(self.gpus) > 1)} ({names})"
-        return f"{devices}, {self.dtype}" + (f" ({self.note})" if self.note else "")
+        return f"{devices}, {self.dtype}"
+
+    def __str__(self) -> str:
+        return self.name + (f" ({self.note})" if self.note else "")
 
 
 def check(hardware: str, tpu: str | None = None) -> None:

@@ -68,7 +68,7 @@ def run(
       None where nothing was learned; `report`, `seconds` (an object, by step: near 0 for what was done before), what
       `Skipped.as_dict` says of image files, `test_accuracy` and `test_balanced_accuracy` (None without a test split),
       `failed_scores` (topologies that the search could not score), `rollbacks` (a `verdicts.Rollback` each),
-      `hardware` (what `Chosen` says of itself, of the start that finished).
+      `hardware` (`Chosen.name`, of the start that finished).
 
     Raises:
       UserError: The images are too few or cannot be read, no network fits the budget, or a batch cannot be divided
@@ -129,7 +129,7 @@ class _Run:
             failed_scores=found["failed"],
             rollbacks=list(map(dataclasses.asdict, guard.read_rollbacks(self.directory / "train"))),
             seconds=self.seconds,
-            hardware=str(self._chosen),
+            hardware=self._chosen.name,
         )
         self._timed("report", self.write_report, params, grown["family"], result)
         write_json(written, result)
@@ -170,9 +170,9 @@ class _Run:
         )
         gpus = self._chosen.worker_gpus()
         workers = WorkerSettings(len(gpus), gpus=gpus)
-        scorer: Scorer = TrainingFreeScorer(scoring, sample)
-        if len(gpus) > 1:
-            scorer = ParallelScorer(scoring, sample, workers)
+        scorer: Scorer = (
+            TrainingFreeScorer(scoring, sample) if len(gpus) == 1 else ParallelScorer(scoring, sample, workers)
+        )
         return Remembered(scorer, self.directory / "scores.jsonl")
 
     @property
