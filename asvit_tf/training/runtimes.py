@@ -47,7 +47,7 @@ class Runtime:
             raise UserError(f"--tpu={self._chosen.tpu} cannot be reached ({failures.reason(error)})") from error
 
     def apply(self, params: cfg.ExperimentConfig, held_out: int) -> None:
-        """Has an experiment train and evaluate on the devices; on a CPU it stays as it is.
+        """Has an experiment train and evaluate on the devices.
 
         The batch becomes the nearest multiple of the replicas. Steps and learning rate stay: both are of the whole
         batch, and a training that was begun on other devices continues.
@@ -59,8 +59,6 @@ class Runtime:
         Raises:
           UserError: There are fewer images in a batch, or held out, than replicas, or the TPU cannot be started.
         """
-        if self._chosen.kind == "cpu":
-            return
         params.runtime.override({**self._chosen.settings, "tpu": self._chosen.tpu})
         if self._chosen.dtype == "float16" and params.trainer.optimizer_config.ema is not None:
             # The trainer does not find the averages behind the optimizer that scales losses, and makes none.
