@@ -97,8 +97,8 @@ def plain(digits, tmp_path_factory):
         (two_devices, {}, 1e-3),
         (lambda: tf.distribute.OneDeviceStrategy("CPU:0"), {"xla": True}, 1e-3),
         (lambda: tf.distribute.OneDeviceStrategy("CPU:0"), {"dtype": "bfloat16"}, 5e-2),
-        # In float32 a power of two loses nothing, so this is about what is done with scaled gradients: clipped before the
-        # factor is taken out, each would weigh the same in Adam's averages.
+        # In float32 a power of two loses nothing, so this is about what is done with scaled gradients: clipped before
+        # the factor is taken out, each would weigh the same in Adam's averages.
         (lambda: tf.distribute.OneDeviceStrategy("CPU:0"), {"scaled": True}, 1e-5),
         (lambda: tf.distribute.OneDeviceStrategy("CPU:0"), {"dtype": "float16", "scaled": True}, 5e-3),
         (two_devices, {"dtype": "float16", "scaled": True}, 5e-3),
