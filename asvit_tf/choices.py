@@ -20,6 +20,7 @@ STRATEGIES = ("tpu", "mirrored", "multi_worker_mirrored", "one_device")
 INPUT_TYPES = ("image_bytes", "image_tensor", "tf_example")
 BACKENDS = ("loky",)  # Of joblib's, those that work here: processes on this machine.
 TFLITE_TYPES = ("fp32", "fp16", "int8")
+HARDWARE = ("auto", "cpu", "gpu", "tpu")
 
 # Measures of the image of a circle, and of the neural tangent kernel.
 SHAPE_MEASURES = ("nonlinearity", "axis_ratio")

@@ -22,6 +22,10 @@ NAMES: dict[str, tuple[str, ...]] = {
     "joblib.externals.loky.process_executor:_MAX_MEMORY_LEAK_SIZE": (
         "joblib.externals.loky.process_executor:_process_worker",
     ),
+    "joblib.externals.loky:get_reusable_executor": (
+        *("max_workers", "context", "timeout", "kill_workers", "reuse", "job_reducers", "result_reducers"),
+        *("initializer", "initargs", "env"),
+    ),
     "jax.interpreters.mlir:make_ir_context": (),
     "jaxlib.mlir.ir:Module.parse": (),
     "jaxlib.mlir.ir:MLIRError": (),
@@ -119,6 +123,13 @@ def let_workers_grow(size: float) -> None:
     from joblib.externals.loky import process_executor
 
     process_executor._MAX_MEMORY_LEAK_SIZE = size
+
+
+def end_workers() -> None:
+    """Ends the processes of joblib, which would wait for more work for minutes; call it in their parent."""
+    from joblib.externals.loky import get_reusable_executor
+
+    get_reusable_executor(reuse=True).shutdown(wait=True)
 
 
 def compile_stablehlo(device: Any, text: str) -> Any:

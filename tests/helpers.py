@@ -99,6 +99,35 @@ def two_devices():
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 
 
+class FakeGpus:
+    """A TensorFlow that lists GPUs, as long as a test lasts.
+
+    Args:
+      monkeypatch: Of the test.
+      gpus: `hardware.choice.Gpu`, in order.
+
+    Attributes:
+      grows: Each GPU that was told whether its memory grows, with that.
+      visible: What was to stay visible, and of which kind; None where nothing was said.
+    """
+
+    def __init__(self, monkeypatch, *gpus):
+        self.grows, self.visible = [], None
+        by_name = {f"GPU:{number}": gpu for number, gpu in enumerate(gpus)}
+
+        def details(name):
+            return {"device_name": by_name[name].name, "compute_capability": by_name[name].capability}
+
+        def show(devices, kind):
+            self.visible = devices, kind
+
+        monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: list(by_name) if kind == "GPU" else [])
+        monkeypatch.setattr(tf.config, "set_visible_devices", show)
+        experimental = tf.config.experimental
+        monkeypatch.setattr(experimental, "get_device_details", details)
+        monkeypatch.setattr(experimental, "set_memory_growth", lambda name, grows: self.grows.append((name, grows)))
+
+
 def relative_error(actual, expected):
     """Largest difference over the largest expected magnitude."""
     actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)

@@ -16,6 +16,7 @@ import click
 from asvit_tf.dataloaders.imagefiles.skipped import in_words
 from asvit_tf.errors import NotLearnedError, OneClassError, StoppedError, UserError
 from asvit_tf.hardware import environment
+from asvit_tf.hardware.choice import Chosen
 from asvit_tf.storage import jsonable
 from asvit_tf.tasks import baselines
 
@@ -59,6 +60,20 @@ def quiet_tensorflow() -> None:
     absl_logging.set_verbosity(absl_logging.ERROR)
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
+
+
+def scoring_hardware(hardware: str) -> Chosen:
+    """Takes the devices of a command that only scores; says which, unless it is the CPU of a machine without GPUs.
+
+    Raises:
+      UserError: What the option asks for cannot be used.
+    """
+    from asvit_tf import devices
+
+    chosen = devices.take(hardware)
+    if chosen.gpus or chosen.note:
+        click.echo(f"hardware: {chosen}", err=True)
+    return chosen
 
 
 def echo_skipped(result: Mapping[str, Any]) -> None:

@@ -8,8 +8,16 @@ from typing import Any
 import click
 
 from asvit_tf.choices import RANKABLE, SHAPE_MEASURES
-from asvit_tf.cli.console import AS_JSON, Choice, echo_skipped, only_result_on_stdout, print_json, quiet_tensorflow
-from asvit_tf.cli.options import BASE_STRIDE, IMAGES, MEASURING
+from asvit_tf.cli.console import (
+    AS_JSON,
+    Choice,
+    echo_skipped,
+    only_result_on_stdout,
+    print_json,
+    quiet_tensorflow,
+    scoring_hardware,
+)
+from asvit_tf.cli.options import BASE_STRIDE, HARDWARE_OF_SCORES, IMAGES, MEASURING
 from asvit_tf.design import counting, grids, retokenization, savings
 from asvit_tf.design.topology import Topology
 
@@ -118,6 +126,7 @@ def _by(sides: tuple[int, int]) -> str:
 @click.option(
     "--seed", default=8, show_default=True, type=click.IntRange(min=0), help="Seed of weights, circles and images."
 )
+@HARDWARE_OF_SCORES
 @AS_JSON
 def complexity(
     topology: str,
@@ -128,6 +137,7 @@ def complexity(
     image_size: int,
     base_stride: int | None,
     seed: int,
+    hardware: str,
     as_json: bool,
     **settings: Any,
 ) -> None:
@@ -147,6 +157,7 @@ def complexity(
 
         size = (image_size, image_size)
         source = images.Source.of_flags(dataset, data_path, data_dir)
+        scoring_hardware(hardware)
         sample, skipped = images.sample(source, batch_size, size, seed, progress=True)
         stride = base_stride or grids.base_stride(size)
         measures = (*RANKABLE[:-1], *SHAPE_MEASURES)

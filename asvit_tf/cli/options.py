@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
 
-from asvit_tf.choices import BACKENDS, ENGINES, INITIALIZATIONS, NORMALIZATIONS, RADII
+from asvit_tf.choices import BACKENDS, ENGINES, HARDWARE, INITIALIZATIONS, NORMALIZATIONS, RADII
 from asvit_tf.cli.console import Choice
 
 _LONGEST_NAME = 255  # Bytes of one name on the file systems of Linux and macOS.
@@ -112,6 +112,24 @@ def worker_options(work: str) -> Callable:
     )
 
 
+def hardware_option(words: Sequence[str], help: str) -> Callable:
+    """`--hardware` of a command.
+
+    Args:
+      words: Which of `choices.HARDWARE` it takes.
+      help: What it does.
+    """
+    return click.option("--hardware", default=HARDWARE[0], show_default=True, type=Choice(words), help=help)
+
+
+HARDWARE_OF_RUN = hardware_option(
+    HARDWARE, "What scores and trains. auto: GPUs that TensorFlow can use, else this machine's TPU, else the CPU."
+)
+# The measures do not run on TPUs.
+HARDWARE_OF_SCORES = hardware_option(
+    [word for word in HARDWARE if word != "tpu"], "What scores. auto: GPUs that TensorFlow can use, else the CPU."
+)
+TPU = click.option("--tpu", help="Name or address of a TPU; local is this machine's.")
 IMAGES = together(
     click.option(
         "--dataset", help="digits, cluttered_digits, noise, or a data set that TensorFlow Datasets has prepared."

@@ -21,9 +21,10 @@ from asvit_tf.cli.console import (
     quiet_tensorflow,
     setting,
 )
-from asvit_tf.cli.options import BASE_STRIDE, ImageSize, PathName
+from asvit_tf.cli.options import BASE_STRIDE, HARDWARE_OF_RUN, TPU, ImageSize, PathName
 from asvit_tf.dataloaders.folders import layout
 from asvit_tf.design import retokenization
+from asvit_tf.hardware import choice
 from asvit_tf.journals import workspace
 from search.runs.settings import RunSettings
 
@@ -84,8 +85,10 @@ _setting = functools.partial(setting, RunSettings)
     type=PathName(),
     help="Train the network of this run (or training) further on these images, instead of searching one.",
 )
+@HARDWARE_OF_RUN
+@TPU
 @AS_JSON
-def run(output: str, as_json: bool, **options: Any) -> None:
+def run(output: str, hardware: str, tpu: str | None, as_json: bool, **options: Any) -> None:
     """Runs the whole path: search, grow, train, evaluate, export, report. The same command continues a killed run.
 
     Exit status 1: the network learned nothing; it is not exported.
@@ -97,13 +100,17 @@ def run(output: str, as_json: bool, **options: Any) -> None:
     if options["recipe"] is not None and options["recipe"] not in RECIPES:
         options["recipe"] = os.path.abspath(options["recipe"])
     settings = RunSettings(**options)
+    choice.check(hardware, tpu)
     if settings.data_path is not None and not (Path(output) / "data" / "dataset.json").exists():
         layout(settings.data_path, [output])
     with workspace(output, settings.identity()) as directory, only_result_on_stdout():
         quiet_tensorflow()
+        from asvit_tf import devices
+
+        chosen = devices.take(hardware, tpu)
         from search.runs import pipeline
 
-        result = pipeline.run(directory, settings, lambda line: click.echo(line, err=True), started)
+        result = pipeline.run(directory, settings, lambda line: click.echo(line, err=True), chosen, started)
     if as_json:
         print_json(result)
     else:

@@ -14,8 +14,15 @@ from asvit_tf.choices import (
     RANKABLE,
     SEARCHED,
 )
-from asvit_tf.cli.console import AS_JSON, echo_skipped, only_result_on_stdout, print_json, quiet_tensorflow
-from asvit_tf.cli.options import IMAGES, MEASURING, PathName, Positive, together, worker_options
+from asvit_tf.cli.console import (
+    AS_JSON,
+    echo_skipped,
+    only_result_on_stdout,
+    print_json,
+    quiet_tensorflow,
+    scoring_hardware,
+)
+from asvit_tf.cli.options import HARDWARE_OF_SCORES, IMAGES, MEASURING, PathName, Positive, together, worker_options
 from asvit_tf.design import grids
 from asvit_tf.design.topology import STRIDE, Topology
 from asvit_tf.errors import UserError
@@ -53,7 +60,8 @@ _SEARCHING = together(
         type=click.IntRange(min=1),
         help="Classes of the classifier whose parameters are counted.",
     ),
-    worker_options(" that score topologies side by side"),
+    HARDWARE_OF_SCORES,
+    worker_options(" that score topologies side by side; each has one of the GPUs, in turn"),
     AS_JSON,
 )
 # As in the released code.
@@ -200,6 +208,8 @@ def _run_of(options: Mapping[str, Any], seed: int) -> tuple[Path, ScoredRun]:
         SizeSettings(**of(SizeSettings)),
         WorkerSettings(options["workers"], options["worker_threads"], options["backend"]),
     )
+    gpus = scoring_hardware(options["hardware"]).worker_gpus()
+    run = dataclasses.replace(run, workers=dataclasses.replace(run.workers, gpus=gpus))
     directory = Path(options["save_dir"])
     return (directory if options["timestamp"] == "none" else directory / options["timestamp"]), run
 

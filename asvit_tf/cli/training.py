@@ -9,7 +9,7 @@ import click
 
 from asvit_tf.choices import MODES
 from asvit_tf.cli.console import AS_JSON, Choice, end_by_verdict, only_result_on_stdout, print_json, quiet_tensorflow
-from asvit_tf.cli.options import PathName
+from asvit_tf.cli.options import TPU, PathName
 
 _REQUIRED = ("experiment", "mode", "model_dir")
 _MODE = click.option("--mode", type=Choice(MODES), metavar="|".join(MODES), help="What to do.  [required]")
@@ -25,7 +25,7 @@ _OPTIONS = (
         metavar="A.B=C,...",
         help="Fields, applied after the files; YAML or a file will do, too. May be repeated, later ones win.",
     ),
-    click.option("--tpu", help="Name or address of a TPU; local is this machine's."),
+    TPU,
     click.option("--tf-data-service", help="Address of a tf.data service that reads the images."),
     click.option("--gin-file", multiple=True, help="Gin configuration; may be repeated."),
     click.option("--gin-params", multiple=True, help="Gin binding; may be repeated."),

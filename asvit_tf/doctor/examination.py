@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.resources
 import json
 import os
 import signal
@@ -14,15 +13,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from asvit_tf.hardware import environment, findings
+from asvit_tf.hardware import choice, environment, findings
+from asvit_tf.hardware.choice import Chosen, Gpu
 from asvit_tf.hardware.findings import Finding
 from asvit_tf.hardware.machine import Machine
 
 _TIMEOUT = 600  # Seconds; importing TensorFlow on a busy machine takes one.
-_BFLOAT16_CAPABILITY = (8, 0)  # The first GPUs that multiply bfloat16.
-_RECIPE = "digits_asvit_i32_cpu.yaml"  # That `asvit run` trains by.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +92,7 @@ def examine(
         tensorflow=listing or None,
         findings=[dataclasses.asdict(finding) for finding in found],
         training=training_choice(machine, listing) if listing else None,
-        run=run_choice(listing) if listing else None,
+        run=run_choice(machine, listing) if listing else None,
         speed=[dict(device=row["device"], **row["speed"]) for row in probed.rows[1:] if "speed" in row],
     )
 
@@ -116,7 +112,7 @@ def _of_tensorflow(machine: Machine, probed: Probe, measured: bool) -> list[Find
     devices = probed.listing["devices"]
     listed = any(name.startswith("GPU") for name in devices)
     if machine.gpu_devices and not listed and not machine.hides_gpus and machine.purpose != "tpu":
-        found.append(_unseen_gpus(machine, probed.listing))
+        found.append(findings.unlisted_gpus(machine, _has_cuda(probed.listing)))
     for row in probed.rows[1:]:
         if "error" in row:
             found.append(_untrained(machine, row["device"], row["error"]))
@@ -129,18 +125,6 @@ def _of_tensorflow(machine: Machine, probed: Probe, measured: bool) -> list[Find
             what = f"the process with TensorFlow, its work done, {probed.failure}"
             found.append(Finding("software", what, _again(machine)))
     return found
-
-
-def _unseen_gpus(machine: Machine, listing: dict[str, Any]) -> Finding:
-    what = f"TensorFlow lists none of {machine.gpu_devices} GPUs"
-    if listing["build"]["cuda"] is None and "tensorflow" not in machine.tensorflows:
-        return Finding("gpu", f"{what}: it is built without CUDA", findings.gpu_install(machine))
-    code = """'import tensorflow as tf; tf.config.list_physical_devices("GPU")'"""
-    mend = f"nvidia-smi; {machine.command} -c {code} names the library that does not load"
-    if machine.visible_gpus is not None:
-        what += f", and CUDA_VISIBLE_DEVICES is {machine.visible_gpus!r}"
-        mend = f"unset CUDA_VISIBLE_DEVICES, or have it name GPUs of nvidia-smi -L; else {mend}"
-    return Finding("gpu", what, mend)
 
 
 def _untrained(machine: Machine, device: str, reason: str) -> Finding:
@@ -162,40 +146,41 @@ def _again(machine: Machine) -> str:
     return f"make the environment again: rm -r .venv-{machine.purpose} && make {machine.purpose}-env"
 
 
+def _chosen(machine: Machine, listing: dict[str, Any]) -> Chosen:
+    """What `asvit run` would take of this machine, unless told otherwise."""
+    gpus = [Gpu(gpu["name"], tuple(gpu["compute_capability"] or ()) or None) for gpu in listing["gpus"]]
+    return choice.choose("auto", None, machine, gpus, _has_cuda(listing))
+
+
+def _has_cuda(listing: dict[str, Any]) -> bool:
+    return listing["build"]["cuda"] is not None
+
+
 def training_choice(machine: Machine, listing: dict[str, Any]) -> dict[str, Any]:
     """The settings under which `asvit train` uses all of this machine, and the flags that say so."""
-    gpus = listing["gpus"]
-    if machine.can_start_tpu:
-        chosen = dict(distribution_strategy="tpu", num_gpus=0, mixed_precision_dtype="bfloat16")
-        settings = "runtime.distribution_strategy=tpu,runtime.mixed_precision_dtype=bfloat16"
-        return dict(**chosen, flags=f"--tpu=local --params_override={settings}")
-    if gpus:
-        narrow = all(tuple(gpu["compute_capability"] or (0, 0)) >= _BFLOAT16_CAPABILITY for gpu in gpus)
-        chosen = dict(
-            distribution_strategy="mirrored" if len(gpus) > 1 else "one_device",
-            num_gpus=len(gpus),
-            mixed_precision_dtype="bfloat16" if narrow else "float32",
-        )
-    else:
-        chosen = dict(distribution_strategy="one_device", num_gpus=0, mixed_precision_dtype="float32")
-    overrides = ",".join(f"runtime.{name}={value}" for name, value in chosen.items())
-    return dict(**chosen, flags=f"--params_override={overrides}")
+    settings = _chosen(machine, listing).settings
+    # The strategy counts a TPU's cores itself.
+    named = {name: value for name, value in settings.items() if name != "num_gpus" or not _is_tpu(settings)}
+    overrides = ",".join(f"runtime.{name}={value}" for name, value in named.items())
+    return dict(**settings, flags="--tpu=local " * _is_tpu(settings) + f"--params_override={overrides}")
 
 
-def run_choice(listing: dict[str, Any]) -> dict[str, Any]:
-    """What `asvit run` uses of this machine: its recipe names the devices of the training; the search takes one."""
-    recipe = yaml.safe_load((importlib.resources.files("official_configs") / _RECIPE).read_text(encoding="utf-8"))
-    names = ("distribution_strategy", "num_gpus", "mixed_precision_dtype")
-    chosen = {name: recipe["runtime"][name] for name in names}
-    return dict(**chosen, search_device="GPU:0" if "GPU:0" in listing["devices"] else "CPU:0")
+def run_choice(machine: Machine, listing: dict[str, Any]) -> dict[str, Any]:
+    """What `asvit run` uses of this machine without flags: to train, and to score in search and growth."""
+    settings = _chosen(machine, listing).settings
+    number = settings["num_gpus"]
+    return dict(**settings, search_device="CPU:0" if not number else "GPU:0" if number == 1 else f"{number} GPUs")
 
 
 def run_in_words(run: dict[str, Any]) -> str:
     """`run_choice` for people."""
-    number = run["num_gpus"]
-    where = "the CPU" if number == 0 else "GPU:0" if number == 1 else f"{number} GPUs"
     searches = run["search_device"].replace("CPU:0", "the CPU")
+    where = "the TPU" if _is_tpu(run) else searches
     return f"trains on {where} in {run['mixed_precision_dtype']}; search uses {searches}"
+
+
+def _is_tpu(settings: dict[str, Any]) -> bool:
+    return settings["distribution_strategy"] == "tpu"
 
 
 def in_words(result: dict[str, Any]) -> str:

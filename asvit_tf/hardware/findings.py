@@ -74,6 +74,31 @@ def cannot_use_local_tpu(machine: Machine) -> Finding | None:
     return problems[0] if problems else None
 
 
+def cannot_use_gpus(machine: Machine, has_cuda: bool = True) -> Finding:
+    """Why TensorFlow lists no GPU of this machine.
+
+    Args:
+      machine: The machine.
+      has_cuda: Whether its TensorFlow was built with CUDA.
+    """
+    if not machine.gpus:
+        return Finding("gpu", "this machine has no NVIDIA GPU", "leave --hardware=gpu out")
+    return next((finding for finding in _gpu(machine) if finding.mend), unlisted_gpus(machine, has_cuda))
+
+
+def unlisted_gpus(machine: Machine, has_cuda: bool) -> Finding:
+    """What is to be said where nothing else is wrong, and TensorFlow lists none all the same; as `cannot_use_gpus`."""
+    what = f"TensorFlow lists none of {machine.gpu_devices} GPUs"
+    if not has_cuda and "tensorflow" not in machine.tensorflows:
+        return Finding("gpu", f"{what}: it is built without CUDA", gpu_install(machine))
+    code = """'import tensorflow as tf; tf.config.list_physical_devices("GPU")'"""
+    mend = f"nvidia-smi; {machine.command} -c {code} names the library that does not load"
+    if machine.visible_gpus is not None:
+        what += f", and CUDA_VISIBLE_DEVICES is {machine.visible_gpus!r}"
+        mend = f"unset CUDA_VISIBLE_DEVICES, or have it name GPUs of nvidia-smi -L; else {mend}"
+    return Finding("gpu", what, mend)
+
+
 def _uninstall(names: Sequence[str]) -> list[str]:
     return [f"uninstall -y {' '.join(names)}"] if names else []
 

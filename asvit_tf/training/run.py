@@ -30,7 +30,7 @@ from asvit_tf.design import savings
 from asvit_tf.design.topology import Topology
 from asvit_tf.errors import StoppedError, UserError
 from asvit_tf.modeling import checkpoints
-from asvit_tf.precision import mixed_precision
+from asvit_tf.precision import mixed_precision, tensor_float_32
 from asvit_tf.tasks import checks, classification, experiment_files, schedules
 from asvit_tf.training import failures, step_log
 from asvit_tf.training.guard import Guard
@@ -74,7 +74,7 @@ def run(
             data.input_path = record_paths.understood(data.input_path)
     params.trainer.recovery_max_trials = -1  # The Model Garden's answer to a NaN; `guard.Guard` has its own.
     lost_at: str | None = "nowhere"
-    with mixed_precision(params.runtime.mixed_precision_dtype), captured() as log:
+    with mixed_precision(params.runtime.mixed_precision_dtype), tensor_float_32(True), captured() as log:
         if "train" in mode and phases:
             say(savings.plan_in_words(phases))
         while True:

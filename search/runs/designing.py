@@ -17,7 +17,9 @@ from asvit_tf.errors import UserError
 from asvit_tf.journals import Journal
 from asvit_tf.modeling import checkpoints
 from asvit_tf.serving import export
+from search.runs.search_settings import WorkerSettings
 from search.runs.settings import PROXY_DIVISOR, RunSettings
+from search.runs.workers import ParallelScorer
 from search.scoring.score import Remembered, Scorer
 from search.scoring.settings import ScoringSettings
 from search.scoring.training_free import TrainingFreeScorer
@@ -43,8 +45,14 @@ def once(path: Path, step: Callable[[Path], dict[str, Any]], key: str | None = N
     return result if result is not None and (key is None or key in result) else step(path)
 
 
-def scorer(directory: Path, settings: RunSettings, dataset: data.Dataset) -> Scorer:
+def scorer(directory: Path, settings: RunSettings, dataset: data.Dataset, gpus: tuple[str, ...] = ("",)) -> Scorer:
     """Scores on a data set's images, each topology once.
+
+    Args:
+      directory: Of the run.
+      settings: Of the run.
+      dataset: Whose training images are taken.
+      gpus: CUDA_VISIBLE_DEVICES of the processes that score; one of them is this process.
 
     Raises:
       UserError: There are fewer images than a score takes.
@@ -61,7 +69,9 @@ def scorer(directory: Path, settings: RunSettings, dataset: data.Dataset) -> Sco
         repeats=settings.repeats,
         seed=settings.seed,
     )
-    return Remembered(TrainingFreeScorer(scoring, sample), directory / "scores.jsonl")
+    workers = WorkerSettings(len(gpus), gpus=gpus)
+    scored: Scorer = TrainingFreeScorer(scoring, sample) if len(gpus) == 1 else ParallelScorer(scoring, sample, workers)
+    return Remembered(scored, directory / "scores.jsonl")
 
 
 def limits(settings: RunSettings, num_classes: int) -> Limits:

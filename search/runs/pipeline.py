@@ -18,9 +18,13 @@ from typing import Any
 import tensorflow as tf
 from official.core import config_definitions as cfg
 
-from asvit_tf import registry_imports  # noqa: F401
+from asvit_tf import (
+    private_names,
+    registry_imports,  # noqa: F401
+)
 from asvit_tf.dataloaders import classification as data
 from asvit_tf.design.topology import Topology
+from asvit_tf.hardware.choice import Chosen
 from asvit_tf.journals import Journal
 from asvit_tf.modeling import checkpoints
 from asvit_tf.serving import export
@@ -28,6 +32,7 @@ from asvit_tf.storage import write_json, write_text
 from asvit_tf.tasks import baselines, plans, schedules
 from asvit_tf.training import guard, rehearsal, step_log
 from asvit_tf.training import run as train
+from asvit_tf.training.runtimes import Runtime
 from search.report import run_page
 from search.runs import designing, timetable
 from search.runs.settings import RunSettings
@@ -35,7 +40,11 @@ from search.runs.timetable import Timetable
 
 
 def run(
-    directory: Path, settings: RunSettings, say: Callable[[str], None], started: float | None = None
+    directory: Path,
+    settings: RunSettings,
+    say: Callable[[str], None],
+    chosen: Chosen = Chosen(),
+    started: float | None = None,
 ) -> dict[str, Any]:
     """Runs every step that is not done yet.
 
@@ -43,6 +52,7 @@ def run(
       directory: For everything; owned by this process (`journals.workspace`).
       settings: What to run.
       say: Receives a line at the start of each step.
+      chosen: Devices, as `devices.take` took them; no part of the settings, so another start may have others.
       started: When the command began, of `time.monotonic`, for `hours`; None for now.
 
     Returns:
@@ -51,12 +61,14 @@ def run(
       `majority_share`, `balanced_accuracy`, `learned` and `too_few_examples` (see `baselines.Verdict`); `saved_model`,
       None where nothing was learned; `report`, `seconds` (an object, by step: near 0 for what was done before), what
       `Skipped.as_dict` says of image files, `test_accuracy` and `test_balanced_accuracy` (None without a test split),
-      `failed_scores` (topologies that the search could not score), `rollbacks` (a `verdicts.Rollback` each).
+      `failed_scores` (topologies that the search could not score), `rollbacks` (a `verdicts.Rollback` each),
+      `hardware` (`Chosen.name`, of the start that finished).
 
     Raises:
-      UserError: The images are too few or cannot be read, or no network fits the budget.
+      UserError: The images are too few or cannot be read, no network fits the budget, or a batch cannot be divided
+        among the devices.
     """
-    return _Run(directory, settings, say, time.monotonic() if started is None else started).everything()
+    return _Run(directory, settings, say, chosen, time.monotonic() if started is None else started).everything()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,9 +94,13 @@ class _Design:
 class _Run:
     """One run's directory and settings; each method is one step."""
 
-    def __init__(self, directory: Path, settings: RunSettings, say: Callable[[str], None], started: float):
+    def __init__(
+        self, directory: Path, settings: RunSettings, say: Callable[[str], None], chosen: Chosen, started: float
+    ):
         self.directory = directory
         self.settings = settings
+        self._chosen = chosen
+        self._runtime = Runtime(chosen, settings.batch_size)
         self.seconds: dict[str, float] = {}
         self._say = say
         self._timetable = (
@@ -99,6 +115,7 @@ class _Run:
             finished = json.loads(written.read_text(encoding="utf-8"))
             if "learned" in finished:  # Else it is of an earlier version: its network is evaluated again.
                 return self._placed(finished)
+        self._say(f"hardware: {self._runtime}")
         plans.check(self._plan())  # Before anything takes long.
         dataset = self._timed("data", self.prepare_data)
         design = self.design(dataset)
@@ -111,6 +128,8 @@ class _Run:
                 f"training will take about {timetable.span(choice.seconds)}, export and report "
                 f"{timetable.span(timetable.END_SECONDS)}; {timetable.span(self._timetable.used)} are gone"
             )
+        if len(self._chosen.gpus) > 1:
+            private_names.end_workers()  # Training needs the memory that they hold of their GPUs.
         metrics = self._timed("train", self.train_model, params)
         failed = baselines.is_failure(metrics)
         saved_model = None if failed else self._timed("export", self.export_model, params).name
@@ -136,6 +155,7 @@ class _Run:
             failed_scores=design.failed,
             rollbacks=list(map(dataclasses.asdict, guard.read_rollbacks(self.directory / "train"))),
             seconds=self.seconds,
+            hardware=self._chosen.name,
         )
         self._timed("report", self.write_report, params, design.family, result)
         write_json(written, result)
@@ -198,6 +218,7 @@ class _Run:
             plan if epochs is None else dataclasses.replace(plan, epochs=epochs), dataset, topology
         )
         write_text(self.directory / "recipe.yaml", plans.recipe_text(params))
+        self._runtime.apply(params, dataset.validation_examples)
         return params
 
     def _timed(self, name: str, step: Callable, *arguments: Any) -> Any:
@@ -218,7 +239,7 @@ class _Run:
         if self._kept is not None:
             family = self._kept.family(settings, classes)
             return _Design(str(self._kept.topology), family, 0)
-        scored = designing.scorer(self.directory, settings, dataset)
+        scored = designing.scorer(self.directory, settings, dataset, self._chosen.worker_gpus())
         steps, stop = settings.search_steps, None
         if self._timetable is not None:
             steps = steps or self._timetable.search_steps(lambda: designing.seconds_of_a_score(settings, scored))
@@ -250,6 +271,7 @@ class _Run:
         self._say(f"evaluating {dataset.test_examples} images of the test split")
         params = copy.deepcopy(params)
         params.task.validation_data.input_path = dataset.test_path
+        self._runtime.evaluate(params, dataset.test_examples)
 
         def tested(path: Path) -> dict[str, Any]:
             # In a directory of its own: the training's holds the curve of the validation images.

@@ -93,6 +93,7 @@ class WorkerSettings:
       processes: How many, >= 1; one is this process itself.
       threads: Threads of each process, >= 1; None shares the cores out.
       backend: joblib's, one of `choices.BACKENDS`.
+      gpus: CUDA_VISIBLE_DEVICES of the processes, in turn (`choice.Chosen.worker_gpus`); none leaves it as it is.
 
     Raises:
       UserError: A value is out of range.
@@ -101,6 +102,7 @@ class WorkerSettings:
     processes: int = 1
     threads: int | None = None
     backend: str = "loky"
+    gpus: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.processes < 1 or (self.threads is not None and self.threads < 1):

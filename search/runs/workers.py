@@ -6,14 +6,18 @@ computes it.
 
 from __future__ import annotations
 
+import dataclasses
+import fcntl
 import hashlib
 import logging
 import os
+import tempfile
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
 import joblib
 import numpy as np
@@ -34,8 +38,30 @@ _ORPHAN_CHECK_SECONDS = 2.0
 _LEAK_BYTES = 8e9
 
 _prepared = False  # Whether this process is set up for work.
+_places: list[IO[str]] = []  # What this worker process holds locked until it ends: its place among the others.
 # The scorer of this worker process: made at its first task, used for all that have the same settings and images.
 _kept: tuple[tuple[ScoringSettings, str], TrainingFreeScorer | PredictingScorer] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Process:
+    """What a worker process has to know of itself.
+
+    Attributes:
+      threads: Of TensorFlow.
+      growth: Bytes by which it may grow.
+      gpus: CUDA_VISIBLE_DEVICES of the processes, in turn; none leaves it as it is.
+      number: How many processes there are.
+      places: Directory with a file for each place among them.
+      parent: The process that started it.
+    """
+
+    threads: int
+    growth: float
+    gpus: tuple[str, ...]
+    number: int
+    places: str
+    parent: int = dataclasses.field(default_factory=os.getpid)
 
 
 class Pool:
@@ -47,8 +73,8 @@ class Pool:
     """
 
     def __init__(self, workers: WorkerSettings, growth: float = _LEAK_BYTES):
-        self._threads = workers.threads_each
-        self._growth = growth
+        self._places = tempfile.TemporaryDirectory(prefix="asvit-workers-")
+        self._process = _Process(workers.threads_each, growth, workers.gpus, workers.processes, self._places.name)
         self._parallel = dict(n_jobs=workers.processes, backend=workers.backend)
 
     def map(self, function: Callable, calls: Iterable[tuple]) -> Iterator[Any]:
@@ -58,8 +84,7 @@ class Pool:
           UserError: A process was killed from outside.
         """
         pool = joblib.Parallel(**self._parallel, return_as="generator", batch_size=1)
-        process = (self._threads, os.getpid(), self._growth)
-        tasks = (joblib.delayed(_work)(process, function, arguments) for arguments in calls)
+        tasks = (joblib.delayed(_work)(self._process, function, arguments) for arguments in calls)
         try:
             yield from pool(tasks)
         except process_executor.TerminatedWorkerError as error:
@@ -85,11 +110,11 @@ class ParallelScorer:
         return self._pool.map(_score, ((self._key, self._images, str(topology)) for topology in topologies))
 
 
-def _work(process: tuple[int, int, float], function: Callable, arguments: tuple) -> Any:
+def _work(process: _Process, function: Callable, arguments: tuple) -> Any:
     """Runs in a worker process."""
     global _prepared
     if not _prepared:
-        _prepare_process(*process)
+        _prepare_process(process)
         _prepared = True
     return function(*arguments)
 
@@ -103,17 +128,40 @@ def _score(key: tuple[ScoringSettings, str], images: np.ndarray, topology: str) 
     return _kept[1].score(Topology.parse(topology))
 
 
-def _prepare_process(threads: int, parent: int, growth: float) -> None:
+def _prepare_process(process: _Process) -> None:
     """Sets up TensorFlow before its first use, and ends the process when its parent is gone."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     warnings.filterwarnings("ignore")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     # loky ends a worker that has grown by 300 MB, to stop leaks; a larger topology is no leak, and a new process would
     # import TensorFlow again.
-    private_names.let_workers_grow(growth)
-    if parent != os.getpid():  # joblib runs the tasks of one worker in the calling process.
-        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    set_threads(threads)
+    private_names.let_workers_grow(process.growth)
+    if process.parent != os.getpid():  # joblib runs the tasks of one worker in the calling process.
+        threading.Thread(target=_end_with, args=(process.parent,), daemon=True).start()
+        if process.gpus:
+            place = take_place(Path(process.places), process.number)
+            os.environ["CUDA_VISIBLE_DEVICES"] = process.gpus[place % len(process.gpus)]
+        os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # Others have the same GPU.
+    set_threads(process.threads)
+
+
+def take_place(directory: Path, number: int) -> int:
+    """The lowest free place among worker processes, from 0; free again once this process has ended, however it ends.
+
+    Args:
+      directory: Of these processes.
+      number: How many there are; where all places are taken, as by one that is about to end, it is one of them.
+    """
+    for place in range(number):
+        file = open(directory / str(place), "w")  # noqa: SIM115 - held until the process ends
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+        else:
+            _places.append(file)
+            return place
+    return os.getpid() % number
 
 
 def _end_with(parent: int) -> None:

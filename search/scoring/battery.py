@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import tensorflow as tf
 
-from asvit_tf import traces
+from asvit_tf import precision, traces
 from asvit_tf.choices import CIRCLE_MEASURES, INITIALIZATIONS, NORMALIZATIONS, NTK_MEASURES
 from asvit_tf.design.topology import Topology
 from asvit_tf.measures import complexity, ntk
@@ -43,6 +43,7 @@ class Battery:
         self._circles = circles(settings)
         self._images = tf.constant(images, tf.float32)
 
+    @precision.tensor_float_32(False)
     @traces.forgotten()
     def score(self, topology: Topology) -> Score:
         """The measures by name; `split` holds the seconds by program, tracing included."""

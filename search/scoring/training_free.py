@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from asvit_tf import traces
+from asvit_tf import precision, traces
 from asvit_tf.choices import SHAPE_MEASURES
 from asvit_tf.design.topology import Topology
 from asvit_tf.measures import complexity, ntk
@@ -94,6 +94,7 @@ class TrainingFreeScorer:
     def __call__(self, topologies: Sequence[Topology]) -> Iterator[Score]:
         return map(self.score, topologies)
 
+    @precision.tensor_float_32(False)
     @traces.forgotten()
     def score(self, topology: Topology) -> Score:
         """Scores one topology."""

@@ -16,9 +16,10 @@ from asvit_tf.dataloaders.classification import Dataset
 from asvit_tf.design.topology import Topology
 from asvit_tf.doctor import examination
 from asvit_tf.errors import UserError
+from asvit_tf.hardware.choice import Gpu, choose
 from asvit_tf.hardware.machine import examine
 from asvit_tf.tasks import plans
-from asvit_tf.training import strategies
+from asvit_tf.training import runtimes, strategies
 
 
 def test_the_command_trains_on_this_machine(capsys):
@@ -96,7 +97,7 @@ def test_hidden_gpus_are_one_finding(visible, what):
         (TPU, [], "one_device", 0, "float32", "runtime.num_gpus=0"),
         (GPU, [(8, 0)], "one_device", 1, "bfloat16", "runtime.num_gpus=1"),
         (GPU, [(9, 0), (9, 0)], "mirrored", 2, "bfloat16", "runtime.distribution_strategy=mirrored"),
-        (GPU, [(8, 0), (7, 5)], "mirrored", 2, "float32", "runtime.num_gpus=2"),  # One of them multiplies no bfloat16.
+        (GPU, [(8, 0), (7, 5)], "mirrored", 2, "float16", "runtime.num_gpus=2"),  # One of them multiplies no bfloat16.
     ],
 )
 def test_what_training_would_use(machine, gpus, strategy, number, dtype, flags):
@@ -110,26 +111,28 @@ def test_what_training_would_use(machine, gpus, strategy, number, dtype, flags):
 
 
 @pytest.mark.parametrize(
-    ("machine", "devices", "search"),
-    [(PLAIN, ["CPU:0"], "the CPU"), (TPU_VM, ["CPU:0"], "the CPU"), (GPU, ["CPU:0", "GPU:0", "GPU:1"], "GPU:0")],
+    ("machine", "gpus", "said"),
+    [
+        (PLAIN, [], "trains on the CPU in float32; search uses the CPU"),
+        (TPU_VM, [], "trains on the TPU in bfloat16; search uses the CPU"),
+        (GPU, [(7, 5)], "trains on GPU:0 in float16; search uses GPU:0"),
+        (GPU, [(8, 0)] * 4, "trains on 4 GPUs in bfloat16; search uses 4 GPUs"),
+    ],
 )
-def test_what_run_uses_is_said(machine, devices, search):
-    result = examined(machine, listing(*devices))
-    assert f"asvit run     trains on the CPU in float32; search uses {search}\n" in examination.in_words(result)
-    assert result["run"]["search_device"] == search.replace("the CPU", "CPU:0")
+def test_what_run_uses_is_said_and_is_what_its_experiment_gets(machine, gpus, said):
+    devices = ["CPU:0", *(f"GPU:{number}" for number in range(len(gpus)))]
+    result = examined(machine, listing(*devices, gpus=gpus))
+    assert f"asvit run     {said}\n" in examination.in_words(result)
 
-
-def test_what_run_uses_is_what_its_recipe_says():
-    dataset = Dataset("data", ("a", "b"), train_examples=64, validation_examples=8)
+    dataset = Dataset("data", ("a", "b"), train_examples=64, validation_examples=16)
     plan = plans.Plan(image_size=(32, 32), seed=0, epochs=1, batch_size=32)
-    runtime = plans.classifier(plan, dataset, Topology.parse(TINY)).runtime
-    choice = examination.run_choice(listing("CPU:0", "GPU:0"))
-    assert choice.pop("search_device") == "GPU:0"
-    assert choice == {name: getattr(runtime, name) for name in choice}
-    assert len(choice) == 3
-    # The shipped one is for a CPU; another would be told as it is.
-    words = [examination.run_in_words(choice | dict(num_gpus=n, search_device="GPU:0")) for n in (0, 1, 4)]
-    assert [text.partition(" in ")[0] for text in words] == ["trains on the CPU", "trains on GPU:0", "trains on 4 GPUs"]
+    params = plans.classifier(plan, dataset, Topology.parse(TINY))
+    runtime = runtimes.Runtime(choose("auto", None, machine, [Gpu("GPU", gpu) for gpu in gpus]), plan.batch_size)
+    runtime.replicas = max(1, len(gpus))  # Or a TPU would be started.
+    runtime.apply(params, dataset.validation_examples)
+    told = {name: value for name, value in result["run"].items() if name != "search_device"}
+    assert told == {name: getattr(params.runtime, name) for name in told}
+    assert len(told) == 3
 
 
 @pytest.mark.parametrize(

@@ -57,10 +57,16 @@ def batches():
     return inputs.tuned_where_it_helps(tf.data.Dataset.from_tensor_slices((images, labels)).repeat())
 
 
-def losses_and_strides(digits, model_dir, strategy, dtype="float32", xla=False):
-    """Loss and stride of every two steps."""
+def losses_and_strides(digits, model_dir, strategy, dtype="float32", xla=False, scaled=False):
+    """Loss and stride of every two steps; `scaled` as the Model Garden scales losses for float16.
+
+    By a factor with which nothing overflows: so early, a step that is left out changes all later ones.
+    """
     # num_gpus 1 is what the Model Garden asks for before it compiles a step.
-    params = experiment(digits, runtime={"enable_xla": xla, "num_gpus": int(xla)})
+    runtime = {"enable_xla": xla, "num_gpus": int(xla)}
+    if scaled:
+        runtime |= {"mixed_precision_dtype": "float16", "loss_scale": 1024.0}
+    params = experiment(digits, runtime=runtime)
     tf_keras.utils.set_random_seed(0)
     performance.set_mixed_precision_policy(dtype)
     with strategy.scope():
@@ -91,8 +97,13 @@ def plain(digits, tmp_path_factory):
         (two_devices, {}, 1e-3),
         (lambda: tf.distribute.OneDeviceStrategy("CPU:0"), {"xla": True}, 1e-3),
         (lambda: tf.distribute.OneDeviceStrategy("CPU:0"), {"dtype": "bfloat16"}, 5e-2),
+        # In float32 a power of two loses nothing, so this is about what is done with scaled gradients: clipped before
+        # the factor is taken out, each would weigh the same in Adam's averages.
+        (lambda: tf.distribute.OneDeviceStrategy("CPU:0"), {"scaled": True}, 1e-5),
+        (lambda: tf.distribute.OneDeviceStrategy("CPU:0"), {"dtype": "float16", "scaled": True}, 5e-3),
+        (two_devices, {"dtype": "float16", "scaled": True}, 5e-3),
     ],
-    ids=["two devices", "XLA", "bfloat16"],
+    ids=["two devices", "XLA", "bfloat16", "scaled losses", "float16", "two devices, float16"],
 )
 def test_training_over_both_switches_is_that_of_one_device(digits, plain, tmp_path, strategy, options, tolerance):
     expected, strides = plain

@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 from official.core import task_factory
 from official.vision.dataloaders import classification_input
-from sklearn import datasets
+from search_helpers import coloured_digits
 
 from asvit_tf import cli
 from asvit_tf.serving import export
@@ -29,16 +29,8 @@ OPTIONS = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Zeros, ones and twos, forty of each and each in a colour, as image files of several kinds; and a broken one."""
-    root = tmp_path_factory.mktemp("images")
-    digits = datasets.load_digits(n_class=3)
-    for label, name in enumerate(("zero", "one", "two")):
-        (root / name).mkdir()
-        for i, image in enumerate(digits.images[digits.target == label][:40]):
-            colours = tf.one_hot(label, 3, 15.0, 3.0)  # Or so few images and epochs would teach nothing.
-            pixels = tf.cast(tf.image.resize(image[..., None] * colours, (20 + i, 24)), tf.uint8)
-            encode, suffix = (tf.io.encode_jpeg, "jpg") if i % 2 else (tf.io.encode_png, "png")
-            (root / name / f"{i}.{suffix}").write_bytes(encode(pixels).numpy())
+    """`coloured_digits`, and a broken file."""
+    root = coloured_digits(tmp_path_factory.mktemp("images"))
     (root / "one" / "broken.jpg").write_bytes(b"\xff\xd8\xff broken")
     return root
 

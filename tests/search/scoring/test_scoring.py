@@ -9,12 +9,14 @@ import time
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from tensorflow.python.framework import func_graph
 
-from asvit_tf import Topology, UserError, journals, storage
+from asvit_tf import Topology, UserError, journals, precision, storage
 from search.runs import workers
 from search.runs.search_settings import WorkerSettings
 from search.scoring import battery as study_measures
+from search.scoring import training_free
 from search.scoring.score import summarize
 from search.scoring.settings import ScoringSettings
 from search.scoring.training_free import TrainingFreeScorer
@@ -79,6 +81,32 @@ def test_what_a_score_traces_is_forgotten(kind):
         return sum(isinstance(it, func_graph.FuncGraph) for it in gc.get_objects())
 
     assert graphs_after_a_score() == graphs_after_a_score()
+
+
+class Seen(Exception):
+    """Ends a score where its network would be built."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "network"), [(TrainingFreeScorer, training_free), (study_measures.Battery, study_measures)]
+)
+def test_factors_are_not_rounded_while_a_score_is_measured(kind, network, monkeypatch):
+    """By the flag alone: only GPUs round them."""
+    allowed = tf.config.experimental.tensor_float_32_execution_enabled
+    seen = []
+
+    def see(*arguments):
+        seen.append(allowed())
+        raise Seen
+
+    monkeypatch.setattr(network, "Probe", see)
+    images = np.random.default_rng(0).standard_normal((2, 16, 16, 3)).astype(np.float32)
+    scorer = kind(ScoringSettings(image_size=(16, 16), repeats=1, points=3), images)
+    with precision.tensor_float_32(True):
+        with pytest.raises(Seen):
+            scorer.score(Topology.parse("4,2,2,1|3,1,2,1|3,1,2,1|3,1,2,1|16,8"))
+        assert allowed()  # As before, also when it fails.
+    assert seen == [False]
 
 
 def test_a_workspace_has_one_owner_and_one_configuration(tmp_path):
