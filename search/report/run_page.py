@@ -7,6 +7,7 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from asvit_tf.dataloaders.imagefiles import duplicates
 from asvit_tf.dataloaders.imagefiles.skipped import in_words
 from asvit_tf.design import savings
 from asvit_tf.design.retokenization import Schedule
@@ -61,6 +62,7 @@ def render(
         f"{result['majority_share']:.2%}, the balanced accuracy {result['balanced_accuracy']:.2%}. "
         f"{_test(result)}Topologies that could not be scored: {result['failed_scores']}.</p>",
         f"<pre>{html.escape(in_words(result) or 'No image file was skipped.')}</pre>",
+        _duplicates(result),
         "<h2>Search</h2>",
         pages.embedded(
             figures.search_figure(search_trace), "REINFORCE over training-free measures; no candidate is trained."
@@ -96,3 +98,10 @@ def _interval(result: Mapping[str, Any], name: str) -> str:
     """The 95 % interval of an accuracy, in brackets; results of earlier versions have none."""
     interval = result.get(f"{name}_interval")
     return f" (95 % interval {interval[0]:.2%} to {interval[1]:.2%})" if interval else ""
+
+
+def _duplicates(result: Mapping[str, Any]) -> str:
+    """What images that occur more than once do to the numbers; "" where nobody counted them."""
+    counted = result.get("duplicates")
+    words = duplicates.in_words(counted) or "No image is there more than once."
+    return "" if counted is None else f"<pre>{html.escape(words)}</pre>"

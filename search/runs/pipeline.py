@@ -53,11 +53,12 @@ def run(directory: Path, settings: RunSettings, say: Callable[[str], None]) -> d
 
     Returns:
       `topology` (found by search), `grown` (trained), `parameters`; on held-out images, at all tokens, `accuracy` with
-      its 95 % interval `accuracy_interval`,
-      `majority_share`, `balanced_accuracy`, `learned` and `too_few_examples` (see `baselines.Verdict`); `saved_model`,
-      None where nothing was learned; `report`, `seconds` (an object, by step: near 0 for what was done before), what
-      `Skipped.as_dict` says of image files, `test_accuracy` and `test_balanced_accuracy` (None without a test split),
-      `failed_scores` (topologies that the search could not score), `rollbacks` (a `verdicts.Rollback` each).
+      its 95 % interval `accuracy_interval`, `majority_share`, `balanced_accuracy`, `learned` and `too_few_examples`
+      (see `baselines.Verdict`); `saved_model`, None where nothing was learned; `report`, `seconds` (an object, by step:
+      near 0 for what was done before), what `Skipped.as_dict` says of image files, `test_accuracy` and
+      `test_balanced_accuracy` (None without a test split), `failed_scores` (topologies that the search could not
+      score), `rollbacks` (a `verdicts.Rollback` each), `duplicates` (what `imagefiles.duplicates.count` found; None for
+      images that an earlier version prepared).
 
     Raises:
       UserError: The images are too few or cannot be read, or no network fits the budget.
@@ -108,6 +109,7 @@ class _Run:
             ),
             test_balanced_accuracy=None if tested is None else tested["balanced_accuracy"],
             **dataset.all_skipped.as_dict(),
+            duplicates=dataset.duplicates,
             failed_scores=found["failed"],
             rollbacks=list(map(dataclasses.asdict, guard.read_rollbacks(self.directory / "train"))),
             seconds=self.seconds,

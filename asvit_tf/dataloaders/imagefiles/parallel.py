@@ -36,12 +36,12 @@ def encoded(paths: Iterable[str], threads: int | None = None) -> Generator[Outco
       paths: Image files.
       threads: How many; None for one a core.
     """
-    return _mapped(_read, paths, threads)
+    return mapped(_read, paths, threads)
 
 
 def reasons_against(paths: Iterable[str], threads: int | None = None) -> Generator[str | None, None, None]:
     """`door.reason_against` for each of the files, likewise."""
-    return _mapped(door.reason_against, paths, threads)
+    return mapped(door.reason_against, paths, threads)
 
 
 def _read(path: str) -> Outcome:
@@ -95,7 +95,14 @@ def _size(outcome: Any) -> int:
     return len(outcome) if isinstance(outcome, bytes) else 0
 
 
-def _mapped(function: Callable, paths: Iterable[str], threads: int | None) -> Generator[Any, None, None]:
+def mapped(function: Callable[[str], Any], paths: Iterable[str], threads: int | None = None) -> Generator:
+    """What a function gives for each of the files, in their order. Few are in work, and few results wait, at a time.
+
+    Args:
+      function: Of a path; an exception of it ends everything.
+      paths: The files.
+      threads: How many; None for one a core.
+    """
     threads = threads or cores()
     paths = iter(paths)
     chunks: collections.deque[tuple[Future, queue.SimpleQueue, int]] = collections.deque()
