@@ -79,8 +79,8 @@ def test_copies_across_the_splits_are_counted_and_named(splits, tmp_path, capsys
     assert cli.main(words) == 0
     out = capsys.readouterr().out
     assert (
-        "validation images that are training images, too: 3 of 14; the accuracy on validation is too high by up to 21.4 "
-        "percentage points\n  val/cat/renamed.png is the same as train/cat/3.png\n" in out
+        "validation images that are training images, too: 3 of 14; the accuracy on validation is too high by up to "
+        "21.4 percentage points\n  val/cat/renamed.png is the same as train/cat/3.png\n" in out
     )
     assert "images of which a copy has another label: 2; " in out
 
@@ -123,9 +123,8 @@ def test_records_do_not_change_by_it(tmp_path):
 
 def ordered(dataset):
     """A checksum of all names in their order."""
-    return hashlib.sha256("\n".join(names(dataset.train_path) + names(dataset.validation_path)).encode()).hexdigest()[
-        :16
-    ]
+    together = "\n".join(names(dataset.train_path) + names(dataset.validation_path))
+    return hashlib.sha256(together.encode()).hexdigest()[:16]
 
 
 def test_directories_of_earlier_versions(tmp_path, capsys):
