@@ -208,7 +208,7 @@ def classifier(
                 "steps_per_loop": epoch_steps,
                 "summary_interval": epoch_steps,
                 "checkpoint_interval": epoch_steps * max(1, plan.epochs // 12),
-                "validation_interval": epoch_steps * max(1, plan.epochs // 6),
+                "validation_interval": epoch_steps * max(1, plan.epochs // 12),
                 "optimizer_config": {
                     "learning_rate": {"cosine": {"decay_steps": train_steps}},
                     "warmup": {"linear": {"warmup_steps": max(1, train_steps // 20)}},

@@ -30,6 +30,7 @@ from asvit_tf.storage import write_json, write_text
 from asvit_tf.tasks import baselines, classification, schedules
 from asvit_tf.training import guard, step_log
 from asvit_tf.training import run as train
+from asvit_tf.training.saving import best
 from search.report import run_page
 from search.runs.settings import PROXY_DIVISOR, RunSettings
 from search.scoring.score import Remembered, Scorer
@@ -57,8 +58,9 @@ def run(directory: Path, settings: RunSettings, say: Callable[[str], None]) -> d
       (see `baselines.Verdict`); `saved_model`, None where nothing was learned; `report`, `seconds` (an object, by step:
       near 0 for what was done before), what `Skipped.as_dict` says of image files, `test_accuracy` and
       `test_balanced_accuracy` (None without a test split), `failed_scores` (topologies that the search could not
-      score), `rollbacks` (a `verdicts.Rollback` each), `duplicates` (what `imagefiles.duplicates.count` found; None for
-      images that an earlier version prepared).
+      score), `rollbacks` (a `verdicts.Rollback` each), `best_step` (steps of the network that is reported and exported,
+      the best of all evaluations; None where an earlier version trained it: the last), `duplicates` (what
+      `imagefiles.duplicates.count` found; None for images that an earlier version prepared).
 
     Raises:
       UserError: The images are too few or cannot be read, or no network fits the budget.
@@ -101,6 +103,7 @@ class _Run:
             balanced_accuracy=metrics["balanced_accuracy"],
             learned=bool(metrics["learned"]),
             too_few_examples=bool(metrics.get("too_few_examples")),
+            best_step=metrics.get("best_step"),
             saved_model=saved_model,
             report="report.html",
             test_accuracy=None if tested is None else tested["accuracy"],
@@ -199,7 +202,11 @@ class _Run:
         directory = self.directory / "train"
 
         def trained(path: Path) -> dict[str, Any]:
-            metrics = train.run(params, str(path), "train_and_eval", progress=True, root=str(self.directory))
+            root = str(self.directory)
+            metrics = train.run(params, str(path), "train_and_eval", progress=True, root=root, keeps_best=True)
+            found = best.read(path)
+            if found is not None:
+                metrics = {**found.metrics, "best_step": found.step}
             write_json(path / "result.json", metrics)
             return metrics
 
@@ -213,11 +220,14 @@ class _Run:
 
         def tested(path: Path) -> dict[str, Any]:
             # In a directory of its own: the training's holds the curve of the validation images.
-            newest = checkpoints.newest(str(self.directory / "train"))
-            assert newest is not None  # Training has ended.
-            for file in checkpoints.files_of(newest):
+            found = best.read(self.directory / "train")
+            chosen = found.checkpoint if found else checkpoints.newest(str(self.directory / "train"))
+            assert chosen is not None  # Training has ended.
+            if found:
+                params.trainer.optimizer_config.ema = None  # Its model has the averages.
+            for file in checkpoints.files_of(chosen):
                 shutil.copy(file, path)
-            tf.compat.v1.train.update_checkpoint_state(str(path), str(path / Path(newest).name))
+            tf.compat.v1.train.update_checkpoint_state(str(path), str(path / Path(chosen).name))
             metrics = train.run(params, str(path), "eval", progress=True, root=str(self.directory))
             write_json(path / "result.json", metrics)
             return metrics
@@ -228,7 +238,9 @@ class _Run:
         saved_model = self.directory / "saved_model"
         if not saved_model.exists():
             self._say("exporting")
-            export.export(params, str(self.directory / "train"), str(saved_model))
+            found = best.read(self.directory / "train")
+            checkpoint = found.checkpoint if found else None
+            export.export(params, str(self.directory / "train"), str(saved_model), checkpoint=checkpoint)
         return saved_model
 
     def write_report(self, params: cfg.ExperimentConfig, family: list[dict[str, Any]], result: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from asvit_tf.serving import export
 from asvit_tf.tasks import class_metrics
 from asvit_tf.training import run as train
 from asvit_tf.training import step_log
+from asvit_tf.training.saving import best
 
 OPTIONS = [
     *("--image-size", "16", "--search-steps", "2", "--repeats", "1", "--score-batch", "2", "--budget", "0.51"),
@@ -70,6 +71,13 @@ def test_one_json_line_and_every_result(unbroken):
     report = (output / "report.html").read_text()
     assert report.count("data:image/png;base64,") == 3
     assert result["grown"] in report
+    curve = dict(train_evaluations(output))
+    assert sorted(curve) == [12, 24, 36, 48, 60, 72]  # After each epoch.
+    assert result["accuracy"] == pytest.approx(max(curve.values())) == pytest.approx(curve[result["best_step"]])
+    assert f"The network is that of step {result['best_step']}, the best of all evaluations" in report
+    assert "and there is no test split" in report
+    assert result["duplicates"]["images"] == dict(train=96, validation=24)
+    assert result["duplicates"]["validation_in_train"] == 0
     low, high = result["accuracy_interval"]
     assert low < result["accuracy"] <= high
     assert f"<b>{result['accuracy']:.2%}</b> (95 % interval {low:.2%} to {high:.2%}); the majority class's" in report
@@ -274,7 +282,7 @@ def test_saved_model_alone_answers_as_the_python_model(folder, unbroken):
     params = export.read_params(str(output / "train"))
     task = task_factory.get_task(params.task)
     model = task.build_model()
-    checkpoint = tf.train.latest_checkpoint(output / "train")
+    checkpoint = best.read(output / "train").checkpoint
     tf.train.Checkpoint(model=model).read(checkpoint).assert_existing_objects_matched().expect_partial()
     parse = classification_input.Parser([16, 16], 3, aug_crop=False, decode_jpeg_only=False).parse_fn(is_training=False)
     images = [parse({"image/encoded": tf.constant(f.read_bytes()), "image/class/label": 0})[0] for f in files]
