@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -36,7 +37,9 @@ def copies(contents: Sequence[bytes | str], progress: bool = False, threads: int
     left = _repeated(sizes, np.flatnonzero(sizes > 0))
     digests: list[bytes] = []
     for part in (_of_end, _of_whole):
-        digests = _digests(part, [contents[i] for i in left], progress, threads)
+        bar = brief_bar(left, "looking for copies", progress)
+        with contextlib.closing(parallel.mapped(part, (contents[i] for i in left), threads)) as found:
+            digests = [next(found) for _ in bar]
         known = np.array([place for place, found in enumerate(digests) if found], np.int64)
         numbers = np.frombuffer(b"".join(found or bytes(SIZE) for found in digests), "<u8")
         kept = _repeated(numbers, known)
@@ -61,20 +64,14 @@ def _size(content: bytes | str) -> int:
     return found.st_size if stat.S_ISREG(found.st_mode) else 0
 
 
-def _digests(
-    part: Callable[[str], bytes], contents: Sequence[bytes | str], progress: bool, threads: int | None
-) -> list[bytes]:
-    """`part` of each file, and of bytes the digest; b"" where a file cannot be read."""
-    paths = (content for content in contents if isinstance(content, str))
-    with contextlib.closing(parallel.mapped(part, paths, threads)) as found:
-        bar = brief_bar(contents, "looking for copies", progress)
-        return [digest(content) if isinstance(content, bytes) else next(found) for content in bar]
+def _opened(content: bytes | str) -> io.BytesIO | io.BufferedReader:
+    return io.BytesIO(content) if isinstance(content, bytes) else open(content, "rb")
 
 
-def _of_end(path: str) -> bytes:
-    """A digest of size and end."""
+def _of_end(content: bytes | str) -> bytes:
+    """A digest of size and end; b"" where a file cannot be read."""
     try:
-        with open(path, "rb") as file:
+        with _opened(content) as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - _END))
             return digest(size.to_bytes(8, "little") + file.read(_END))
@@ -82,10 +79,10 @@ def _of_end(path: str) -> bytes:
         return b""
 
 
-def _of_whole(path: str) -> bytes:
-    """The digest of a file, which may be larger than the memory."""
+def _of_whole(content: bytes | str) -> bytes:
+    """The digest of all, in parts, because a file may be larger than the memory; b"" where it cannot be read."""
     try:
-        with open(path, "rb") as file:
+        with _opened(content) as file:
             return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=SIZE)).digest()
     except OSError:
         return b""
