@@ -118,7 +118,7 @@ def test_records_do_not_change_by_it(tmp_path):
     dataset = data.prepare(tmp_path / "out", root)
     digits = data.prepare(tmp_path / "digits")
     assert digits.duplicates["validation_in_train"] == 0
-    assert [ordered(its) for its in (dataset, digits)] == ["FOLDER", "DIGITS"]
+    assert [ordered(its) for its in (dataset, digits)] == ["a5bc5c0b2a1fb2b1", "5528d6b62f9d2332"]
 
 
 def ordered(dataset):

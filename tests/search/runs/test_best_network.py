@@ -71,7 +71,7 @@ def exported_by(run, params, monkeypatch):
     return asked[0]
 
 
-def tested_by(run, params, monkeypatch):
+def answers_of(run, params, monkeypatch):
     """The number in the checkpoint that is evaluated on the test split, and whether weights are averaged there."""
     asked = []
 
@@ -101,7 +101,7 @@ def test_the_best_network_is_reported_exported_and_tested(run, params, monkeypat
     assert run.train_model(params) == result
     assert number_in(exported_by(run, params, monkeypatch)) == 2 * STEP
     # Its model has the averages; swapped with the moments' they would be the weights behind them.
-    assert tested_by(run, params, monkeypatch) == (2 * STEP, False)
+    assert answers_of(run, params, monkeypatch) == (2 * STEP, False)
     assert params.trainer.optimizer_config.ema is not None
 
 
@@ -111,4 +111,4 @@ def test_a_training_of_an_earlier_version_has_its_last_network(run, params, monk
     assert result["accuracy"] == CURVE[-1]
     assert "best_step" not in result
     assert exported_by(run, params, monkeypatch) is None
-    assert tested_by(run, params, monkeypatch) == (3 * STEP, True)
+    assert answers_of(run, params, monkeypatch) == (3 * STEP, True)
