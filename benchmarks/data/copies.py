@@ -74,6 +74,7 @@ def main(folder: Path, repeats: int) -> None:
         "comparing_before_the_split": least(lambda: copies.copies(files, threads=1), repeats) / len(files),
     }
     row = dict(
+        folder=folder.name,
         images=len(files),
         mean_bytes=round(sum(map(len, read)) / len(read)),
         mean_pixels=round(sum(map(len, decoded)) / len(decoded) / 3),
