@@ -163,6 +163,11 @@ def test_a_training_that_ends_worse(digits, tmp_path, averages):
     balanced, learned = (scalars(tmp_path / "validation", name) for name in ("balanced_accuracy", "learned"))
     assert found.step == max(curve, key=lambda s: (learned[s], curve[s] + balanced[s], -losses[s]))
     assert last["best_accuracy"] == pytest.approx(found.metrics["accuracy"])
+    if averages:
+        # As a run evaluates its test split: without averages, which the model has already.
+        params.trainer.optimizer_config.ema = None
+        again = train.run(params, str(tmp_path / "best"), "eval")
+        assert again["validation_loss"] == pytest.approx(found.metrics["validation_loss"], rel=1e-5)
 
 
 def test_a_plain_training_keeps_none(digits, tmp_path):
