@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from asvit_tf.dataloaders.imagefiles.skipped import in_words
+from asvit_tf.dataloaders.imagefiles import duplicates, skipped
 from asvit_tf.errors import NotLearnedError, OneClassError, StoppedError, UserError
 from asvit_tf.hardware import environment
 from asvit_tf.hardware.choice import Chosen
@@ -77,10 +77,13 @@ def scoring_hardware(hardware: str) -> Chosen:
 
 
 def echo_skipped(result: Mapping[str, Any]) -> None:
-    """Says which image files were not read, and why, in the words of all commands; nothing where all were."""
-    words = in_words(result)
-    if words:
-        click.echo(words)
+    """Says which image files were not read, and why, and, of a data set, which images it holds more than once.
+
+    In the words of all commands; nothing where all were read, and none is there twice.
+    """
+    for words in (skipped.in_words(result), duplicates.in_words(result.get("duplicates"))):
+        if words:
+            click.echo(words)
 
 
 def end_by_verdict(metrics: Mapping[str, Any]) -> None:

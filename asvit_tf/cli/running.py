@@ -29,6 +29,7 @@ from asvit_tf.journals import workspace
 from search.runs.settings import RunSettings
 
 _setting = functools.partial(setting, RunSettings)
+_OF_ALL = "(of all evaluations on the held-out images, whose accuracy is a little too high for that)"
 
 
 @click.command()
@@ -121,6 +122,7 @@ def run(output: str, hardware: str, tpu: str | None, as_json: bool, **options: A
             f"grown       {result['grown']}  ({result['parameters']:,} parameters)\n"
             f"accuracy    {_with_interval(result, 'accuracy')}  (majority class {result['majority_share']:.4f}, "
             f"balanced accuracy {result['balanced_accuracy']:.4f})\n"
+            + (f"best step   {result['best_step']}  {_OF_ALL}\n" if result.get("best_step") else "")
             + (f"test        {_with_interval(result, 'test_accuracy')}  (on the test split)\n" if tested else "")
             + f"saved model {result['saved_model'] or 'none'}\n"
             f"report      {result['report']}\n"

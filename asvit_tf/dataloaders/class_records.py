@@ -1,9 +1,9 @@
 """Examples in, TFRecords in the ImageNet form out: by shard, on all cores, continued after a kill.
 
 Everything is written in `DIRECTORY.partial`, which takes its name at the end. A shard is written under a temporary name
-and renamed; beside it lies its receipt: counts, what was skipped, size and checksum. Started again on the same files,
-what has a right receipt is kept. Example i of a split goes to shard i modulo their number, so that records and their
-order depend on nothing else.
+and renamed; beside it lies its receipt: counts, what was skipped, digests of the images, size and checksum. Started
+again on the same files, what has a right receipt is kept. Example i of a split goes to shard i modulo their number, so
+that records and their order depend on nothing else.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tqdm
 from official.vision.data import tfrecord_lib
 
-from asvit_tf.dataloaders.imagefiles import parallel
+from asvit_tf.dataloaders.imagefiles import duplicates, parallel
 from asvit_tf.errors import UserError
 from asvit_tf.journals import workspace
 from asvit_tf.storage import write_error, write_json
@@ -52,19 +53,27 @@ class Written:
       examples: Written, by label.
       skipped: Name and reason of what was not.
       kinds: "JPEG" and "PNG", those that there are.
+      digests: Of the image of every example in order, by `duplicates.digest`; `duplicates.NONE` where none was written.
     """
 
     examples: Mapping[int, int]
     skipped: tuple[tuple[str, str], ...]
     kinds: frozenset[str]
+    digests: bytes
 
     @classmethod
     def together(cls, parts: Sequence[Written]) -> Written:
+        """All shards of a split, in order."""
         labels = {label for part in parts for label in part.examples}
+        size = duplicates.SIZE
+        digests = np.empty((sum(len(part.digests) for part in parts) // size, size), np.uint8)
+        for i, part in enumerate(parts):
+            digests[i :: len(parts)] = np.frombuffer(part.digests, np.uint8).reshape(-1, size)
         return cls(
             {label: sum(part.examples.get(label, 0) for part in parts) for label in labels},
             tuple(row for part in parts for row in part.skipped),
             frozenset[str]().union(*(part.kinds for part in parts)),
+            digests.tobytes(),
         )
 
     def text(self) -> dict[str, Any]:
@@ -73,13 +82,15 @@ class Written:
             examples={str(label): count for label, count in self.examples.items()},
             skipped=self.skipped,
             kinds=sorted(self.kinds),
+            digests=self.digests.hex(),
         )
 
     @classmethod
     def of_text(cls, fields: Mapping[str, Any]) -> Written:
         """From `text`."""
         examples = {int(label): int(count) for label, count in fields["examples"].items()}
-        return cls(examples, tuple((name, reason) for name, reason in fields["skipped"]), frozenset(fields["kinds"]))
+        skipped = tuple((name, reason) for name, reason in fields["skipped"])
+        return cls(examples, skipped, frozenset(fields["kinds"]), bytes.fromhex(fields["digests"]))
 
 
 def shard_names(split: str, shards: int) -> list[str]:
@@ -218,6 +229,7 @@ def _write_shard(
     labels: dict[int, int] = {}
     skipped: list[tuple[str, str]] = []
     kinds: set[str] = set()
+    digests = bytearray()
     writing = path.with_name(path.name + _WRITTEN)
     with tf.io.TFRecordWriter(str(writing)) as writer:
         for example in examples:
@@ -225,11 +237,13 @@ def _write_shard(
             bar.update()
             if isinstance(outcome, str):
                 skipped.append((example.source, outcome))
+                digests += duplicates.NONE
                 continue
             writer.write(_record(example, outcome, class_names).SerializeToString(deterministic=True))
             labels[example.label] = labels.get(example.label, 0) + 1
             kinds.add("PNG" if outcome.startswith(PNG) else "JPEG")
-    written = Written(labels, tuple(skipped), frozenset(kinds))
+            digests += duplicates.digest(outcome)
+    written = Written(labels, tuple(skipped), frozenset(kinds), bytes(digests))
     write_json(_receipt(path), dict(**written.text(), size=writing.stat().st_size, checksum=_checksum(writing)))
     os.replace(writing, path)
     return written

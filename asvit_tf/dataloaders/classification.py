@@ -7,7 +7,6 @@ they are or cluttered (see `clutter`).
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -22,14 +21,13 @@ import tqdm
 from asvit_tf.choices import EMBEDDED
 from asvit_tf.dataloaders import class_records, clutter, folders
 from asvit_tf.dataloaders.class_records import Example
-from asvit_tf.dataloaders.imagefiles import door, parallel, walk
+from asvit_tf.dataloaders.imagefiles import duplicates, held_out, walk
 from asvit_tf.dataloaders.imagefiles.skipped import Skipped
 from asvit_tf.dataloaders.inputs import record_files
 from asvit_tf.dataloaders.progress import brief_bar
 from asvit_tf.errors import UserError
 from asvit_tf.storage import write_json
 
-VALIDATION_SHARE = 0.2
 SPLITS = ("train", "validation", "test")
 _SPLIT_SEED = 0  # The split is part of the data, not of an experiment: accuracies of different seeds compare.
 _DIGIT_SIDE = 32
@@ -50,6 +48,7 @@ class Dataset:
       test_examples: Count of the third split, which only an evaluation at the very end may see; 0 without one.
       skipped_reasons: The reason of each in `skipped`.
       skipped_others: Counts of everything else that was not read, by reason.
+      duplicates: What `imagefiles.duplicates.count` found; None for a data set of an earlier version.
     """
 
     directory: str
@@ -62,6 +61,7 @@ class Dataset:
     test_examples: int = 0
     skipped_reasons: tuple[str, ...] = ()
     skipped_others: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    duplicates: Mapping[str, Any] | None = None
 
     @property
     def train_path(self) -> str:
@@ -122,6 +122,7 @@ def prepare(
     """Writes the TFRecords of a data set, or opens them where they are already written.
 
     Few images are in memory at once, so a folder may be as large as ImageNet. After a kill it continues by shard.
+    Images that occur more than once are counted.
 
     Args:
       directory: Where they go; complete or absent, never half-written.
@@ -163,9 +164,16 @@ def prepare(
             skipped_others=skipped.others,
             shards=shards,
             jpeg_only=all(split.kinds == {"JPEG"} for split in written.values()),
+            duplicates=duplicates.count({split: _part(splits[split], its.digests) for split, its in written.items()}),
         )
         write_json(partial / "dataset.json", summary)
     return Dataset.load(directory)
+
+
+def _part(examples: Sequence[Example], digests: bytes) -> duplicates.Part:
+    """A split as copies are counted in it."""
+    labels = np.fromiter((example.label for example in examples), np.int32, len(examples))
+    return duplicates.Part(digests, labels, lambda place: examples[place].source)
 
 
 def _embedded(name: str, class_names: Sequence[str], progress: bool) -> dict[str, list[Example]]:
@@ -225,14 +233,14 @@ def _folder(
     together = Skipped.together(skipped)
     if "validation" in splits:
         return layout.class_names, {split: _shuffled(examples) for split, examples in splits.items()}, together
-    held_out = _split(splits.pop("train"), layout.class_names, progress, threads)
-    return layout.class_names, {**held_out, **{split: _shuffled(each) for split, each in splits.items()}}, together
+    halves = _split(splits.pop("train"), layout.class_names, progress, threads)
+    return layout.class_names, {**halves, **{split: _shuffled(each) for split, each in splits.items()}}, together
 
 
 def _split(
     examples: Sequence[Example], class_names: Sequence[str], progress: bool, threads: int | None = None
 ) -> dict[str, list[Example]]:
-    """A fixed, stratified split into training and validation; both are shuffled."""
+    """A fixed, stratified split into training and validation, without copies across it; both are shuffled."""
     generator = np.random.default_rng(_SPLIT_SEED)
     by_label: list[list[Example]] = [[] for _ in class_names]
     for example in examples:
@@ -244,53 +252,10 @@ def _split(
                 "some, or take its folder away"
             )
     orders = [[members[i] for i in generator.permutation(len(members))] for members in by_label]
-    held_out = _held_out(orders, progress, threads)
-    train = [example for order, held in zip(orders, held_out) for i, example in enumerate(order) if i not in held]
-    validation = [order[i] for order, held in zip(orders, held_out) for i in sorted(held)]
+    held = held_out.places([[example.contents for example in order] for order in orders], progress, threads)
+    train = [example for order, places in zip(orders, held) for i, example in enumerate(order) if i not in places]
+    validation = [order[i] for order, places in zip(orders, held) for i in sorted(places)]
     return {"train": _shuffled(train, generator), "validation": _shuffled(validation, generator)}
-
-
-def _held_out(orders: Sequence[Sequence[Example]], progress: bool, threads: int | None) -> list[set[int]]:
-    """Of every class, places in its order of the first images that can be decoded: a fifth of all that can be.
-
-    Reading takes long. So files that are foreign by name are looked at, and no more than the first fifth of the others
-    is decoded, unless one of these cannot be: then all of that class are tried before its fifth is counted.
-
-    Args:
-      orders: The files of each class.
-      progress: Show a progress bar.
-      threads: That read image files; None for one a core.
-    """
-    everything = [(label, place) for label, order in enumerate(orders) for place in range(len(order))]
-    sound: dict[tuple[int, int], bool] = {}
-
-    def contents(where: tuple[int, int]) -> bytes | str:
-        return orders[where[0]][where[1]].contents
-
-    def is_foreign(where: tuple[int, int]) -> bool:
-        file = contents(where)
-        return isinstance(file, str) and door.is_foreign(file)
-
-    def first_fifth(label: int) -> list[tuple[int, int]]:
-        left = [(label, place) for place in range(len(orders[label])) if sound.get((label, place), True)]
-        return left[: max(1, round(VALIDATION_SHARE * len(left)))]
-
-    def try_all(places: Iterable[tuple[int, int]]) -> None:
-        untried = [where for where in places if where not in sound]
-        bar.total = (bar.total or 0) + len(untried)
-        paths = (file for file in map(contents, untried) if isinstance(file, str))
-        with contextlib.closing(parallel.reasons_against(paths, threads)) as reasons:
-            for where in untried:
-                sound[where] = isinstance(contents(where), bytes) or next(reasons) is None
-                bar.update()
-
-    with brief_bar(None, "holding images out", progress) as bar:
-        try_all(where for where in everything if is_foreign(where))
-        tried = [where for label in range(len(orders)) for where in first_fifth(label)]
-        try_all(tried)
-        doubtful = {label for label, place in tried if not sound[label, place]}
-        try_all(where for where in everything if where[0] in doubtful)
-    return [{place for _, place in first_fifth(label)} for label in range(len(orders))]
 
 
 def _shuffled(examples: Sequence[Example], generator: np.random.Generator | None = None) -> list[Example]:

@@ -148,6 +148,26 @@ def _beats_chance(confusion: np.ndarray) -> bool:
     )
 
 
+def merit(metrics: Mapping[str, float]) -> tuple[float, float, float] | None:
+    """What the better of two evaluations of a classifier has more of, compared from left to right.
+
+    Whether it learned; the mean of accuracy and balanced accuracy, which are the same where all classes have as many
+    images; the lower loss. Where a class is rare, the accuracy alone would take a network that names the most frequent
+    one; the balanced accuracy alone would take one that happened to recognize a few images of the rare one.
+
+    Args:
+      metrics: `accuracy`, `validation_loss`, and, unless an image may have several labels, `balanced_accuracy` and
+        `learned`.
+
+    Returns:
+      None where a number is not finite: there is no network behind it.
+    """
+    accuracy = metrics["accuracy"]
+    mean = (accuracy + metrics.get("balanced_accuracy", accuracy)) / 2
+    merits = (float(metrics.get("learned", 1)), mean, -metrics["validation_loss"])
+    return merits if all(map(math.isfinite, merits)) else None
+
+
 def guesses(accuracy: float, loss: float, shares: Sequence[float]) -> bool:
     """Whether a network does no better than one that knows only the class shares, where its confusion is not known.
 

@@ -181,7 +181,7 @@ def evaluations(epochs: int) -> int:
 
 
 def _epochs_between_evaluations(epochs: int) -> int:
-    return max(1, epochs // 6)
+    return max(1, epochs // 12)
 
 
 def _epochs(params: cfg.ExperimentConfig, recipe: str, examples: int) -> int:

@@ -41,7 +41,12 @@ from asvit_tf.training.step_log import StepLog
 
 
 def run(
-    params: cfg.ExperimentConfig, model_dir: str, mode: str, progress: bool = False, root: str | None = None
+    params: cfg.ExperimentConfig,
+    model_dir: str,
+    mode: str,
+    progress: bool = False,
+    root: str | None = None,
+    keeps_best: bool = False,
 ) -> dict[str, float]:
     """Runs an experiment, continuing from the newest checkpoint in `model_dir`.
 
@@ -56,6 +61,8 @@ def run(
         goes to `log.txt` in any case.
       root: A directory around `model_dir` that may be moved as a whole: `params.yaml` names paths inside it by where
         they are from there; None for `model_dir` itself.
+      keeps_best: Save the best network of all evaluations of a classifier, too (`saving.best`), instead of what the
+        trainer's `best_checkpoint_export_subdir` asks for. Not with several hosts.
 
     Returns:
       The metrics of an evaluation after the last step where `mode` evaluates; else {}.
@@ -73,13 +80,15 @@ def run(
         if data is not None and data.input_path:
             data.input_path = record_paths.understood(data.input_path)
     params.trainer.recovery_max_trials = -1  # The Model Garden's answer to a NaN; `guard.Guard` has its own.
+    if keeps_best:
+        params.trainer.best_checkpoint_eval_metric = "accuracy"  # Which the trainer then reports as `best_accuracy`.
     lost_at: str | None = "nowhere"
     with mixed_precision(params.runtime.mixed_precision_dtype), tensor_float_32(True), captured() as log:
         if "train" in mode and phases:
             say(savings.plan_in_words(phases))
         while True:
             try:
-                return _run_once(params, model_dir, mode, phases, log, progress, root)
+                return _run_once(params, model_dir, mode, phases, log, progress, root, keeps_best)
             except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
                 newest = checkpoints.newest(model_dir)
                 # Several hosts cannot connect again inside a process: their scheduler starts all of them anew.
@@ -141,12 +150,13 @@ def _run_once(
     log: LogFile,
     progress: bool,
     root: str | None,
+    keeps_best: bool,
 ) -> dict[str, float]:
     """Runs a mode on one connection to the devices; returns the metrics of the last evaluation."""
     # TensorFlow needs some seed where its operations are deterministic; Python's generator is the caller's.
     seed = random.randrange(2**31) if params.task.seed is None else params.task.seed
     tf_keras.utils.set_random_seed(seed)
-    with connected(params, model_dir, mode) as session:
+    with connected(params, model_dir, mode, keeps_best) as session:
         if session.writes:
             log.open(model_dir)
         with Screen(session.trainer, phases, shows=progress and session.writes) as screen:

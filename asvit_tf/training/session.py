@@ -18,6 +18,7 @@ from asvit_tf.errors import UserError
 from asvit_tf.modeling import checkpoints
 from asvit_tf.training import strategies
 from asvit_tf.training.runner import ExperimentRunner
+from asvit_tf.training.saving.best import BestKeeper
 from asvit_tf.training.screen import Screen
 from asvit_tf.training.trainer import RetokenizingTrainer
 
@@ -73,13 +74,14 @@ class Session:
 
 
 @contextlib.contextmanager
-def connected(params: cfg.ExperimentConfig, model_dir: str, mode: str) -> Iterator[Session]:
-    """Connects to the devices and builds task and trainer."""
+def connected(params: cfg.ExperimentConfig, model_dir: str, mode: str, keeps_best: bool = False) -> Iterator[Session]:
+    """Connects to the devices and builds task and trainer; `keeps_best` as of `run.run`."""
     strategy = strategies.build(params.runtime)
     with contextlib.ExitStack() as stack:
         # All workers take part in saving the best checkpoint; those that do not write it save it where nobody looks.
         writes = strategy.extended.should_save_summary
         best_dir = model_dir if writes else stack.enter_context(tempfile.TemporaryDirectory())
+        keeper = BestKeeper(best_dir) if keeps_best else train_lib.maybe_create_best_ckpt_exporter(params, best_dir)
         with strategy.scope():
             task = task_factory.get_task(params.task, logging_dir=model_dir)
             trainer = train_utils.create_trainer(
@@ -87,7 +89,7 @@ def connected(params: cfg.ExperimentConfig, model_dir: str, mode: str) -> Iterat
                 task,
                 train="train" in mode,
                 evaluate="eval" in mode,
-                checkpoint_exporter=train_lib.maybe_create_best_ckpt_exporter(params, best_dir),
+                checkpoint_exporter=keeper,
                 trainer_cls=RetokenizingTrainer,
             )
         newest = checkpoints.newest(model_dir)

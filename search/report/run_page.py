@@ -7,6 +7,7 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from asvit_tf.dataloaders.imagefiles import duplicates
 from asvit_tf.dataloaders.imagefiles.skipped import in_words
 from asvit_tf.design import savings
 from asvit_tf.design.retokenization import Schedule
@@ -59,8 +60,9 @@ def render(
         f"Accuracy on held-out images: <b>{result['accuracy']:.2%}</b>{_interval(result, 'accuracy')}; "
         f"the majority class's share of them is "
         f"{result['majority_share']:.2%}, the balanced accuracy {result['balanced_accuracy']:.2%}. "
-        f"{_test(result)}Topologies that could not be scored: {result['failed_scores']}.</p>",
+        f"{_best(result)}{_test(result)}Topologies that could not be scored: {result['failed_scores']}.</p>",
         f"<pre>{html.escape(in_words(result) or 'No image file was skipped.')}</pre>",
+        _duplicates(result),
         *_design(search_trace, family),
         "<h2>Training</h2>",
         pages.embedded(
@@ -108,3 +110,21 @@ def _interval(result: Mapping[str, Any], name: str) -> str:
     """The 95 % interval of an accuracy, in brackets; results of earlier versions have none."""
     interval = result.get(f"{name}_interval")
     return f" (95 % interval {interval[0]:.2%} to {interval[1]:.2%})" if interval else ""
+
+
+def _duplicates(result: Mapping[str, Any]) -> str:
+    """What images that occur more than once do to the numbers; "" where nobody counted them."""
+    counted = result.get("duplicates")
+    words = duplicates.in_words(counted) or "No image is there more than once."
+    return "" if counted is None else f"<pre>{html.escape(words)}</pre>"
+
+
+def _best(result: Mapping[str, Any]) -> str:
+    """The sentence about how the network was chosen; "" where it is the last, as in earlier versions."""
+    if result.get("best_step") is None:
+        return ""
+    tested = result.get("test_accuracy") is not None
+    return (
+        f"The network is that of step {result['best_step']}, the best of all evaluations on these images; chosen by "
+        f"them, it does a little better on them than on others{'' if tested else ', and there is no test split'}. "
+    )

@@ -17,6 +17,7 @@ from asvit_tf.errors import UserError
 from asvit_tf.journals import Journal
 from asvit_tf.modeling import checkpoints
 from asvit_tf.serving import export
+from asvit_tf.training.saving import best
 from search.runs.search_settings import WorkerSettings
 from search.runs.settings import PROXY_DIVISOR, RunSettings
 from search.runs.workers import ParallelScorer
@@ -175,10 +176,12 @@ class Kept:
         backbone = getattr(getattr(params.task.model, "backbone", None), "asvit", None)
         if backbone is None or not hasattr(params.task, "class_names"):
             raise UserError(f"init_checkpoint {path} holds no As-ViT classifier")
-        if checkpoints.newest(directory) is None:
+        found = best.read(directory)
+        if found is None and checkpoints.newest(directory) is None:
             raise UserError(f"init_checkpoint {path} holds no checkpoint; train it first")
+        checkpoint = found.checkpoint if found else str(directory)
         names = tuple(params.task.class_names)
-        return cls(Topology.parse(backbone.topology), backbone.base_stride, str(directory), names)
+        return cls(Topology.parse(backbone.topology), backbone.base_stride, checkpoint, names)
 
     def family(self, settings: RunSettings, num_classes: int) -> list[dict[str, Any]]:
         """The network as the one member of its family."""

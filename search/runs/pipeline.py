@@ -33,6 +33,7 @@ from asvit_tf.tasks import baselines, plans, schedules
 from asvit_tf.training import guard, rehearsal, step_log
 from asvit_tf.training import run as train
 from asvit_tf.training.runtimes import Runtime
+from asvit_tf.training.saving import best
 from search.report import run_page
 from search.runs import designing, timetable
 from search.runs.settings import RunSettings
@@ -57,12 +58,14 @@ def run(
 
     Returns:
       `topology` (found by search), `grown` (trained), `parameters`; on held-out images, at all tokens, `accuracy` with
-      its 95 % interval `accuracy_interval`,
-      `majority_share`, `balanced_accuracy`, `learned` and `too_few_examples` (see `baselines.Verdict`); `saved_model`,
-      None where nothing was learned; `report`, `seconds` (an object, by step: near 0 for what was done before), what
-      `Skipped.as_dict` says of image files, `test_accuracy` and `test_balanced_accuracy` (None without a test split),
-      `failed_scores` (topologies that the search could not score), `rollbacks` (a `verdicts.Rollback` each),
-      `hardware` (`Chosen.name`, of the start that finished).
+      its 95 % interval `accuracy_interval`, `majority_share`, `balanced_accuracy`, `learned` and `too_few_examples`
+      (see `baselines.Verdict`); `saved_model`, None where nothing was learned; `report`, `seconds` (an object, by step:
+      near 0 for what was done before), what `Skipped.as_dict` says of image files, `test_accuracy` and
+      `test_balanced_accuracy` (None without a test split), `failed_scores` (topologies that the search could not
+      score), `rollbacks` (a `verdicts.Rollback` each), `hardware` (`Chosen.name`, of
+      the start that finished), `best_step` (steps of the network that is reported and exported,
+      the best of all evaluations; None where an earlier version trained it: the last), `duplicates` (what
+      `imagefiles.duplicates.count` found; None for images that an earlier version prepared).
 
     Raises:
       UserError: The images are too few or cannot be read, no network fits the budget, or a batch cannot be divided
@@ -144,6 +147,7 @@ class _Run:
             balanced_accuracy=metrics["balanced_accuracy"],
             learned=bool(metrics["learned"]),
             too_few_examples=bool(metrics.get("too_few_examples")),
+            best_step=metrics.get("best_step"),
             saved_model=saved_model,
             report="report.html",
             test_accuracy=None if tested is None else tested["accuracy"],
@@ -152,6 +156,7 @@ class _Run:
             ),
             test_balanced_accuracy=None if tested is None else tested["balanced_accuracy"],
             **dataset.all_skipped.as_dict(),
+            duplicates=dataset.duplicates,
             failed_scores=design.failed,
             rollbacks=list(map(dataclasses.asdict, guard.read_rollbacks(self.directory / "train"))),
             seconds=self.seconds,
@@ -260,7 +265,11 @@ class _Run:
         directory = self.directory / "train"
 
         def trained(path: Path) -> dict[str, Any]:
-            metrics = train.run(params, str(path), "train_and_eval", progress=True, root=str(self.directory))
+            root = str(self.directory)
+            metrics = train.run(params, str(path), "train_and_eval", progress=True, root=root, keeps_best=True)
+            found = best.read(path)
+            if found is not None:
+                metrics = {**found.metrics, "best_step": found.step}
             write_json(path / "result.json", metrics)
             return metrics
 
@@ -275,11 +284,14 @@ class _Run:
 
         def tested(path: Path) -> dict[str, Any]:
             # In a directory of its own: the training's holds the curve of the validation images.
-            newest = checkpoints.newest(str(self.directory / "train"))
-            assert newest is not None  # Training has ended.
-            for file in checkpoints.files_of(newest):
+            found = best.read(self.directory / "train")
+            chosen = found.checkpoint if found else checkpoints.newest(str(self.directory / "train"))
+            assert chosen is not None  # Training has ended.
+            if found:
+                params.trainer.optimizer_config.ema = None  # Its model has the averages.
+            for file in checkpoints.files_of(chosen):
                 shutil.copy(file, path)
-            tf.compat.v1.train.update_checkpoint_state(str(path), str(path / Path(newest).name))
+            tf.compat.v1.train.update_checkpoint_state(str(path), str(path / Path(chosen).name))
             metrics = train.run(params, str(path), "eval", progress=True, root=str(self.directory))
             write_json(path / "result.json", metrics)
             return metrics
@@ -290,7 +302,9 @@ class _Run:
         saved_model = self.directory / "saved_model"
         if not saved_model.exists():
             self._say("exporting")
-            export.export(params, str(self.directory / "train"), str(saved_model))
+            found = best.read(self.directory / "train")
+            checkpoint = found.checkpoint if found else None
+            export.export(params, str(self.directory / "train"), str(saved_model), checkpoint=checkpoint)
         return saved_model
 
     def write_report(self, params: cfg.ExperimentConfig, family: list[dict[str, Any]], result: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -150,6 +151,8 @@ def stopped(tmp_path, monkeypatch):
     """Three of eight shards are written."""
     root = fill(tmp_path / "images", count=20)
     (root / "cat/0.png").write_bytes(b"broken")
+    for name in "abc":
+        shutil.copy(root / "cat/1.png", root / f"dog/{name}.png")
     data.prepare(tmp_path / "whole", root, shards=4)
     kill_at(monkeypatch, tmp_path, root, NAMES[3])
     assert not (tmp_path / "out").exists()
@@ -160,6 +163,18 @@ def test_whole_shards_are_used_again(stopped, tmp_path, monkeypatch):
     assert written_by(monkeypatch, tmp_path, stopped) == NAMES[3:]
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
     assert not (tmp_path / "out.partial").exists()
+    # Copies are counted across shards, those of before the kill too.
+    assert data.Dataset.load(tmp_path / "out").duplicates["conflicting"] == 4
+
+
+def test_a_receipt_of_an_earlier_version_is_none(stopped, tmp_path, monkeypatch):
+    """Without digests of its images, a shard is written anew."""
+    receipt = class_records._receipt(tmp_path / "out.partial" / NAMES[0])
+    fields = json.loads(receipt.read_text())
+    assert fields.pop("digests")
+    receipt.write_text(json.dumps(fields))
+    assert written_by(monkeypatch, tmp_path, stopped) == [NAMES[0], *NAMES[3:]]
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "no receipt", "half a receipt"])

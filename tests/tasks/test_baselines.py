@@ -143,3 +143,38 @@ def test_only_what_was_learned_passes():
         NotLearnedError, match=r"accuracy 0\.600, majority class 0\.500, balanced accuracy 0\.600; check"
     ):
         baselines.require_learned({**metrics, "learned": 0.0})
+
+
+def merit_of(recalls, images, loss=1.0):
+    verdict = baselines.judge(confusion_of(recalls, images))
+    fields = {name: float(value) for name, value in dataclasses.asdict(verdict).items()}
+    return baselines.merit({**fields, "validation_loss": loss})
+
+
+@pytest.mark.parametrize(
+    ("better", "worse", "images"),
+    [
+        ((0.9, 0.9), (0.8, 0.9), (100, 100)),
+        # The accuracy of naming the majority class always is higher, 0.95 to 0.93.
+        ((0.95, 0.6), (1.0, 0.0), (190, 10)),
+        # Two lucky images of a rare class: the balanced accuracy is higher, 0.8 to 0.77.
+        ((0.9, 0.9, 0.5), (0.7, 0.7, 1.0), (100, 100, 2)),
+        # It learned, though the mean of both is lower, 0.655 to 0.725.
+        ((0.6, 0.8), (1.0, 0.0), (1900, 100)),
+    ],
+)
+def test_the_better_network_has_more_merit(better, worse, images):
+    assert merit_of(better, images) > merit_of(worse, images)
+
+
+def test_merit_is_the_accuracy_where_classes_are_even():
+    images = (50, 50, 50)
+    assert merit_of((0.8, 0.6, 1.0), images)[1] == pytest.approx((40 + 30 + 50) / 150)
+    assert merit_of((0.8, 0.6, 1.0), images, 0.5) > merit_of((0.8, 0.6, 1.0), images, 0.6)
+
+
+def test_there_is_no_merit_in_what_is_not_a_number():
+    assert merit_of((0.8, 0.6), (10, 10), math.nan) is None
+    assert merit_of((0.8, 0.6), (10, 10), math.inf) is None
+    assert baselines.merit({"accuracy": math.nan, "validation_loss": 1.0}) is None
+    assert baselines.merit({"accuracy": 0.5, "validation_loss": 1.0}) == (1.0, 0.5, -1.0)  # Several labels an image.

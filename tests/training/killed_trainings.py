@@ -21,6 +21,7 @@ from asvit_tf.serving import export
 from asvit_tf.training import run as train
 from asvit_tf.training import session, step_log
 from asvit_tf.training.runner import SoundCheckpoints
+from asvit_tf.training.saving import best
 
 RECORDS = 60  # Less than four batches, so that epochs begin inside of what lies between two checkpoints.
 
@@ -70,7 +71,9 @@ def ended(model_dir, metrics):
         {name: value for name, value in row.items() if name not in ("seconds", "traced")}
         for row in step_log.read_blocks(model_dir)
     ]
+    found = best.read(model_dir)
     return {
+        "best": [found.step, found.metrics, digest(found.checkpoint)],
         "step": int(tf.train.latest_checkpoint(model_dir).rsplit("-", 1)[1]),
         "weights": digest(tf.train.latest_checkpoint(model_dir)),
         "averages": digest(tf.train.latest_checkpoint(model_dir / "ema_checkpoints")),
@@ -80,10 +83,11 @@ def ended(model_dir, metrics):
     }
 
 
-# Method that dies after its work, and when; each start of the training meets the next one.
+# Method, or function, that dies after its work, and when; each start of the training meets the next one.
 KILLS = {
     "inside a transition": (step_log.StepLog, "__call__", lambda log: log._trainer.global_step.numpy() == 4),
     "straight after a checkpoint": (SoundCheckpoints, "save", lambda manager: manager.latest_checkpoint.endswith("-6")),
+    "between the numbers and the weights of the best": (best, "write_json", lambda path: "/best/" in path),
     "in an evaluation": (session.Evaluation, "__call__", lambda evaluation: evaluation._session.step() == 6),
     "inside a phase": (step_log.StepLog, "__call__", lambda log: log._trainer.global_step.numpy() == 8),
     "in the last evaluation": (session.Evaluation, "__call__", lambda evaluation: evaluation._session.step() == STEPS),
@@ -94,9 +98,9 @@ def patch(owner, method, dies):
     """Has a method die after its work, as soon as `dies`; returns how it was."""
     original = getattr(owner, method)
 
-    def dying(self, *args, **kwargs):
-        result = original(self, *args, **kwargs)
-        if dies(self):
+    def dying(first, *args, **kwargs):
+        result = original(first, *args, **kwargs)
+        if dies(first):
             raise Killed
         return result
 
@@ -111,7 +115,7 @@ def main(directory):
     params = recipe(digits, few(digits, directory))
 
     def run(name):
-        return train.run(params, str(directory / name), "train_and_eval")
+        return train.run(params, str(directory / name), "train_and_eval", keeps_best=True)
 
     unbroken = ended(directory / "unbroken", run("unbroken"))
     from_steps = []

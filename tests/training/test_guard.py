@@ -16,6 +16,7 @@ from asvit_tf.training import guard, step_log, verdicts
 from asvit_tf.training import run as train
 from asvit_tf.training.learning_rate import EasedLearningRate, eased
 from asvit_tf.training.runner import ExperimentRunner
+from asvit_tf.training.saving import best
 from asvit_tf.training.trainer import RetokenizingTrainer, StepBlock
 
 BLOCK, STEPS = 50, 900
@@ -108,12 +109,18 @@ def test_a_planted_collapse_is_set_back_and_finished_also_when_killed(digits, tm
 
 def test_a_collapse_in_the_last_steps_is_set_back(digits, tmp_path):
     """They fill no whole block: nothing of them would be saved, and the training would end as if it were sound."""
-    params = experiment(digits, times=30, planted=(330, 10_000), trainer={"train_steps": 380})
-    train.run(params, str(tmp_path), "train")
+    often = {"validation_interval": BLOCK, "validation_steps": 1}
+    params = experiment(digits, times=30, planted=(330, 10_000), trainer={"train_steps": 380, **often})
+    train.run(params, str(tmp_path), "train_and_eval", keeps_best=True)
     assert [row.step for row in guard.read_rollbacks(tmp_path)][:1] == [380]
     last = step_log.read_blocks(tmp_path)[-1]
     assert last["training_loss"] < 0.9 * last["guessing_loss"]
     assert tf.train.latest_checkpoint(tmp_path).endswith("-380")
+    # What was evaluated in the collapse, or before it, is not taken for better than what is.
+    found = best.read(tmp_path)
+    curve = dict(train.read_evaluations(tmp_path))
+    assert found.metrics["accuracy"] >= max(curve.values())
+    assert found.metrics["accuracy"] > 0.5
 
 
 def test_weights_ruined_just_before_they_are_saved_are_not_taken(digits, tmp_path):

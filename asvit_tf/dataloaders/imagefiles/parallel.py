@@ -36,12 +36,12 @@ def encoded(paths: Iterable[str], threads: int | None = None) -> Generator[Outco
       paths: Image files.
       threads: How many; None for one a core.
     """
-    return _mapped(_read, paths, threads)
+    return mapped(_read, paths, threads)
 
 
 def reasons_against(paths: Iterable[str], threads: int | None = None) -> Generator[str | None, None, None]:
     """`door.reason_against` for each of the files, likewise."""
-    return _mapped(door.reason_against, paths, threads)
+    return mapped(door.reason_against, paths, threads)
 
 
 def _read(path: str) -> Outcome:
@@ -95,14 +95,21 @@ def _size(outcome: Any) -> int:
     return len(outcome) if isinstance(outcome, bytes) else 0
 
 
-def _mapped(function: Callable, paths: Iterable[str], threads: int | None) -> Generator[Any, None, None]:
+def mapped(function: Callable, files: Iterable, threads: int | None = None) -> Generator[Any, None, None]:
+    """What a function gives for each of the files, in their order. Few are in work, and few results wait, at a time.
+
+    Args:
+      function: Of a file; an exception of it ends everything.
+      files: Paths, or what else the function takes.
+      threads: How many; None for one a core.
+    """
     threads = threads or cores()
-    paths = iter(paths)
+    files = iter(files)
     chunks: collections.deque[tuple[Future, queue.SimpleQueue, int]] = collections.deque()
     waiting = _Waiting()
     with ThreadPoolExecutor(threads, "asvit-images") as pool:
         try:
-            while chunk := list(itertools.islice(paths, _CHUNK)):
+            while chunk := list(itertools.islice(files, _CHUNK)):
                 results: queue.SimpleQueue = queue.SimpleQueue()
                 chunks.append((pool.submit(_read_all, function, chunk, waiting, results), results, len(chunk)))
                 if len(chunks) > _AHEAD * threads:

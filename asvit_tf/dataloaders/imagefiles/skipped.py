@@ -101,12 +101,12 @@ def in_words(result: Mapping[str, Any]) -> str:
     counts = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
     files = result.get("skipped_files", [])
     lines = [f"{images} image files skipped" + (f"; of all that was not read: {counts}" if counts else "")]
-    lines += [f"  {_printable(row['file'])}: {row['reason']}" for row in files[:_NAMED]]
+    lines += [f"  {printable(row['file'])}: {row['reason']}" for row in files[:_NAMED]]
     if len(files) > _NAMED:
         lines.append(f"  and {len(files) - _NAMED} more")
     return "\n".join(lines)
 
 
-def _printable(name: str) -> str:
+def printable(name: str) -> str:
     """A file name in UTF-8; bytes that are not are written like \\udce9, or printing them would end the command."""
     return name.encode("utf-8", "backslashreplace").decode()

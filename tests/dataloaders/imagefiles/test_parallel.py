@@ -22,7 +22,7 @@ def watched(size, counts):
 def test_few_bytes_wait(threads, monkeypatch):
     monkeypatch.setattr(parallel, "_BYTES", 100)
     done: list[str] = []
-    outcomes = parallel._mapped(watched(100, done), map(str, range(60)), threads)
+    outcomes = parallel.mapped(watched(100, done), map(str, range(60)), threads)
     for number, outcome in enumerate(outcomes):
         assert len(outcome) == 100
         time.sleep(0.002)  # The threads could read on.
@@ -32,7 +32,7 @@ def test_few_bytes_wait(threads, monkeypatch):
 
 def test_the_end_does_not_wait_for_threads_that_wait(monkeypatch):
     monkeypatch.setattr(parallel, "_BYTES", 1)
-    outcomes = parallel._mapped(watched(5, []), map(str, range(200)), 3)
+    outcomes = parallel.mapped(watched(5, []), map(str, range(200)), 3)
     next(outcomes)
     outcomes.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("asvit-images")]
@@ -44,7 +44,7 @@ def test_an_error_comes_at_its_place():
             raise MemoryError
         return path
 
-    outcomes = parallel._mapped(read, map(str, range(40)), 2)
+    outcomes = parallel.mapped(read, map(str, range(40)), 2)
     assert [next(outcomes) for _ in range(11)] == [str(i) for i in range(11)]
     with pytest.raises(MemoryError):
         next(outcomes)

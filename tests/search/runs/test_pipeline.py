@@ -20,6 +20,7 @@ from asvit_tf.serving import export
 from asvit_tf.tasks import class_metrics
 from asvit_tf.training import run as train
 from asvit_tf.training import step_log
+from asvit_tf.training.saving import best
 
 OPTIONS = [
     *("--image-size", "16", "--search-steps", "2", "--repeats", "1", "--score-batch", "2", "--budget", "0.51"),
@@ -62,6 +63,13 @@ def test_one_json_line_and_every_result(unbroken):
     report = (output / "report.html").read_text()
     assert report.count("data:image/png;base64,") == 3
     assert result["grown"] in report
+    curve = dict(train_evaluations(output))
+    assert sorted(curve) == [12, 24, 36, 48, 60, 72]  # After each epoch.
+    assert result["accuracy"] == pytest.approx(max(curve.values())) == pytest.approx(curve[result["best_step"]])
+    assert f"The network is that of step {result['best_step']}, the best of all evaluations" in report
+    assert "and there is no test split" in report
+    assert result["duplicates"]["images"] == dict(train=96, validation=24)
+    assert result["duplicates"]["validation_in_train"] == 0
     low, high = result["accuracy_interval"]
     assert low < result["accuracy"] <= high
     assert f"<b>{result['accuracy']:.2%}</b> (95 % interval {low:.2%} to {high:.2%}); the majority class's" in report
@@ -178,7 +186,10 @@ def test_shuffled_labels_end_with_one_line_and_no_export(folder, unbroken, tmp_p
     assert cli.main(command(folder, output)[:-1]) == 1
     out, err = capfd.readouterr()
     assert err.splitlines() == [line]
-    assert f"accuracy    {result['accuracy']:.4f}  (majority class 0.3333, balanced accuracy" in out
+    low, high = result["accuracy_interval"]
+    accuracy = f"accuracy    {result['accuracy']:.4f}, 95 %: {low:.4f} to {high:.4f}  (majority class 0.3333, balanced"
+    assert accuracy in out
+    assert f"best step   {result['best_step']}  (of all evaluations on the held-out images" in out
     assert "saved model none\n" in out
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
@@ -266,7 +277,7 @@ def test_saved_model_alone_answers_as_the_python_model(folder, unbroken):
     params = export.read_params(str(output / "train"))
     task = task_factory.get_task(params.task)
     model = task.build_model()
-    checkpoint = tf.train.latest_checkpoint(output / "train")
+    checkpoint = best.read(output / "train").checkpoint
     tf.train.Checkpoint(model=model).read(checkpoint).assert_existing_objects_matched().expect_partial()
     parse = classification_input.Parser([16, 16], 3, aug_crop=False, decode_jpeg_only=False).parse_fn(is_training=False)
     images = [parse({"image/encoded": tf.constant(f.read_bytes()), "image/class/label": 0})[0] for f in files]

@@ -1,0 +1,114 @@
+"""What a run reports, exports and tests is the best network of its training; the training is planted."""
+
+import pytest
+import tensorflow as tf
+from official.core import exp_factory
+from official.modeling import optimization
+
+from asvit_tf import registry_imports  # noqa: F401
+from asvit_tf.dataloaders.classification import Dataset
+from asvit_tf.modeling import checkpoints
+from asvit_tf.serving import export
+from asvit_tf.training import run as train
+from asvit_tf.training.saving.best import BestKeeper
+from search.runs.pipeline import _Run
+from search.runs.settings import RunSettings
+
+STEP = 10
+CURVE = (0.5, 0.9, 0.4)  # Of the accuracy; the network of step s holds the number s.
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.fixture
+def run(tmp_path):
+    return _Run(tmp_path, RunSettings(), lambda line: None)
+
+
+@pytest.fixture
+def params():
+    params = exp_factory.get_exp_config("asvit_digits")
+    params.trainer.optimizer_config.ema = optimization.EMAConfig(average_decay=0.5)
+    return params
+
+
+def metrics(accuracy):
+    return dict(accuracy=accuracy, balanced_accuracy=accuracy, validation_loss=1.0, learned=1.0)
+
+
+def planted(keeps=True, killed_after=None):
+    """A training that is killed after so many evaluations, or not."""
+
+    def fake(params, model_dir, mode, progress=False, root=None, keeps_best=False):
+        assert keeps_best
+        number = tf.Variable(0)
+        checkpoint = tf.train.Checkpoint(number=number)
+        manager = tf.train.CheckpointManager(checkpoint, model_dir, max_to_keep=2)
+        keeper = BestKeeper(model_dir)
+        for i, accuracy in enumerate(CURVE, 1):
+            number.assign(i * STEP)
+            manager.save(checkpoint_number=i * STEP)
+            if keeps:
+                keeper.maybe_export_checkpoint(checkpoint, metrics(accuracy), i * STEP)
+            if killed_after == i:
+                raise Killed
+        return {**metrics(CURVE[-1]), "best_accuracy": max(CURVE)}
+
+    return fake
+
+
+def number_in(path):
+    return tf.train.load_variable(str(path), "number/.ATTRIBUTES/VARIABLE_VALUE")
+
+
+def exported_by(run, params, monkeypatch):
+    """The checkpoint that the step of export asks for."""
+    asked = []
+    monkeypatch.setattr(export, "export", lambda *args, checkpoint=None: asked.append(checkpoint))
+    run.export_model(params)
+    return asked[0]
+
+
+def answers_of(run, params, monkeypatch):
+    """The number in the checkpoint that is evaluated on the test split, and whether weights are averaged there."""
+    asked = []
+
+    def evaluate(params, model_dir, mode, **options):
+        assert mode == "eval"
+        assert params.task.validation_data.input_path.endswith("test.tfrecord")
+        asked.append((number_in(checkpoints.newest(model_dir)), params.trainer.optimizer_config.ema is not None))
+        return metrics(0.7)
+
+    monkeypatch.setattr(train, "run", evaluate)
+    dataset = Dataset(str(run.directory), ("a", "b"), 8, 4, test_examples=4)
+    for _ in range(2):
+        assert run.evaluate_test(params, dataset)["accuracy"] == 0.7
+    (once,) = asked
+    return once
+
+
+@pytest.mark.parametrize("kills", [[], [1], [2, 2], [3, 1]])
+def test_the_best_network_is_reported_exported_and_tested(run, params, monkeypatch, kills):
+    for after in kills:
+        monkeypatch.setattr(train, "run", planted(killed_after=after))
+        with pytest.raises(Killed):
+            run.train_model(params)
+    monkeypatch.setattr(train, "run", planted())
+    result = run.train_model(params)
+    assert (result["accuracy"], result["best_step"]) == (0.9, 2 * STEP)
+    assert run.train_model(params) == result
+    assert number_in(exported_by(run, params, monkeypatch)) == 2 * STEP
+    # Its model has the averages; swapped with the moments' they would be the weights behind them.
+    assert answers_of(run, params, monkeypatch) == (2 * STEP, False)
+    assert params.trainer.optimizer_config.ema is not None
+
+
+def test_a_training_of_an_earlier_version_has_its_last_network(run, params, monkeypatch):
+    monkeypatch.setattr(train, "run", planted(keeps=False))
+    result = run.train_model(params)
+    assert result["accuracy"] == CURVE[-1]
+    assert "best_step" not in result
+    assert exported_by(run, params, monkeypatch) is None
+    assert answers_of(run, params, monkeypatch) == (3 * STEP, True)
