@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import os
 from collections.abc import Iterator
 
 import tensorflow as tf
@@ -11,7 +12,9 @@ from official.core import config_definitions as cfg
 from official.vision.ops import preprocess_ops
 from official.vision.serving import export_tflite_lib
 
-from asvit_tf.serving.modules import NamedClassificationModule
+from asvit_tf.modeling import checkpoints
+from asvit_tf.serving.modules import NamedClassificationModule, serving_module
+from asvit_tf.storage import whole_file
 
 _CALIBRATION_IMAGES = 100
 
@@ -38,6 +41,26 @@ def convert(module: NamedClassificationModule, quantization: str) -> bytes:
     if quantization == "int8":
         converter.representative_dataset = functools.partial(_pixels, module.params)
     return converter.convert()
+
+
+def write(params: cfg.ExperimentConfig, checkpoint: str, path: str | os.PathLike, quantization: str = "fp32") -> None:
+    """Writes the TFLite model of a checkpoint, whole or not at all.
+
+    Args:
+      params: The experiment that trained it, a classifier.
+      checkpoint: Path of the checkpoint.
+      path: Of the file.
+      quantization: As of `convert`.
+
+    Raises:
+      UserError: There is no such checkpoint, or it is damaged or of another network.
+    """
+    tf.random.set_seed(params.task.seed or 0)  # See `export`.
+    module = serving_module(params, "image_bytes")
+    with checkpoints.damage_explained(checkpoint):
+        checkpoints.initialize(module.model, checkpoint)
+    with whole_file(path) as partial, open(partial, "wb") as file:
+        file.write(convert(module, quantization))
 
 
 def _pixels(params: cfg.ExperimentConfig) -> Iterator[list[tf.Tensor]]:
