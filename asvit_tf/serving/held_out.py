@@ -197,9 +197,9 @@ def _pixels(images: tf.Tensor) -> np.ndarray:
 
 
 def _batches(task: Any, params: cfg.ExperimentConfig, files: list[str]) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
-    """Images [B, H, W, 3], normalized, and labels [B], one file after the other: only so their order is that of records.
+    """Images [B, H, W, 3], normalized, and labels [B], in the order of the records.
 
-    A pipeline over several files takes turns between them.
+    One file after the other: a pipeline over several takes turns between them.
     """
     section = copy.deepcopy(params.task.validation_data)
     section.drop_remainder, section.deterministic = False, True

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -52,9 +54,9 @@ def measure(saved_model: str, tflite_model: str | None, encoded: Sequence[bytes]
     """
     predict.check_saved_model(saved_model)
     serve = predict.load_serving(saved_model, {"probs"}, "classify")
-    inputs = {batch: tf.constant(list(encoded[:batch])) for batch in BATCHES}
-    seconds = {str(batch): median_seconds(lambda batch=batch: serve(inputs=inputs[batch])) for batch in BATCHES}
-    expected = serve(inputs=inputs[max(BATCHES)])["probs"].numpy()
+    calls = {batch: functools.partial(serve, inputs=tf.constant(list(encoded[:batch]))) for batch in BATCHES}
+    seconds = {str(batch): median_seconds(call) for batch, call in calls.items()}
+    expected = calls[max(BATCHES)]()["probs"].numpy()
     return dict(
         cores=parallel.cores(),
         system=f"{platform.system()} {platform.machine()}",
@@ -70,10 +72,10 @@ def _measure_tflite(file: str, pixels: np.ndarray, expected: np.ndarray) -> dict
     seconds: dict[str, float | None] = {}
     differences, problem = [], None
     for batch in BATCHES:
-        images = pixels[:batch]
+        call = functools.partial(runner, inputs=pixels[:batch])
         try:
-            answer = runner(inputs=images)["probs"]
-            seconds[str(batch)] = median_seconds(lambda images=images: runner(inputs=images))
+            answer = call()["probs"]
+            seconds[str(batch)] = median_seconds(call)
         except (RuntimeError, ValueError) as error:  # The model's shapes do not allow this batch.
             seconds[str(batch)] = None
             problem = f"{batch} images in a call: {str(error).splitlines()[0]}"
@@ -84,6 +86,6 @@ def _measure_tflite(file: str, pixels: np.ndarray, expected: np.ndarray) -> dict
     )
 
 
-def directory_bytes(directory: str | os.PathLike) -> int:
+def directory_bytes(directory: str) -> int:
     """Size of all files in a directory, in bytes."""
-    return sum(os.path.getsize(os.path.join(folder, name)) for folder, _, names in os.walk(directory) for name in names)
+    return sum(path.stat().st_size for path in Path(directory).rglob("*") if path.is_file())
