@@ -1,4 +1,6 @@
-"""The whole path in order: images, search, growth, training, export, report. Each step continues where it was killed.
+"""The whole path in order: images, search, growth, training, export, answers to held-out images, report.
+
+Each step continues where it was killed.
 
 Every step leaves one result when it is done (a `result.json`, the SavedModel), and a step whose result is there is not
 repeated. The same function serves the embedded digits and a user's own images.
@@ -23,14 +25,13 @@ from asvit_tf.dataloaders import classification as data
 from asvit_tf.dataloaders import images
 from asvit_tf.design.topology import Topology
 from asvit_tf.errors import UserError
-from asvit_tf.journals import Journal
 from asvit_tf.modeling import checkpoints
 from asvit_tf.serving import export
-from asvit_tf.storage import write_json, write_text
-from asvit_tf.tasks import baselines, classification, schedules
-from asvit_tf.training import guard, step_log
+from asvit_tf.storage import write_json
+from asvit_tf.tasks import baselines, classification
+from asvit_tf.training import guard
 from asvit_tf.training import run as train
-from search.report import run_page
+from search.runs import evidence, reporting
 from search.runs.settings import PROXY_DIVISOR, RunSettings
 from search.scoring.score import Remembered, Scorer
 from search.scoring.settings import ScoringSettings
@@ -57,6 +58,7 @@ def run(directory: Path, settings: RunSettings, say: Callable[[str], None]) -> d
       `majority_share`, `balanced_accuracy`, `learned` and `too_few_examples` (see `baselines.Verdict`); `saved_model`,
       None where nothing was learned; `report`, `seconds` (an object, by step: near 0 for what was done before), what
       `Skipped.as_dict` says of image files, `test_accuracy` and `test_balanced_accuracy` (None without a test split),
+      `calibration_error` (on the validation images, see `calibration.Reliability`),
       `failed_scores` (topologies that the search could not score), `rollbacks` (a `verdicts.Rollback` each).
 
     Raises:
@@ -90,6 +92,9 @@ class _Run:
         failed = baselines.is_failure(metrics)
         saved_model = None if failed else self._timed("export", self.export_model, params).name
         tested = self._timed("test", self.evaluate_test, params, dataset) if dataset.test_path else None
+        asked = (self.directory, params, dataset, self._say, evidence.checkpoint_of(params, self.directory))
+        held_out = self._timed("predictions", evidence.predict, *asked)
+        serving = None if failed else self._timed("serving", evidence.serve, *asked)
         result = dict(
             topology=found["topology"],
             grown=grown["topology"],
@@ -101,18 +106,20 @@ class _Run:
             learned=bool(metrics["learned"]),
             too_few_examples=bool(metrics.get("too_few_examples")),
             saved_model=saved_model,
-            report="report.html",
+            report=reporting.PAGE,
             test_accuracy=None if tested is None else tested["accuracy"],
             test_accuracy_interval=(
                 None if tested is None else baselines.interval(tested["accuracy"], dataset.test_examples)
             ),
             test_balanced_accuracy=None if tested is None else tested["balanced_accuracy"],
+            calibration_error=evidence.calibration_error(held_out),
             **dataset.all_skipped.as_dict(),
             failed_scores=found["failed"],
             rollbacks=list(map(dataclasses.asdict, guard.read_rollbacks(self.directory / "train"))),
             seconds=self.seconds,
         )
-        self._timed("report", self.write_report, params, grown["family"], result)
+        self._say("writing the report")
+        self._timed("report", reporting.write, self.directory, params, dataset, result, held_out, serving, [])
         write_json(written, result)
         return self._placed(result)
 
@@ -228,20 +235,3 @@ class _Run:
             self._say("exporting")
             export.export(params, str(self.directory / "train"), str(saved_model))
         return saved_model
-
-    def write_report(self, params: cfg.ExperimentConfig, family: list[dict[str, Any]], result: dict[str, Any]) -> None:
-        self._say("writing the report")
-        directory = self.directory
-        page = run_page.render(
-            source=self.settings.data_path or "scikit-learn's handwritten digits (embedded)",
-            result=result,
-            search_trace=Journal(directory / "search" / "trace.jsonl").rows,
-            family=family,
-            training=run_page.Training(
-                schedule=schedules.schedule_of(params),
-                planned=train.plan_of(params),
-                blocks=step_log.read_blocks(directory / "train"),
-                evaluations=train.read_evaluations(directory / "train"),
-            ),
-        )
-        write_text(directory / "report.html", page)
