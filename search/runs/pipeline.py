@@ -1,9 +1,8 @@
 """The whole path in order: images, search, growth, training, export, answers to held-out images, report.
 
-Each step continues where it was killed.
-
-Every step leaves one result when it is done (a `result.json`, the SavedModel), and a step whose result is there is not
-repeated. The same function serves the embedded digits and a user's own images.
+Each step continues where it was killed. Every step leaves one result when it is done (a `result.json`, the
+SavedModel), and a step whose result is there is not repeated. The same function serves the embedded digits and a user's
+own images.
 """
 
 from __future__ import annotations

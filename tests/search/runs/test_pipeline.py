@@ -2,49 +2,36 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from official.core import task_factory
 from official.vision.dataloaders import classification_input
-from sklearn import datasets
+from whole_runs import (
+    SERVE,
+    command,
+    image_folder,
+    rows_without_seconds,
+    wait_for,
+    with_shuffled_labels,
+)
 
 from asvit_tf import cli
-from asvit_tf.serving import export
+from asvit_tf.serving import export, held_out
 from asvit_tf.tasks import class_metrics
 from asvit_tf.training import run as train
 from asvit_tf.training import step_log
 
-OPTIONS = [
-    *("--image-size", "16", "--search-steps", "2", "--repeats", "1", "--score-batch", "2", "--budget", "0.51"),
-    *("--epochs", "6", "--batch-size", "8", "--seed", "3"),
-]
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Zeros, ones and twos, forty of each and each in a colour, as image files of several kinds; and a broken one."""
-    root = tmp_path_factory.mktemp("images")
-    digits = datasets.load_digits(n_class=3)
-    for label, name in enumerate(("zero", "one", "two")):
-        (root / name).mkdir()
-        for i, image in enumerate(digits.images[digits.target == label][:40]):
-            colours = tf.one_hot(label, 3, 15.0, 3.0)  # Or so few images and epochs would teach nothing.
-            pixels = tf.cast(tf.image.resize(image[..., None] * colours, (20 + i, 24)), tf.uint8)
-            encode, suffix = (tf.io.encode_jpeg, "jpg") if i % 2 else (tf.io.encode_png, "png")
-            (root / name / f"{i}.{suffix}").write_bytes(encode(pixels).numpy())
-    (root / "one" / "broken.jpg").write_bytes(b"\xff\xd8\xff broken")
-    return root
-
-
-def command(folder, output):
-    return ["run", "--output", str(output), "--data-path", str(folder), *OPTIONS, "--json"]
+    return image_folder(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +55,7 @@ def test_one_json_line_and_every_result(unbroken):
     assert result["balanced_accuracy"] == pytest.approx(result["accuracy"])  # As many images of every class.
     assert result["parameters"] <= 510_000
     report = (output / "report.html").read_text()
-    assert report.count("data:image/png;base64,") == 3
+    assert report.count("data:image/png;base64,") == 6 + (result["accuracy"] < 1)  # The last are pictures of mistakes.
     assert result["grown"] in report
     low, high = result["accuracy_interval"]
     assert low < result["accuracy"] <= high
@@ -78,16 +65,6 @@ def test_one_json_line_and_every_result(unbroken):
     for row in growth:
         distortions = [c["scores"]["length_distortion"] for c in row["candidates"]]
         assert len(set(distortions)) == len(distortions)
-
-
-def wait_for(process, condition, seconds=240):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        assert process.poll() is None, "ended before it could be killed"
-        if condition():
-            return
-        time.sleep(0.05)
-    raise AssertionError("nothing to kill appeared")
 
 
 def test_killed_in_search_growth_and_training_it_ends_the_same(folder, unbroken, tmp_path):
@@ -129,11 +106,6 @@ def test_killed_in_search_growth_and_training_it_ends_the_same(folder, unbroken,
     )
 
 
-def rows_without_seconds(path):
-    rows = map(json.loads, path.read_text().splitlines())
-    return [{name: value for name, value in row.items() if name not in ("seconds", "split")} for row in rows]
-
-
 def test_run_again_repeats_nothing(folder, unbroken, capsys):
     output, result, _ = unbroken
     before = {path: path.stat().st_mtime_ns for path in output.rglob("*.jsonl")}
@@ -147,17 +119,6 @@ def test_other_settings_in_the_same_directory_are_refused(folder, unbroken, caps
     output, _, _ = unbroken
     assert cli.main([*command(folder, output), "--epochs", "4"]) == 2
     assert "epochs was 6, now 4" in capsys.readouterr().err
-
-
-def with_shuffled_labels(source, target):
-    """Records of the same images, every one with another's label."""
-    records = [tf.train.Example.FromString(record.numpy()) for record in tf.data.TFRecordDataset(str(source))]
-    values = [record.features.feature["image/class/label"].int64_list.value for record in records]
-    labels = np.random.default_rng(0).permutation([value[0] for value in values])
-    with tf.io.TFRecordWriter(str(target)) as writer:
-        for record, value, label in zip(records, values, labels):
-            value[:] = [int(label)]
-            writer.write(record.SerializeToString())
 
 
 def test_shuffled_labels_end_with_one_line_and_no_export(folder, unbroken, tmp_path, capfd):
@@ -238,26 +199,6 @@ def test_a_finished_run_of_an_earlier_version_is_evaluated_and_nothing_else(fold
     assert (output / "train/blocks.jsonl").read_text() == blocks
 
 
-SERVE = """
-import json, sys
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("asvit_tf", "search", "official"):
-            raise ImportError(name)
-sys.meta_path.insert(0, Refuse())
-try:
-    import asvit_tf
-    sys.exit("asvit_tf can be imported")
-except ImportError:
-    pass
-import tensorflow as tf
-serve = tf.saved_model.load(sys.argv[1]).signatures["serving_default"]
-answer = serve(inputs=tf.constant([open(path, "rb").read() for path in sys.argv[2:]]))
-print(json.dumps({name: value.numpy().tolist() if value.dtype != tf.string else [v.decode() for v in value.numpy()]
-                  for name, value in answer.items()}))
-"""
-
-
 def test_saved_model_alone_answers_as_the_python_model(folder, unbroken):
     output, result, _ = unbroken
     files = [folder / "zero/0.png", folder / "one/1.jpg", folder / "two/7.jpg"]
@@ -282,6 +223,29 @@ def test_saved_model_alone_answers_as_the_python_model(folder, unbroken):
     np.testing.assert_allclose(served["probs"], expected, atol=1e-5)
     np.testing.assert_allclose(np.sum(served["probs"], axis=1), 1, atol=1e-5)
     assert served["label"] == [served["class_names"][i] for i in np.argmax(served["probs"], axis=1)]
+
+
+def test_answers_to_held_out_images_are_the_evaluations_and_the_saved_models(unbroken):
+    output, result, _ = unbroken
+    answers = held_out.Predictions.load(output / "predictions/validation.npz")
+    assert answers.accuracy == pytest.approx(result["accuracy"], abs=1e-6)
+    assert by_class_mean(answers.confusion) == pytest.approx(result["balanced_accuracy"], abs=1e-6)
+    records = tf.data.TFRecordDataset(str(output / "data/validation.tfrecord")).as_numpy_iterator()
+    features = [tf.train.Example.FromString(record).features.feature for record in records]
+    encoded = [feature["image/encoded"].bytes_list.value[0] for feature in features]
+    serve = tf.saved_model.load(result["saved_model"]).signatures["serving_default"]
+    np.testing.assert_allclose(serve(inputs=tf.constant(encoded))["probs"], answers.probabilities, atol=1e-5)
+    assert answers.labels.tolist() == [feature["image/class/label"].int64_list.value[0] for feature in features]
+    kept = json.loads((output / "predictions/result.json").read_text())["validation"]
+    assert (kept["images"], kept["accuracy"]) == (24, answers.accuracy)
+    assert kept["calibration_error"] == result["calibration_error"]
+    serving = json.loads((output / "serving/result.json").read_text())
+    assert serving["tflite"]["largest_difference"] < 1e-3
+    assert serving["tflite"]["bytes"] == (output / "serving/model.tflite").stat().st_size
+
+
+def by_class_mean(confusion):
+    return np.mean(np.diag(confusion) / confusion.sum(1))
 
 
 def test_predict_command(folder, unbroken, capsys):
@@ -313,3 +277,80 @@ def test_export_never_replaces_what_is_no_saved_model(unbroken, capsys):
         assert cli.main(["export", "--model-dir", str(output / "train"), "--export-dir", str(target)]) == 2
         assert "is not a SavedModel" in capsys.readouterr().err
     assert sorted(output.rglob("*")) == before
+
+
+@pytest.fixture
+def copy(unbroken, tmp_path):
+    return shutil.copytree(unbroken[0], tmp_path / "copy")
+
+
+def stamps(directory):
+    files = (path for path in directory.rglob("*") if path.is_file() and path.name not in (".lock", "report.html"))
+    return {path: path.stat().st_mtime_ns for path in files}
+
+
+def test_a_report_is_made_again_from_what_is_there(unbroken, copy, capsys):
+    before = stamps(copy)
+    (copy / "report.html").unlink()
+    assert cli.main(["report", str(copy), "--json"]) == 0
+    written = json.loads(capsys.readouterr().out)
+    assert written["report"] == str(copy / "report.html")
+    assert (written["calibration_error"], written["lacking"]) == (unbroken[1]["calibration_error"], [])
+    assert stamps(copy) == before
+    # The page of the run itself, but that a page does not know how long it takes.
+    pages = [re.sub(r'<h2 id="time">.*?</table>', "", (run / "report.html").read_text()) for run in (unbroken[0], copy)]
+    assert pages[0] == pages[1]
+    for title in ("Design", "Held-out images", "Size and latency", "Search", "Growth", "Training", "Time", "What was"):
+        assert re.search(f"<h2 id=[^>]*>{title}", pages[1])
+
+
+def test_a_run_of_an_earlier_version_is_asked_first(unbroken, copy, capfd):
+    for step in ("predictions", "serving"):
+        shutil.rmtree(copy / step)
+    trained = stamps(copy / "train")
+    assert cli.main(["report", str(copy)]) == 0
+    out, err = capfd.readouterr()
+    assert out == f"report      {copy}/report.html\n"
+    assert "asking about 24 images" in err
+    made, expected = (held_out.Predictions.load(run / "predictions/validation.npz") for run in (copy, unbroken[0]))
+    np.testing.assert_allclose(made.probabilities, expected.probabilities, atol=1e-6)
+    assert (copy / "serving/model.tflite").exists()
+    assert stamps(copy / "train") == trained
+
+    # Without its checkpoint, what is kept is shown; without that too, the page says so.
+    for file in (copy / "train").glob("ckpt-*"):
+        file.unlink()
+    assert cli.main(["report", str(copy)]) == 0
+    assert "Confusion matrix" in (copy / "report.html").read_text()
+    shutil.rmtree(copy / "predictions")
+    assert cli.main(["report", str(copy)]) == 0
+    assert "The checkpoint is gone from train" in capfd.readouterr().out
+    page = (copy / "report.html").read_text()
+    assert "The checkpoint is gone from train" in page
+    assert "Confusion matrix" not in page
+
+
+@pytest.mark.parametrize(
+    ("damaged", "contents", "message"),
+    [
+        ("result.json", "{", "result.json is damaged: Expecting"),
+        (
+            "result.json",
+            '{"accuracy": 1}',
+            "is of an earlier version, which kept less; evaluate it again with: asvit run",
+        ),
+        ("predictions/validation.npz", "x", "validation.npz is damaged; remove it, and asvit report makes it again"),
+        ("serving/result.json", "[", "serving/result.json is damaged; remove it, and asvit report makes it again"),
+        ("grow/result.json", "", "grow/result.json is damaged: Expecting"),
+        ("data/dataset.json", "[]", "data/dataset.json is damaged"),
+        ("settings.json", "]", "settings.json is damaged"),
+        ("train/params.yaml", ":", "params.yaml is not what training writes"),
+        ("search/trace.jsonl", "x\n", "line 1 of"),
+    ],
+)
+def test_a_damaged_run_has_no_report(copy, capsys, damaged, contents, message):
+    (copy / damaged).write_text(contents)
+    assert cli.main(["report", str(copy)]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert message in err

@@ -1,0 +1,77 @@
+"""What the tests of whole runs share: a folder of images, the command, records with wrong labels."""
+
+import json
+import time
+
+import numpy as np
+import tensorflow as tf
+from sklearn import datasets
+
+OPTIONS = [
+    *("--image-size", "16", "--search-steps", "2", "--repeats", "1", "--score-batch", "2", "--budget", "0.51"),
+    *("--epochs", "6", "--batch-size", "8", "--seed", "3"),
+]
+
+
+def image_folder(root):
+    """Zeros, ones and twos, forty of each and each in a colour, as image files of several kinds; and a broken one."""
+    digits = datasets.load_digits(n_class=3)
+    for label, name in enumerate(("zero", "one", "two")):
+        (root / name).mkdir()
+        for i, image in enumerate(digits.images[digits.target == label][:40]):
+            colours = tf.one_hot(label, 3, 15.0, 3.0)  # Or so few images and epochs would teach nothing.
+            pixels = tf.cast(tf.image.resize(image[..., None] * colours, (20 + i, 24)), tf.uint8)
+            encode, suffix = (tf.io.encode_jpeg, "jpg") if i % 2 else (tf.io.encode_png, "png")
+            (root / name / f"{i}.{suffix}").write_bytes(encode(pixels).numpy())
+    (root / "one" / "broken.jpg").write_bytes(b"\xff\xd8\xff broken")
+    return root
+
+
+def command(folder, output):
+    return ["run", "--output", str(output), "--data-path", str(folder), *OPTIONS, "--json"]
+
+
+def wait_for(process, condition, seconds=240):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        assert process.poll() is None, "ended before it could be killed"
+        if condition():
+            return
+        time.sleep(0.05)
+    raise AssertionError("nothing to kill appeared")
+
+
+def rows_without_seconds(path):
+    rows = map(json.loads, path.read_text().splitlines())
+    return [{name: value for name, value in row.items() if name not in ("seconds", "split")} for row in rows]
+
+
+def with_shuffled_labels(source, target):
+    """Records of the same images, every one with another's label."""
+    records = [tf.train.Example.FromString(record.numpy()) for record in tf.data.TFRecordDataset(str(source))]
+    values = [record.features.feature["image/class/label"].int64_list.value for record in records]
+    labels = np.random.default_rng(0).permutation([value[0] for value in values])
+    with tf.io.TFRecordWriter(str(target)) as writer:
+        for record, value, label in zip(records, values, labels):
+            value[:] = [int(label)]
+            writer.write(record.SerializeToString())
+
+
+SERVE = """
+import json, sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("asvit_tf", "search", "official"):
+            raise ImportError(name)
+sys.meta_path.insert(0, Refuse())
+try:
+    import asvit_tf
+    sys.exit("asvit_tf can be imported")
+except ImportError:
+    pass
+import tensorflow as tf
+serve = tf.saved_model.load(sys.argv[1]).signatures["serving_default"]
+answer = serve(inputs=tf.constant([open(path, "rb").read() for path in sys.argv[2:]]))
+print(json.dumps({name: value.numpy().tolist() if value.dtype != tf.string else [v.decode() for v in value.numpy()]
+                  for name, value in answer.items()}))
+"""
