@@ -7,7 +7,7 @@ from asvit_tf.tasks import calibration
 
 
 def slow_error(labels, probabilities, bins):
-    """Guo et al. 2017, equations 1 to 3, one image and one bin at a time."""
+    """Guo et al. 2017, section 2 and equation 3, one image and one bin at a time."""
     total, error = len(labels), 0.0
     for m in range(1, bins + 1):
         members = []

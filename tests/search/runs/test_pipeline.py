@@ -11,16 +11,11 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
+import whole_runs
 from official.core import task_factory
 from official.vision.dataloaders import classification_input
-from whole_runs import (
-    SERVE,
-    command,
-    image_folder,
-    rows_without_seconds,
-    wait_for,
-    with_shuffled_labels,
-)
+from sklearn import metrics
+from whole_runs import command, stamps
 
 from asvit_tf import cli
 from asvit_tf.serving import export, held_out
@@ -31,7 +26,7 @@ from asvit_tf.training import step_log
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return image_folder(tmp_path_factory.mktemp("images"))
+    return whole_runs.image_folder(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +80,7 @@ def test_killed_in_search_growth_and_training_it_ends_the_same(folder, unbroken,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        wait_for(process, condition)
+        whole_runs.wait_for(process, condition)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
     scored = (output / "scores.jsonl").read_text()
@@ -98,7 +93,7 @@ def test_killed_in_search_growth_and_training_it_ends_the_same(folder, unbroken,
         name: expected[name] for name in ("topology", "grown", "parameters")
     }
     for name in ("search/trace.jsonl", "grow/trace.jsonl", "scores.jsonl"):
-        assert rows_without_seconds(output / name) == rows_without_seconds(expected_output / name)
+        assert whole_runs.rows_without_seconds(output / name) == whole_runs.rows_without_seconds(expected_output / name)
     assert (output / "scores.jsonl").read_text() == scored  # Nothing was measured again.
     assert (
         step_log.read_blocks(output / "train")[-1]["step"]
@@ -128,7 +123,7 @@ def test_shuffled_labels_end_with_one_line_and_no_export(folder, unbroken, tmp_p
     shutil.copytree(source, output, ignore=lambda path, names: {"train", "saved_model", "report.html"} & set(names))
     (output / "result.json").unlink()
     for split in ("train", "validation"):
-        with_shuffled_labels(source / f"data/{split}.tfrecord", output / f"data/{split}.tfrecord")
+        whole_runs.with_shuffled_labels(source / f"data/{split}.tfrecord", output / f"data/{split}.tfrecord")
     assert cli.main(command(folder, output)) == 1
     out, err = capfd.readouterr()
     result = json.loads(out)
@@ -171,15 +166,12 @@ def test_a_test_split_is_evaluated_once_at_the_end(folder, unbroken, tmp_path, c
     assert result["test_balanced_accuracy"] == pytest.approx(expected["balanced_accuracy"])
     assert expected["test_accuracy"] is None
     assert f"at the end: <b>{result['test_accuracy']:.2%}</b>" in (output / "report.html").read_text()
-    assert train_evaluations(output) == train_evaluations(source)  # The curve of the validation is as it was.
+    # The curve of the validation is as it was.
+    assert train.read_evaluations(output / "train") == train.read_evaluations(source / "train")
     before = (output / "test/result.json").stat().st_mtime_ns
     (output / "result.json").unlink()
     assert cli.main(command(folder, output)) == 0
     assert (output / "test/result.json").stat().st_mtime_ns == before
-
-
-def train_evaluations(output):
-    return train.read_evaluations(output / "train")
 
 
 def test_a_finished_run_of_an_earlier_version_is_evaluated_and_nothing_else(folder, unbroken, tmp_path, capsys):
@@ -203,7 +195,7 @@ def test_saved_model_alone_answers_as_the_python_model(folder, unbroken):
     output, result, _ = unbroken
     files = [folder / "zero/0.png", folder / "one/1.jpg", folder / "two/7.jpg"]
     finished = subprocess.run(
-        [sys.executable, "-c", SERVE, result["saved_model"], *map(str, files)],
+        [sys.executable, "-c", whole_runs.SERVE, result["saved_model"], *map(str, files)],
         capture_output=True,
         text=True,
         check=True,
@@ -229,7 +221,9 @@ def test_answers_to_held_out_images_are_the_evaluations_and_the_saved_models(unb
     output, result, _ = unbroken
     answers = held_out.Predictions.load(output / "predictions/validation.npz")
     assert answers.accuracy == pytest.approx(result["accuracy"], abs=1e-6)
-    assert by_class_mean(answers.confusion) == pytest.approx(result["balanced_accuracy"], abs=1e-6)
+    assert metrics.balanced_accuracy_score(answers.labels, answers.predicted) == pytest.approx(
+        result["balanced_accuracy"], abs=1e-6
+    )
     records = tf.data.TFRecordDataset(str(output / "data/validation.tfrecord")).as_numpy_iterator()
     features = [tf.train.Example.FromString(record).features.feature for record in records]
     encoded = [feature["image/encoded"].bytes_list.value[0] for feature in features]
@@ -244,10 +238,6 @@ def test_answers_to_held_out_images_are_the_evaluations_and_the_saved_models(unb
     assert serving["tflite"]["bytes"] == (output / "serving/model.tflite").stat().st_size
 
 
-def by_class_mean(confusion):
-    return np.mean(np.diag(confusion) / confusion.sum(1))
-
-
 def test_predict_command(folder, unbroken, capsys):
     _, result, _ = unbroken
     image = str(folder / "zero/0.png")
@@ -257,17 +247,6 @@ def test_predict_command(folder, unbroken, capsys):
     assert set(answers[0]["probabilities"]) == {"one", "two", "zero"}
     assert cli.main(["predict", result["saved_model"], image, "--top", "1"]) == 0
     assert answers[0]["label"] in capsys.readouterr().out
-
-
-def test_predict_refuses_other_saved_models(folder, tmp_path, capsys):
-    module = tf.Module()
-    module.double = tf.function(lambda inputs: {"probs": 2 * inputs}, [tf.TensorSpec((None,), tf.float32)])
-    tf.saved_model.save(module, str(tmp_path / "other"), signatures=module.double)
-    (tmp_path / "corrupt").mkdir()
-    (tmp_path / "corrupt" / "saved_model.pb").write_bytes(b"nothing")
-    for name in ("other", "corrupt"):
-        assert cli.main(["predict", str(tmp_path / name), str(folder / "zero/0.png")]) == 2
-        assert "does not classify encoded images" in capsys.readouterr().err
 
 
 def test_export_never_replaces_what_is_no_saved_model(unbroken, capsys):
@@ -282,11 +261,6 @@ def test_export_never_replaces_what_is_no_saved_model(unbroken, capsys):
 @pytest.fixture
 def copy(unbroken, tmp_path):
     return shutil.copytree(unbroken[0], tmp_path / "copy")
-
-
-def stamps(directory):
-    files = (path for path in directory.rglob("*") if path.is_file() and path.name not in (".lock", "report.html"))
-    return {path: path.stat().st_mtime_ns for path in files}
 
 
 def test_a_report_is_made_again_from_what_is_there(unbroken, copy, capsys):
@@ -330,24 +304,7 @@ def test_a_run_of_an_earlier_version_is_asked_first(unbroken, copy, capfd):
     assert "Confusion matrix" not in page
 
 
-@pytest.mark.parametrize(
-    ("damaged", "contents", "message"),
-    [
-        ("result.json", "{", "result.json is damaged: Expecting"),
-        (
-            "result.json",
-            '{"accuracy": 1}',
-            "is of an earlier version, which kept less; evaluate it again with: asvit run",
-        ),
-        ("predictions/validation.npz", "x", "validation.npz is damaged; remove it, and asvit report makes it again"),
-        ("serving/result.json", "[", "serving/result.json is damaged; remove it, and asvit report makes it again"),
-        ("grow/result.json", "", "grow/result.json is damaged: Expecting"),
-        ("data/dataset.json", "[]", "data/dataset.json is damaged"),
-        ("settings.json", "]", "settings.json is damaged"),
-        ("train/params.yaml", ":", "params.yaml is not what training writes"),
-        ("search/trace.jsonl", "x\n", "line 1 of"),
-    ],
-)
+@pytest.mark.parametrize(("damaged", "contents", "message"), whole_runs.DAMAGED)
 def test_a_damaged_run_has_no_report(copy, capsys, damaged, contents, message):
     (copy / damaged).write_text(contents)
     assert cli.main(["report", str(copy)]) == 2

@@ -46,6 +46,12 @@ def rows_without_seconds(path):
     return [{name: value for name, value in row.items() if name not in ("seconds", "split")} for row in rows]
 
 
+def stamps(directory):
+    """When each file was written, but for the report."""
+    files = (path for path in directory.rglob("*") if path.is_file() and path.name not in (".lock", "report.html"))
+    return {path: path.stat().st_mtime_ns for path in files}
+
+
 def with_shuffled_labels(source, target):
     """Records of the same images, every one with another's label."""
     records = [tf.train.Example.FromString(record.numpy()) for record in tf.data.TFRecordDataset(str(source))]
@@ -75,3 +81,16 @@ answer = serve(inputs=tf.constant([open(path, "rb").read() for path in sys.argv[
 print(json.dumps({name: value.numpy().tolist() if value.dtype != tf.string else [v.decode() for v in value.numpy()]
                   for name, value in answer.items()}))
 """
+
+# Files of a finished run, what is written into them, and what asvit report says of it.
+DAMAGED = [
+    ("result.json", "{", "result.json is damaged: Expecting"),
+    ("result.json", '{"accuracy": 1}', "is of an earlier version, which kept less; evaluate it again with: asvit run"),
+    ("predictions/validation.npz", "x", "validation.npz is damaged; remove it, and asvit report makes it again"),
+    ("serving/result.json", "[", "serving/result.json is damaged; remove it, and asvit report makes it again"),
+    ("grow/result.json", "", "grow/result.json is damaged: Expecting"),
+    ("data/dataset.json", "[]", "data/dataset.json is damaged"),
+    ("settings.json", "]", "settings.json is damaged"),
+    ("train/params.yaml", ":", "params.yaml is not what training writes"),
+    ("search/trace.jsonl", "x\n", "line 1 of"),
+]
