@@ -23,11 +23,12 @@ from official.vision.ops import preprocess_ops
 
 from asvit_tf import traces
 from asvit_tf.dataloaders import inputs, record_paths
+from asvit_tf.dataloaders.progress import brief_bar
 from asvit_tf.errors import UserError
 from asvit_tf.modeling import checkpoints
 from asvit_tf.precision import mixed_precision
+from asvit_tf.serving import by_class
 from asvit_tf.storage import whole_file
-from asvit_tf.tasks import by_class
 
 PICTURES = 12
 
@@ -95,13 +96,17 @@ def fingerprint(checkpoint: str) -> str:
         return hashlib.sha256(file.read()).hexdigest()[:16]
 
 
-def predict(params: cfg.ExperimentConfig, input_path: str, checkpoint: str) -> Predictions:
+def predict(
+    params: cfg.ExperimentConfig, input_path: str, checkpoint: str, progress: bool = False, total: int | None = None
+) -> Predictions:
     """Asks a trained classifier about every image of a split.
 
     Args:
       params: The experiment that trained it; an image has one label.
       input_path: Records of the split, as for `validation_data`.
       checkpoint: Path of a checkpoint.
+      progress: Show a progress bar on standard error.
+      total: Images of the split, for the bar; None where it is not known.
 
     Raises:
       UserError: There are no records; or no such checkpoint, or it is damaged or of another network.
@@ -119,10 +124,12 @@ def predict(params: cfg.ExperimentConfig, input_path: str, checkpoint: str) -> P
         def answer(images: tf.Tensor) -> tf.Tensor:
             return tf.nn.softmax(tf.cast(task.inference_step(images, model), tf.float32))
 
-        for images, truth in _batches(task, params, files):
-            labels.append(truth.numpy().astype(np.int64))
-            probabilities.append(answer(images).numpy())
-            surest.see(images, labels[-1], probabilities[-1])
+        with brief_bar(None, "asking", progress, total) as bar:
+            for images, truth in _batches(task, params, files):
+                labels.append(truth.numpy().astype(np.int64))
+                probabilities.append(answer(images).numpy())
+                surest.see(images, labels[-1], probabilities[-1])
+                bar.update(len(labels[-1]))
     sources, recorded = zip(*(_source_and_label(features) for features in _records(files)))
     together = np.concatenate(labels)
     if not np.array_equal(together, recorded):

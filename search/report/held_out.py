@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from asvit_tf.serving import by_class
 from asvit_tf.serving.held_out import Predictions
-from asvit_tf.tasks import by_class, calibration
+from asvit_tf.tasks import calibration
 from search.report import held_out_figures, pages
 
 _WORST = 10  # Classes that are listed first where there are many.

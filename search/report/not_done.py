@@ -7,17 +7,17 @@ from typing import Any
 
 
 def sentences(
-    result: Mapping[str, Any], settings: Mapping[str, Any], space_size: int | None, lacking: Sequence[str]
+    result: Mapping[str, Any], seed: int, sampled: int, space_size: int | None, lacking: Sequence[str]
 ) -> list[str]:
     """One text for each thing.
 
     Args:
       result: What `pipeline.run` returns.
-      settings: The run's.
+      seed: Of the run.
+      sampled: Topologies that the search sampled.
       space_size: Topologies that the search could have sampled; None where it is not known.
       lacking: Why parts of the report are missing.
     """
-    steps, seed = settings["search_steps"], settings["seed"]
     found = []
     if result.get("test_accuracy") is None:
         found.append(
@@ -29,11 +29,14 @@ def sentences(
         found.append("Held-out images: too few to show whether anything was learned.")
     if result.get("skipped_images"):
         found.append(f"{_counted(result['skipped_images'], 'image file')} could not be used (see above).")
-    found.append(
-        f"The search sampled {_counted(steps, 'topology', 'topologies')}"
-        f"{f' of the {space_size:,} in its space' if space_size else ''}, and trained none of them: what it found was "
-        "chosen by measures that need no training."
-    )
+    if sampled:
+        of = f" of the {space_size:,} in its space" if space_size else ""
+        found.append(
+            f"The search sampled {_counted(sampled, 'topology', 'topologies')}{of}, and trained none of them: what it "
+            "found was chosen by measures that need no training."
+        )
+    else:
+        found.append("Nothing was searched: the design was given.")
     if result.get("failed_scores"):
         found.append(f"{_counted(result['failed_scores'], 'topology', 'topologies')} could not be scored.")
     found.append("One design was trained, with one recipe. Others were not tried.")

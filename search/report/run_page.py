@@ -43,7 +43,7 @@ class Evidence:
       class_names: By label.
       held_out: Answers by the name of the split, "validation" and "test"; only those that there are.
       serving: Size and latency of the exports (see `costs.serving_parts`); None where they were not measured.
-      settings: Of the run.
+      seed: Of the run.
       space_size: Topologies that the search could have sampled; None where an earlier version did not keep it.
       lacking: Why any of these is missing, a text for each reason.
     """
@@ -52,7 +52,7 @@ class Evidence:
     class_names: Sequence[str]
     held_out: Mapping[str, Predictions]
     serving: Mapping[str, Any] | None
-    settings: Mapping[str, Any]
+    seed: int
     space_size: int | None
     lacking: Sequence[str] = ()
 
@@ -71,8 +71,8 @@ def render(
     Args:
       source: Name of the images, for the reader.
       result: What `pipeline.run` returns.
-      search_trace: Rows of the search.
-      family: Members that growth found.
+      search_trace: Rows of the search; none where the design was given.
+      family: Members that growth found, likewise.
       training: Training of the grown network.
       evidence: About the trained network.
     """
@@ -86,18 +86,7 @@ def render(
         ],
         **_held_out(result, evidence),
         **_serving(evidence),
-        "Search": [
-            pages.embedded(
-                figures.search_figure(search_trace),
-                "REINFORCE over training-free measures; no candidate is trained.",
-            )
-        ],
-        "Growth": [
-            pages.embedded(
-                figures.growth_figure(family), "Depth and width of the family, from the seed to the trained member."
-            ),
-            pages.family_table(family),
-        ],
+        **_design_found(search_trace, family),
         "Training": [
             pages.embedded(
                 figures.training_figure(training.blocks, training.evaluations, training.schedule),
@@ -108,7 +97,9 @@ def render(
         ],
         "Time": costs.seconds_parts(result["seconds"]),
         "What was not done": [
-            pages.items(not_done.sentences(result, evidence.settings, evidence.space_size, evidence.lacking))
+            pages.items(
+                not_done.sentences(result, evidence.seed, len(search_trace), evidence.space_size, evidence.lacking)
+            )
         ],
     }
     parts = [*_summary(source, result), pages.contents(list(sections))]
@@ -142,6 +133,20 @@ def _held_out(result: Mapping[str, Any], evidence: Evidence) -> dict[str, list[s
         for split, (title, accuracy) in splits.items()
         if split in evidence.held_out and result.get(accuracy) is not None
     }
+
+
+def _design_found(
+    search_trace: Sequence[Mapping[str, Any]], family: Sequence[Mapping[str, Any]]
+) -> dict[str, list[str]]:
+    """How the design came about; nothing where it was given."""
+    found: dict[str, list[str]] = {}
+    if search_trace:
+        caption = "REINFORCE over training-free measures; no candidate is trained."
+        found["Search"] = [pages.embedded(figures.search_figure(search_trace), caption)]
+    if family:
+        caption = "Depth and width of the family, from the seed to the trained member."
+        found["Growth"] = [pages.embedded(figures.growth_figure(family), caption), pages.family_table(family)]
+    return found
 
 
 def _serving(evidence: Evidence) -> dict[str, list[str]]:

@@ -58,7 +58,7 @@ def predict(
         if checkpoint is not None and not _is_of(kept, checkpoint, numbers[split]):
             say(f"asking about {numbers[split]} images of the {split} split")
             folder.mkdir(exist_ok=True)
-            kept, is_new = held_out.predict(params, path, checkpoint), True
+            kept, is_new = held_out.predict(params, path, checkpoint, True, numbers[split]), True
             kept.save(file)
         if kept is not None:
             found[split] = kept

@@ -36,8 +36,8 @@ _LEFT = {
     "the search is not done": "search/result.json",
     "growth is not done": "grow/result.json",
     "training is not done": "train/result.json",
-    "what comes after training is not done": "result.json",
 }
+_LAST = "what comes after training is not done"
 _KEYS = {
     *("topology", "grown", "parameters", "accuracy", "majority_share", "balanced_accuracy", "learned", "saved_model"),
     *("failed_scores", "rollbacks", "seconds", "skipped_images"),
@@ -101,7 +101,7 @@ def write(
         source=settings["data_path"] or "scikit-learn's handwritten digits (embedded)",
         result=result,
         search_trace=Journal(directory / "search" / "trace.jsonl").rows,
-        family=_read(directory / "grow" / "result.json")["family"],
+        family=_kept(directory / "grow").get("family", []),
         training=run_page.Training(
             schedule=schedules.schedule_of(params),
             planned=train.plan_of(params),
@@ -122,8 +122,8 @@ def write(
             class_names=dataset.class_names,
             held_out=held_out,
             serving=serving,
-            settings=settings,
-            space_size=_read(directory / "search" / "result.json").get("space_size"),
+            seed=settings["seed"],
+            space_size=_kept(directory / "search").get("space_size"),
             lacking=lacking,
         ),
     )
@@ -143,12 +143,11 @@ def _settings(directory: Path) -> dict[str, Any]:
 
 def _result(directory: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """What the finished run wrote."""
-    for what, name in _LEFT.items():
-        if not (directory / name).exists():
-            raise UserError(
-                f"the run in {directory} is unfinished: {what}; continue with: {_command(directory, settings)}"
-            )
-    result = _read(directory / "result.json")
+    written = directory / "result.json"
+    if not written.exists():
+        what = next((what for what, name in _LEFT.items() if not (directory / name).exists()), _LAST)
+        raise UserError(f"the run in {directory} is unfinished: {what}; continue with: {_command(directory, settings)}")
+    result = _read(written)
     if not result.keys() >= _KEYS:
         raise UserError(
             f"the run in {directory} is of an earlier version, which kept less; evaluate it again with: "
@@ -188,6 +187,12 @@ def _dataset(directory: Path) -> Dataset:
         return Dataset.load(path.parent)
     except (ValueError, TypeError, OSError) as error:
         raise UserError(f"{path} is damaged: {error}") from error
+
+
+def _kept(step: Path) -> dict[str, Any]:
+    """The result of a step; {} where there was none."""
+    path = step / "result.json"
+    return _read(path) if path.exists() else {}
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from asvit_tf.tasks import by_class
+from asvit_tf.serving import by_class
 
 
 @pytest.fixture(scope="module")
