@@ -111,7 +111,7 @@ def predict(
     Raises:
       UserError: There are no records; or no such checkpoint, or it is damaged or of another network.
     """
-    files = inputs.record_files("validation_data", input_path)
+    files = _files(input_path)
     labels, probabilities, surest = [], [], _Surest(PICTURES)
     tf.random.set_seed(params.task.seed or 0)  # See `export`.
     with mixed_precision(params.runtime.mixed_precision_dtype), traces.forgotten():
@@ -155,7 +155,7 @@ def first_images(params: cfg.ExperimentConfig, input_path: str, number: int) -> 
     Returns:
       n files' contents; and [n, H, W, 3], float32, 0 to 255, as a TFLite model takes them.
     """
-    files = inputs.record_files("validation_data", input_path)
+    files = _files(input_path)
     encoded = []
     for features in _records(files):
         encoded.append(features["image/encoded"].bytes_list.value[0])
@@ -201,6 +201,11 @@ def _pixels(images: tf.Tensor) -> np.ndarray:
     return tf.cast(images, tf.float32).numpy() * np.float32(preprocess_ops.STDDEV_RGB) + np.float32(
         preprocess_ops.MEAN_RGB
     )
+
+
+def _files(input_path: str) -> list[str]:
+    """Of a split, in the order of their names; a pattern finds them in any order."""
+    return sorted(inputs.record_files("validation_data", input_path))
 
 
 def _batches(task: Any, params: cfg.ExperimentConfig, files: list[str]) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:

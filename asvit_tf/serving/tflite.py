@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import os
+import sys
 from collections.abc import Iterator
 
 import tensorflow as tf
@@ -41,6 +43,20 @@ def convert(module: NamedClassificationModule, quantization: str) -> bytes:
     if quantization == "int8":
         converter.representative_dataset = functools.partial(_pixels, module.params)
     return converter.convert()
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps off the screen what TFLite's converter and interpreter write to standard error past Python."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def write(params: cfg.ExperimentConfig, checkpoint: str, path: str | os.PathLike, quantization: str = "fp32") -> None:

@@ -77,6 +77,7 @@ def search_figure(trace: Sequence[Mapping]) -> Figure:
     entropy.plot(steps, _column(trace, "entropy"), color=COLOURS["first"])
     entropy.set_ylabel("entropy (nats)")
     entropy.set_xlabel("step")
+    entropy.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 
@@ -129,6 +130,7 @@ def growth_figure(family: Sequence[Mapping], others: bool = False) -> Figure:
     draw_growth(path, family, others)
     parameters.plot([member["parameters"] / 1e6 for member in family], "o-", color=COLOURS["third"])
     parameters.set_xlabel("growth step")
+    parameters.xaxis.set_major_locator(MaxNLocator(integer=True))
     parameters.set_ylabel("parameters (M)")
     for axis in (path, parameters):
         tidy(axis)

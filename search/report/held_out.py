@@ -129,7 +129,7 @@ def _calibration(predictions: Predictions) -> list[str]:
         ),
         pages.embedded(
             held_out_figures.reliability_figure(found),
-            "Accuracy by confidence. On the dashed line a network is as often right as it is sure; bins with few "
-            "images leave it by chance.",
+            "Accuracy by confidence; the lines are the distance between both. On the dashed line a network is as often "
+            "right as it is sure; bins with few images leave it by chance.",
         ),
     ]

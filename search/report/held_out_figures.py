@@ -77,30 +77,21 @@ def _name_sides(axis: Axes, class_names: Sequence[str]) -> None:
 
 
 def reliability_figure(found: Reliability) -> Figure:
-    """Accuracy against confidence by bin, with the line on which both are equal; below, the images in each bin."""
+    """Accuracy by bin of confidence, with its distance to the mean confidence; below, the images in each bin.
+
+    On the dashed line both are equal.
+    """
     figure = Figure(figsize=(4.4, 4.2), layout="constrained")
     axis, counts = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     left, width = found.edges[:-1], np.diff(found.edges)
     filled = found.counts > 0
-    gap = found.confidence - found.accuracy
-    axis.bar(
-        left[filled], found.accuracy[filled], width[filled], align="edge", color=COLOURS["first"], edgecolor="white"
-    )
-    axis.bar(
-        left[filled],
-        gap[filled],
-        width[filled],
-        found.accuracy[filled],
-        align="edge",
-        color=COLOURS["second"],
-        alpha=0.3,
-        edgecolor=COLOURS["second"],
-        linewidth=0.8,
-        label="gap to the mean confidence",
-    )
+    tops, middles = found.accuracy[filled], found.confidence[filled]
+    axis.bar(left[filled], tops, width[filled], align="edge", color="#a9cbd7", edgecolor="white", label="accuracy")
+    axis.vlines(middles, tops, middles, color=COLOURS["second"], linewidth=1.2)
+    axis.plot(middles, middles, "o", color=COLOURS["second"], markersize=3.5, label="mean confidence")
     axis.plot([0, 1], [0, 1], "--", color=COLOURS["quiet"], linewidth=1)
     axis.set_ylabel("accuracy")
-    axis.set_ylim(0, 1.02)
+    axis.set_ylim(0, 1.04)
     axis.legend(frameon=False, fontsize=8, loc="upper left")
     counts.bar(left, found.counts, width, align="edge", color=COLOURS["quiet"], edgecolor="white")
     counts.set_ylabel("images")

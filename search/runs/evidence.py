@@ -110,7 +110,7 @@ def serve(
     folder.mkdir(exist_ok=True)
     file: Path | None = folder / TFLITE_FILE
     problem = None
-    with captured():
+    with captured(), tflite.quiet():
         try:
             tflite.write(params, checkpoint, folder / TFLITE_FILE)
         except UserError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -172,12 +171,12 @@ def _checkpoint(directory: Path, params: cfg.ExperimentConfig, dataset: Dataset)
     """The checkpoint to ask; or None, and why there is nobody or nothing to ask."""
     checkpoint = evidence.checkpoint_of(params, directory)
     if checkpoint is None:
-        return None, [f"The checkpoint is gone from {os.path.join(directory.name, 'train')}: nothing new was asked."]
+        return None, ["The checkpoint is gone from train: the network was not asked anything new."]
     try:
         for path in filter(None, (dataset.validation_path, dataset.test_path)):
             inputs.record_files("data", path)
     except UserError:
-        return None, [f"The records are gone from {os.path.join(directory.name, 'data')}: nothing new was asked."]
+        return None, ["The records are gone from data: the network was not asked anything new."]
     return checkpoint, []
 
 
@@ -185,7 +184,7 @@ def _dataset(directory: Path) -> Dataset:
     path = directory / "data" / "dataset.json"
     try:
         return Dataset.load(path.parent)
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, AttributeError, OSError) as error:
         raise UserError(f"{path} is damaged: {error}") from error
 
 

@@ -93,6 +93,8 @@ def test_a_reliability_is_drawn_as_it_is():
     bars = axis.patches[: filled.sum()]
     np.testing.assert_allclose([bar.get_height() for bar in bars], found.accuracy[filled])
     np.testing.assert_allclose([bar.get_x() for bar in bars], found.edges[:-1][filled])
+    ends = [segment[:, 1] for segment in axis.collections[0].get_segments()]
+    np.testing.assert_allclose(ends, np.stack([found.accuracy[filled], found.confidence[filled]], 1))
     np.testing.assert_array_equal([bar.get_height() for bar in counts.patches], found.counts)
 
 
