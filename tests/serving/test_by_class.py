@@ -46,6 +46,8 @@ def test_by_hand():
         by_class.ConfusedPair(2, 1, 1, 1 / 6),
     ]
     assert by_class.most_confused(counts, most=1) == [by_class.ConfusedPair(0, 1, 2, 0.2)]
+    # One image of two comes before one of ten.
+    assert [pair.truth for pair in by_class.most_confused(np.array([[9, 1], [1, 1]]))] == [1, 0]
     assert by_class.most_confused(np.diag([3, 4])) == []
 
 
