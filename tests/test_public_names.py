@@ -36,7 +36,7 @@ PARAMETERS = {
 }
 COMMANDS = (
     *("complexity", "describe", "detect", "doctor", "evaluate", "export", "grow", "predict", "prepare"),
-    *("prepare-coco", "run", "search", "shapes", "study", "tpu-check", "train"),
+    *("prepare-coco", "report", "run", "search", "shapes", "study", "tpu-check", "train"),
 )
 
 

@@ -14,7 +14,7 @@ import click
 from asvit_tf.cli import console, data, designs, detection, hardware, running, searching, serving, study, training
 
 COMMANDS = (
-    *(running.run, designs.describe, designs.complexity, searching.search, searching.grow, study.study),
+    *(running.run, running.report, designs.describe, designs.complexity, searching.search, searching.grow, study.study),
     *(data.prepare, training.train, training.evaluate, serving.export, serving.predict, hardware.tpu_check),
     hardware.doctor,
     *(detection.prepare_coco, detection.shapes, detection.detect),

@@ -1,4 +1,4 @@
-"""The command `asvit run`."""
+"""The commands run and report."""
 
 from __future__ import annotations
 
@@ -135,3 +135,24 @@ def _with_interval(result: dict[str, Any], name: str) -> str:
     """An accuracy and its 95 % interval; results of earlier versions have none."""
     interval = result.get(f"{name}_interval")
     return f"{result[name]:.4f}" + (f", 95 %: {interval[0]:.4f} to {interval[1]:.4f}" if interval else "")
+
+
+@click.command()
+@click.argument("directory", type=PathName())
+@AS_JSON
+def report(directory: str, as_json: bool) -> None:
+    """Writes the report of a finished run in DIRECTORY again, without training.
+
+    What the report needs and the directory does not hold, because an earlier version wrote it, is made first.
+    """
+    quiet_tensorflow()
+    with only_result_on_stdout():
+        from search.runs import reporting
+
+        written = reporting.report(Path(directory), lambda line: click.echo(line, err=True))
+    if as_json:
+        print_json(written)
+        return
+    for reason in written["lacking"]:
+        click.echo(reason)
+    click.echo(f"report      {written['report']}")

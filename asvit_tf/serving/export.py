@@ -74,7 +74,7 @@ def export(
         raise UserError(f"{export_dir} exists and is not a SavedModel; choose another export directory")
     if tflite_type is not None and not isinstance(params.task, classification.ClassificationTask):
         raise UserError("TFLite is for classifiers here; other networks are exported as a SavedModel")
-    checkpoint = _checkpoint(params, model_dir, checkpoint)
+    checkpoint = checkpoint_of(params, model_dir, checkpoint)
     if tflite_type == "int8":
         checks.classification.check(params.task, "train_data")  # It calibrates with it.
     # Nothing is drawn; but where TensorFlow's operations are deterministic, dropout cannot be traced without a seed.
@@ -96,8 +96,8 @@ def export(
     return export_dir
 
 
-def _checkpoint(params: cfg.ExperimentConfig, model_dir: str, given: str | None) -> str:
-    """Path of the checkpoint to export."""
+def checkpoint_of(params: cfg.ExperimentConfig, model_dir: str, given: str | None = None) -> str:
+    """Path of the checkpoint that `export` takes; arguments and errors as there, `given` being its `checkpoint`."""
     if given is not None and not tf.io.gfile.isdir(given):
         if not tf.io.gfile.exists(given + ".index"):
             raise UserError(f"no checkpoint at {given}")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
+import os
+import sys
 from collections.abc import Iterator
 
 import tensorflow as tf
@@ -11,7 +14,9 @@ from official.core import config_definitions as cfg
 from official.vision.ops import preprocess_ops
 from official.vision.serving import export_tflite_lib
 
-from asvit_tf.serving.modules import NamedClassificationModule
+from asvit_tf.modeling import checkpoints
+from asvit_tf.serving.modules import NamedClassificationModule, serving_module
+from asvit_tf.storage import whole_file
 
 _CALIBRATION_IMAGES = 100
 
@@ -38,6 +43,40 @@ def convert(module: NamedClassificationModule, quantization: str) -> bytes:
     if quantization == "int8":
         converter.representative_dataset = functools.partial(_pixels, module.params)
     return converter.convert()
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps off the screen what TFLite's converter and interpreter write to standard error past Python."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def write(params: cfg.ExperimentConfig, checkpoint: str, path: str | os.PathLike, quantization: str = "fp32") -> None:
+    """Writes the TFLite model of a checkpoint, whole or not at all.
+
+    Args:
+      params: The experiment that trained it, a classifier.
+      checkpoint: Path of the checkpoint.
+      path: Of the file.
+      quantization: As of `convert`.
+
+    Raises:
+      UserError: There is no such checkpoint, or it is damaged or of another network.
+    """
+    tf.random.set_seed(params.task.seed or 0)  # See `export`.
+    module = serving_module(params, "image_bytes")
+    with checkpoints.damage_explained(checkpoint):
+        checkpoints.initialize(module.model, checkpoint)
+    with whole_file(path) as partial, open(partial, "wb") as file:
+        file.write(convert(module, quantization))
 
 
 def _pixels(params: cfg.ExperimentConfig) -> Iterator[list[tf.Tensor]]:

@@ -17,8 +17,8 @@ from asvit_tf import storage
 from asvit_tf.errors import DivergedError
 from asvit_tf.modeling import checkpoints
 from asvit_tf.training import step_log, verdicts
+from asvit_tf.training.display.screen import say
 from asvit_tf.training.saving.sound import SoundCheckpoints
-from asvit_tf.training.screen import say
 from asvit_tf.training.trainer import RetokenizingTrainer
 from asvit_tf.training.verdicts import Observation, Rollback, Verdict
 

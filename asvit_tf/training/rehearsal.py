@@ -16,7 +16,7 @@ from asvit_tf.design.grids import ceil_div
 from asvit_tf.design.retokenization import Schedule
 from asvit_tf.precision import mixed_precision
 from asvit_tf.tasks import schedules
-from asvit_tf.training.log_file import captured
+from asvit_tf.training.display.log_file import captured
 from asvit_tf.training.session import connected
 
 _STEPS = 6  # In each of two blocks at a tokenization: the first traces, the second is timed.

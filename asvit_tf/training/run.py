@@ -33,9 +33,9 @@ from asvit_tf.modeling import checkpoints
 from asvit_tf.precision import mixed_precision, tensor_float_32
 from asvit_tf.tasks import checks, classification, experiment_files, schedules
 from asvit_tf.training import failures, step_log
+from asvit_tf.training.display.log_file import LogFile, captured
+from asvit_tf.training.display.screen import Screen, say
 from asvit_tf.training.guard import Guard
-from asvit_tf.training.log_file import LogFile, captured
-from asvit_tf.training.screen import Screen, say
 from asvit_tf.training.session import Evaluation, Session, connected
 from asvit_tf.training.step_log import StepLog
 

@@ -17,9 +17,9 @@ from official.vision.utils import summary_manager
 from asvit_tf.errors import UserError
 from asvit_tf.modeling import checkpoints
 from asvit_tf.training import strategies
+from asvit_tf.training.display.screen import Screen
 from asvit_tf.training.runner import ExperimentRunner
 from asvit_tf.training.saving.best import BestKeeper
-from asvit_tf.training.screen import Screen
 from asvit_tf.training.trainer import RetokenizingTrainer
 
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from asvit_tf.design import savings
 from asvit_tf.storage import jsonable
-from asvit_tf.training.screen import Screen
+from asvit_tf.training.display.screen import Screen
 from asvit_tf.training.trainer import RetokenizingTrainer, StepBlock
 
 

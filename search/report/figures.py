@@ -15,8 +15,9 @@ from asvit_tf.choices import PREDICTED
 from asvit_tf.design.retokenization import Schedule
 from asvit_tf.design.topology import Topology
 
-_DOTS_PER_INCH = 130
-_COLOURS = dict(first="#1f6f8b", second="#d1603d", third="#3b7d4f", quiet="#9a9a9a")
+WIDTH = 6.4  # Inches; a page shows them at 125 pixels each, as wide as its text.
+_DOTS_PER_INCH = 190  # Sharp on screens with two pixels for each of a page's.
+COLOURS = dict(first="#1f6f8b", second="#d1603d", third="#3b7d4f", quiet="#9a9a9a", text="#222222")
 
 
 def tidy(axis: Axes) -> None:
@@ -26,7 +27,7 @@ def tidy(axis: Axes) -> None:
 
 
 def _figure(rows: int, height: float) -> tuple[Figure, Sequence[Axes]]:
-    figure = Figure(figsize=(7.2, height * rows), layout="constrained")
+    figure = Figure(figsize=(WIDTH, height * rows), layout="constrained")
     axes = figure.subplots(rows, 1, sharex=True, squeeze=False)
     for axis in axes[:, 0]:
         tidy(axis)
@@ -55,7 +56,7 @@ _LABELS = {
 
 def draw_measure(axis: Axes, trace: Sequence[Mapping], name: str) -> None:
     """One measure of the sampled topologies over the steps."""
-    colour = _COLOURS["first" if name == "length_distortion" else "second"]
+    colour = COLOURS["first" if name == "length_distortion" else "second"]
     axis.plot(_column(trace, "step"), _column(trace, "scores", name), ".-", color=colour)
     axis.set_ylabel(_LABELS[name])
     if name == "ntk_condition_number":
@@ -69,13 +70,14 @@ def search_figure(trace: Sequence[Mapping]) -> Figure:
     for axis, name in zip(measures, names):
         draw_measure(axis, trace, name)
     steps = _column(trace, "step")
-    for name, colour in (("reward", _COLOURS["quiet"]), ("baseline", _COLOURS["third"])):
+    for name, colour in (("reward", COLOURS["quiet"]), ("baseline", COLOURS["third"])):
         reward.plot(steps, _column(trace, name), color=colour, label=name)
     reward.set_ylabel("reward")
     reward.legend(frameon=False, loc="lower right")
-    entropy.plot(steps, _column(trace, "entropy"), color=_COLOURS["first"])
+    entropy.plot(steps, _column(trace, "entropy"), color=COLOURS["first"])
     entropy.set_ylabel("entropy (nats)")
     entropy.set_xlabel("step")
+    entropy.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 
@@ -93,7 +95,7 @@ def draw_growth(axis: Axes, family: Sequence[Mapping], others: bool = False) -> 
     topologies = [Topology.parse(member["topology"]) for member in family]
     widths = [sum(topology.widths) for topology in topologies]
     depths = [sum(topology.depths) for topology in topologies]
-    axis.plot(widths, depths, "o-", color=_COLOURS["first"], label="As-ViT, grown")
+    axis.plot(widths, depths, "o-", color=COLOURS["first"], label="As-ViT, grown")
     labelled = 0.0
     for x, y, member in zip(widths, depths, family):
         millions = member["parameters"] / 1e6
@@ -108,12 +110,12 @@ def draw_growth(axis: Axes, family: Sequence[Mapping], others: bool = False) -> 
                 [size[2] for size in sizes],
                 [size[1] for size in sizes],
                 marker,
-                color=_COLOURS["quiet"],
+                color=COLOURS["quiet"],
                 markersize=5,
                 label=name,
             )
             for size, depth, width in sizes:
-                axis.annotate(f" {size}", (width, depth), fontsize=8, color=_COLOURS["quiet"])
+                axis.annotate(f" {size}", (width, depth), fontsize=8, color=COLOURS["quiet"])
         axis.legend(frameon=False)
     axis.set_xlabel("total width (sum over stages)")
     axis.set_ylabel("total depth (blocks)")
@@ -123,11 +125,12 @@ def draw_growth(axis: Axes, family: Sequence[Mapping], others: bool = False) -> 
 
 def growth_figure(family: Sequence[Mapping], others: bool = False) -> Figure:
     """The family as a path, with other networks for comparison if asked, and its parameters over the steps."""
-    figure = Figure(figsize=(7.2, 6.2), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 5.2), layout="constrained")
     path, parameters = figure.subplots(2, 1, height_ratios=(2, 1))
     draw_growth(path, family, others)
-    parameters.plot([member["parameters"] / 1e6 for member in family], "o-", color=_COLOURS["third"])
+    parameters.plot([member["parameters"] / 1e6 for member in family], "o-", color=COLOURS["third"])
     parameters.set_xlabel("growth step")
+    parameters.xaxis.set_major_locator(MaxNLocator(integer=True))
     parameters.set_ylabel("parameters (M)")
     for axis in (path, parameters):
         tidy(axis)
@@ -152,10 +155,10 @@ def draw_accuracy(
 ) -> None:
     """Accuracy in training and on held-out images over the steps."""
     axis.plot(
-        _column(blocks, "step"), _column(blocks, "accuracy"), color=_COLOURS["quiet"], label="training, phase's tokens"
+        _column(blocks, "step"), _column(blocks, "accuracy"), color=COLOURS["quiet"], label="training, phase's tokens"
     )
     if evaluations:
-        axis.plot(*zip(*evaluations), "o-", color=_COLOURS["second"], label="held out, all tokens")
+        axis.plot(*zip(*evaluations), "o-", color=COLOURS["second"], label="held out, all tokens")
     axis.set_ylabel("accuracy")
     axis.set_xlabel("step")
     axis.legend(frameon=False, loc="lower right")
@@ -174,7 +177,7 @@ def mark_phases(axis: Axes, schedule: Schedule) -> None:
 def training_figure(blocks: Sequence[Mapping], evaluations: Sequence[tuple[int, float]], schedule: Schedule) -> Figure:
     """Training loss and accuracies, with the phases marked."""
     figure, (loss, accuracy) = _figure(2, 2.4)
-    loss.plot(_column(blocks, "step"), _column(blocks, "training_loss"), color=_COLOURS["first"])
+    loss.plot(_column(blocks, "step"), _column(blocks, "training_loss"), color=COLOURS["first"])
     loss.set_ylabel("training loss")
     mark_phases(loss, schedule)
     draw_accuracy(accuracy, blocks, evaluations, schedule)

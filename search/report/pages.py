@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import math
+import re
 from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
@@ -14,10 +15,43 @@ from search.report.figures import png
 
 
 def embedded(figure: Figure, caption: str) -> str:
-    """An HTML figure with the drawing inside."""
+    """An HTML figure with the drawing inside, 125 pixels wide for each inch of it, whatever its resolution."""
     data = base64.b64encode(png(figure)).decode()
-    text = html.escape(caption)
-    return f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'
+    text, width = html.escape(caption), round(_PIXELS_PER_INCH * figure.get_figwidth())
+    return (
+        f'<figure><img alt="{text}" width="{width}" src="data:image/png;base64,{data}">'
+        f"<figcaption>{text}</figcaption></figure>"
+    )
+
+
+def paragraph(text: str) -> str:
+    """A paragraph of plain text."""
+    return f"<p>{html.escape(text)}</p>"
+
+
+def heading(text: str) -> str:
+    """A heading that `contents` leads to."""
+    return f'<h2 id="{_anchor(text)}">{html.escape(text)}</h2>'
+
+
+def contents(headings: Sequence[str]) -> str:
+    """Links to headings, by their texts, in one line."""
+    links = (f'<a href="#{_anchor(text)}">{html.escape(text)}</a>' for text in headings)
+    return f"<p>{' &middot; '.join(links)}</p>"
+
+
+def _anchor(text: str) -> str:
+    return re.sub(r"\W+", "-", text.lower()).strip("-")
+
+
+def items(texts: Sequence[str]) -> str:
+    """A list of plain texts."""
+    return "<ul>" + "".join(f"<li>{html.escape(text)}</li>" for text in texts) + "</ul>"
+
+
+def folded(summary: str, part: str) -> str:
+    """HTML that is shown when its summary, plain text, is clicked."""
+    return f"<details><summary>{html.escape(summary)}</summary>{part}</details>"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -27,12 +61,14 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
+_PIXELS_PER_INCH = 125
+
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
 body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 52rem; margin: 2rem auto; padding: 0 1rem; color: #222 }}
 table {{ border-collapse: collapse; font-size: 14px }} th, td {{ padding: .3rem .7rem; text-align: left }}
 tr {{ border-bottom: 1px solid #ddd }}
-figure {{ margin: 1.5rem 0 }} img {{ max-width: 100% }} figcaption {{ font-size: 14px; color: #555 }}
+figure {{ margin: 1.5rem 0 }} img {{ max-width: 100%; height: auto }} figcaption {{ font-size: 14px; color: #555 }}
 code {{ overflow-wrap: anywhere }}
 </style></head><body><h1>{title}</h1>
 {body}

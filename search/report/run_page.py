@@ -1,4 +1,4 @@
-"""The HTML page of a whole run: search, growth, training."""
+"""The HTML page of a whole run: the design, what it says to held-out images, its cost, and how it came about."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from asvit_tf.dataloaders.imagefiles import duplicates
 from asvit_tf.dataloaders.imagefiles.skipped import in_words
 from asvit_tf.design import savings
 from asvit_tf.design.retokenization import Schedule
+from asvit_tf.serving.held_out import Predictions
 from asvit_tf.tasks import baselines
 from asvit_tf.training import verdicts
-from search.report import figures, pages
+from search.report import costs, design_figure, figures, held_out, not_done, pages
+from search.report.design_figure import Design
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +35,29 @@ class Training:
     evaluations: Sequence[tuple[int, float]]
 
 
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """What is known of the trained network beside its accuracy.
+
+    Attributes:
+      design: It, as it answers.
+      class_names: By label.
+      held_out: Answers by the name of the split, "validation" and "test"; only those that there are.
+      serving: Size and latency of the exports (see `costs.serving_parts`); None where they were not measured.
+      seed: Of the run.
+      space_size: Topologies that the search could have sampled; None where an earlier version did not keep it.
+      lacking: Why any of these is missing, a text for each reason.
+    """
+
+    design: Design
+    class_names: Sequence[str]
+    held_out: Mapping[str, Predictions]
+    serving: Mapping[str, Any] | None
+    seed: int
+    space_size: int | None
+    lacking: Sequence[str] = ()
+
+
 def render(
     *,
     source: str,
@@ -40,18 +65,54 @@ def render(
     search_trace: Sequence[Mapping[str, Any]],
     family: Sequence[Mapping[str, Any]],
     training: Training,
+    evidence: Evidence,
 ) -> str:
     """The page, as HTML.
 
     Args:
       source: Name of the images, for the reader.
       result: What `pipeline.run` returns.
-      search_trace: Rows of the search.
-      family: Members that growth found.
+      search_trace: Rows of the search; none where the design was given.
+      family: Members that growth found, likewise.
       training: Training of the grown network.
+      evidence: About the trained network.
     """
+    sections = {
+        "Design": [
+            pages.embedded(
+                design_figure.draw(evidence.design),
+                "The network from left to right. Thin lines cut an image into tokens, thick ones into the windows that "
+                "attention stays within; squares behind are further blocks.",
+            )
+        ],
+        **_held_out(result, evidence),
+        **_serving(evidence),
+        **_design_found(search_trace, family),
+        "Training": [
+            pages.embedded(
+                figures.training_figure(training.blocks, training.evaluations, training.schedule),
+                "Training; dotted lines are changes of stride and dilation. Naming the majority class always would be "
+                f"right for {result['majority_share']:.2%} of the held-out images.",
+            ),
+            pages.phase_table(training.planned, savings.phase_times(training.blocks)),
+        ],
+        "Time": costs.seconds_parts(result["seconds"]),
+        "What was not done": [
+            pages.items(
+                not_done.sentences(result, evidence.seed, len(search_trace), evidence.space_size, evidence.lacking)
+            )
+        ],
+    }
+    parts = [*_summary(source, result), pages.contents(list(sections))]
+    for title, section in sections.items():
+        parts += [pages.heading(title), *section]
+    return pages.page("As-ViT: searched, grown, trained", parts)
+
+
+def _summary(source: str, result: Mapping[str, Any]) -> list[str]:
+    """What a reader has to know first."""
     verdict, failed = html.escape(baselines.in_words(result)), baselines.is_failure(result)
-    parts = [
+    return [
         *([f"<p><b>Nothing was learned, and nothing exported: {verdict}.</b></p>"] if failed else []),
         *([f"<p><b>Unknown: {verdict}.</b></p>"] if not failed and not result["learned"] else []),
         *(f"<p><b>Set back: {verdicts.Rollback(**row)}.</b></p>" for row in result["rollbacks"]),
@@ -63,36 +124,39 @@ def render(
         f"{_best(result)}{_test(result)}Topologies that could not be scored: {result['failed_scores']}.</p>",
         f"<pre>{html.escape(in_words(result) or 'No image file was skipped.')}</pre>",
         _duplicates(result),
-        *_design(search_trace, family),
-        "<h2>Training</h2>",
-        pages.embedded(
-            figures.training_figure(training.blocks, training.evaluations, training.schedule),
-            "Training; dotted lines are changes of stride and dilation. Naming the majority class always would be "
-            f"right for {result['majority_share']:.2%} of the held-out images.",
-        ),
-        pages.phase_table(training.planned, savings.phase_times(training.blocks)),
     ]
-    return pages.page("As-ViT: searched, grown, trained", parts)
 
 
-def _design(search_trace: Sequence[Mapping[str, Any]], family: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Search and growth; of a network that was trained before, its size."""
-    if not search_trace:
-        return [
-            "<p>Nothing was searched: a network trained before was trained further.</p>",
-            pages.family_table(family),
-        ]
-    return [
-        "<h2>Search</h2>",
-        pages.embedded(
-            figures.search_figure(search_trace), "REINFORCE over training-free measures; no candidate is trained."
-        ),
-        "<h2>Growth</h2>",
-        pages.embedded(
-            figures.growth_figure(family), "Depth and width of the family, from the seed to the trained member."
-        ),
-        pages.family_table(family),
-    ]
+def _held_out(result: Mapping[str, Any], evidence: Evidence) -> dict[str, list[str]]:
+    """Sections about the splits that the network was asked about."""
+    splits = {"validation": ("Held-out images", "accuracy"), "test": ("Test split", "test_accuracy")}
+    return {
+        title: held_out.parts(evidence.held_out[split], evidence.class_names, result[accuracy])
+        for split, (title, accuracy) in splits.items()
+        if split in evidence.held_out and result.get(accuracy) is not None
+    }
+
+
+def _design_found(
+    search_trace: Sequence[Mapping[str, Any]], family: Sequence[Mapping[str, Any]]
+) -> dict[str, list[str]]:
+    """How the design came about; nothing where it was given."""
+    found: dict[str, list[str]] = {}
+    if search_trace:
+        caption = "REINFORCE over training-free measures; no candidate is trained."
+        found["Search"] = [pages.embedded(figures.search_figure(search_trace), caption)]
+    if family:
+        caption = "Depth and width of the family, from the seed to the trained member."
+        found["Growth"] = [pages.embedded(figures.growth_figure(family), caption), pages.family_table(family)]
+    return found
+
+
+def _serving(evidence: Evidence) -> dict[str, list[str]]:
+    """The section about the exported models, if there are any."""
+    if evidence.serving is None:
+        return {}
+    count = evidence.design.count
+    return {"Size and latency": costs.serving_parts(evidence.serving, count.parameters, count.macs)}
 
 
 def _test(result: Mapping[str, Any]) -> str:

@@ -1,7 +1,8 @@
-"""The whole path in order: images, search, growth, training, export, report. Each step continues where it was killed.
+"""The whole path in order: images, search, growth, training, export, answers to held-out images, report.
 
-Every step leaves one result when it is done (a `result.json`, the SavedModel), and a step whose result is there is not
-repeated. The same function serves the embedded digits and a user's own images.
+Each step continues where it was killed. Every step leaves one result when it is done (a `result.json`, the
+SavedModel), and a step whose result is there is not repeated. The same function serves the embedded digits and a user's
+own images.
 """
 
 from __future__ import annotations
@@ -25,17 +26,15 @@ from asvit_tf import (
 from asvit_tf.dataloaders import classification as data
 from asvit_tf.design.topology import Topology
 from asvit_tf.hardware.choice import Chosen
-from asvit_tf.journals import Journal
 from asvit_tf.modeling import checkpoints
 from asvit_tf.serving import export
 from asvit_tf.storage import write_json, write_text
 from asvit_tf.tasks import baselines, plans, schedules
-from asvit_tf.training import guard, rehearsal, step_log
+from asvit_tf.training import guard, rehearsal
 from asvit_tf.training import run as train
 from asvit_tf.training.runtimes import Runtime
 from asvit_tf.training.saving import best
-from search.report import run_page
-from search.runs import designing, timetable
+from search.runs import designing, evidence, reporting, timetable
 from search.runs.settings import RunSettings
 from search.runs.timetable import Timetable
 
@@ -62,10 +61,10 @@ def run(
       (see `baselines.Verdict`); `saved_model`, None where nothing was learned; `report`, `seconds` (an object, by step:
       near 0 for what was done before), what `Skipped.as_dict` says of image files, `test_accuracy` and
       `test_balanced_accuracy` (None without a test split), `failed_scores` (topologies that the search could not
-      score), `rollbacks` (a `verdicts.Rollback` each), `hardware` (`Chosen.name`, of
-      the start that finished), `best_step` (steps of the network that is reported and exported,
-      the best of all evaluations; None where an earlier version trained it: the last), `duplicates` (what
-      `imagefiles.duplicates.count` found; None for images that an earlier version prepared).
+      score), `rollbacks` (a `verdicts.Rollback` each), `hardware` (`Chosen.name`, of the start that finished),
+      `best_step` (steps of the network that is reported and exported, the best of all evaluations; None where an
+      earlier version trained it: the last), `duplicates` (what `imagefiles.duplicates.count` found; None for images
+      that an earlier version prepared), `calibration_error` (on the validation images, see `calibration.Reliability`).
 
     Raises:
       UserError: The images are too few or cannot be read, no network fits the budget, or a batch cannot be divided
@@ -137,6 +136,9 @@ class _Run:
         failed = baselines.is_failure(metrics)
         saved_model = None if failed else self._timed("export", self.export_model, params).name
         tested = self._timed("test", self.evaluate_test, params, dataset) if dataset.test_path else None
+        asked = (self.directory, params, dataset, self._say, evidence.checkpoint_of(params, self.directory))
+        held_out = self._timed("predictions", evidence.predict, *asked)
+        serving = None if failed else self._timed("serving", evidence.serve, *asked)
         result = dict(
             topology=design.found,
             grown=design.grown,
@@ -149,12 +151,13 @@ class _Run:
             too_few_examples=bool(metrics.get("too_few_examples")),
             best_step=metrics.get("best_step"),
             saved_model=saved_model,
-            report="report.html",
+            report=reporting.PAGE,
             test_accuracy=None if tested is None else tested["accuracy"],
             test_accuracy_interval=(
                 None if tested is None else baselines.interval(tested["accuracy"], dataset.test_examples)
             ),
             test_balanced_accuracy=None if tested is None else tested["balanced_accuracy"],
+            calibration_error=evidence.calibration_error(held_out),
             **dataset.all_skipped.as_dict(),
             duplicates=dataset.duplicates,
             failed_scores=design.failed,
@@ -162,7 +165,8 @@ class _Run:
             seconds=self.seconds,
             hardware=self._chosen.name,
         )
-        self._timed("report", self.write_report, params, design.family, result)
+        self._say("writing the report")
+        self._timed("report", reporting.write, self.directory, params, dataset, result, held_out, serving, [])
         write_json(written, result)
         return self._placed(result)
 
@@ -302,24 +306,6 @@ class _Run:
         saved_model = self.directory / "saved_model"
         if not saved_model.exists():
             self._say("exporting")
-            found = best.read(self.directory / "train")
-            checkpoint = found.checkpoint if found else None
+            checkpoint = evidence.checkpoint_of(params, self.directory)
             export.export(params, str(self.directory / "train"), str(saved_model), checkpoint=checkpoint)
         return saved_model
-
-    def write_report(self, params: cfg.ExperimentConfig, family: list[dict[str, Any]], result: dict[str, Any]) -> None:
-        self._say("writing the report")
-        directory = self.directory
-        page = run_page.render(
-            source=self.settings.data_path or "scikit-learn's handwritten digits (embedded)",
-            result=result,
-            search_trace=Journal(directory / "search" / "trace.jsonl").rows,
-            family=family,
-            training=run_page.Training(
-                schedule=schedules.schedule_of(params),
-                planned=train.plan_of(params),
-                blocks=step_log.read_blocks(directory / "train"),
-                evaluations=train.read_evaluations(directory / "train"),
-            ),
-        )
-        write_text(directory / "report.html", page)

@@ -133,8 +133,8 @@ def search(
       progress: Show a progress bar on standard error.
 
     Returns:
-      What `result.json` holds: the topology that takes the likeliest option of every choice, its counts, and how many
-      samples failed.
+      What `result.json` holds: the topology that takes the likeliest option of every choice, its counts, how many
+      samples failed, and how many topologies the space has.
 
     Raises:
       UserError: Not one topology could be scored, or hardly any is within the limits.
@@ -181,7 +181,8 @@ def search(
             best = space.topology_at(policy.best())
             bar.set_postfix_str(f"best {best}" + (f", {failed} failed" if failed else ""), refresh=False)
     topology = _within(policy, space, limits)
-    result = dict(topology=str(topology), steps=settings.total_steps, failed=failed, **_counts(topology, limits))
+    counts = dict(steps=settings.total_steps, failed=failed, space_size=space.size)
+    result = dict(topology=str(topology), **counts, **_counts(topology, limits))
     write_json(directory / "result.json", result)
     return result
 

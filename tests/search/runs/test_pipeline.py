@@ -2,42 +2,32 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 import tensorflow as tf
+import whole_runs
 from official.core import task_factory
 from official.vision.dataloaders import classification_input
-from search_helpers import coloured_digits
+from sklearn import metrics
+from whole_runs import command, stamps
 
 from asvit_tf import cli
-from asvit_tf.serving import export
+from asvit_tf.serving import export, held_out
 from asvit_tf.tasks import class_metrics
 from asvit_tf.training import run as train
 from asvit_tf.training import step_log
 from asvit_tf.training.saving import best
 
-OPTIONS = [
-    *("--image-size", "16", "--search-steps", "2", "--repeats", "1", "--score-batch", "2", "--budget", "0.51"),
-    *("--epochs", "6", "--batch-size", "8", "--seed", "3"),
-]
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """`coloured_digits`, and a broken file."""
-    root = coloured_digits(tmp_path_factory.mktemp("images"))
-    (root / "one" / "broken.jpg").write_bytes(b"\xff\xd8\xff broken")
-    return root
-
-
-def command(folder, output):
-    return ["run", "--output", str(output), "--data-path", str(folder), *OPTIONS, "--json"]
+    return whole_runs.image_folder(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture(scope="module")
@@ -61,15 +51,15 @@ def test_one_json_line_and_every_result(unbroken):
     assert result["balanced_accuracy"] == pytest.approx(result["accuracy"])  # As many images of every class.
     assert result["parameters"] <= 510_000
     report = (output / "report.html").read_text()
-    assert report.count("data:image/png;base64,") == 3
+    assert report.count("data:image/png;base64,") == 6 + (result["accuracy"] < 1)  # The last are pictures of mistakes.
     assert result["grown"] in report
-    curve = dict(train_evaluations(output))
+    curve = dict(train.read_evaluations(output / "train"))
     assert sorted(curve) == [12, 24, 36, 48, 60, 72]  # After each epoch.
     assert result["accuracy"] == pytest.approx(max(curve.values())) == pytest.approx(curve[result["best_step"]])
     assert f"The network is that of step {result['best_step']}, the best of all evaluations" in report
     assert "and there is no test split" in report
-    assert result["duplicates"]["images"] == dict(train=96, validation=24)
-    assert result["duplicates"]["validation_in_train"] == 0
+    copies = result["duplicates"]
+    assert (copies["images"], copies["validation_in_train"]) == (dict(train=96, validation=24), 0)
     low, high = result["accuracy_interval"]
     assert low < result["accuracy"] <= high
     assert f"<b>{result['accuracy']:.2%}</b> (95 % interval {low:.2%} to {high:.2%}); the majority class's" in report
@@ -78,16 +68,6 @@ def test_one_json_line_and_every_result(unbroken):
     for row in growth:
         distortions = [c["scores"]["length_distortion"] for c in row["candidates"]]
         assert len(set(distortions)) == len(distortions)
-
-
-def wait_for(process, condition, seconds=240):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        assert process.poll() is None, "ended before it could be killed"
-        if condition():
-            return
-        time.sleep(0.05)
-    raise AssertionError("nothing to kill appeared")
 
 
 def test_killed_in_search_growth_and_training_it_ends_the_same(folder, unbroken, tmp_path):
@@ -108,7 +88,7 @@ def test_killed_in_search_growth_and_training_it_ends_the_same(folder, unbroken,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        wait_for(process, condition)
+        whole_runs.wait_for(process, condition)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
     scored = (output / "scores.jsonl").read_text()
@@ -117,21 +97,12 @@ def test_killed_in_search_growth_and_training_it_ends_the_same(folder, unbroken,
     )
     result = json.loads(finished.stdout)
     expected_output, expected, _ = unbroken
-    assert {name: result[name] for name in ("topology", "grown", "parameters")} == {
-        name: expected[name] for name in ("topology", "grown", "parameters")
-    }
+    for name in ("topology", "grown", "parameters"):
+        assert result[name] == expected[name]
     for name in ("search/trace.jsonl", "grow/trace.jsonl", "scores.jsonl"):
-        assert rows_without_seconds(output / name) == rows_without_seconds(expected_output / name)
+        assert whole_runs.rows_without_seconds(output / name) == whole_runs.rows_without_seconds(expected_output / name)
     assert (output / "scores.jsonl").read_text() == scored  # Nothing was measured again.
-    assert (
-        step_log.read_blocks(output / "train")[-1]["step"]
-        == step_log.read_blocks(expected_output / "train")[-1]["step"]
-    )
-
-
-def rows_without_seconds(path):
-    rows = map(json.loads, path.read_text().splitlines())
-    return [{name: value for name, value in row.items() if name not in ("seconds", "split")} for row in rows]
+    assert len({step_log.read_blocks(path / "train")[-1]["step"] for path in (output, expected_output)}) == 1
 
 
 def test_run_again_repeats_nothing(folder, unbroken, capsys):
@@ -149,17 +120,6 @@ def test_other_settings_in_the_same_directory_are_refused(folder, unbroken, caps
     assert "epochs was 6, now 4" in capsys.readouterr().err
 
 
-def with_shuffled_labels(source, target):
-    """Records of the same images, every one with another's label."""
-    records = [tf.train.Example.FromString(record.numpy()) for record in tf.data.TFRecordDataset(str(source))]
-    values = [record.features.feature["image/class/label"].int64_list.value for record in records]
-    labels = np.random.default_rng(0).permutation([value[0] for value in values])
-    with tf.io.TFRecordWriter(str(target)) as writer:
-        for record, value, label in zip(records, values, labels):
-            value[:] = [int(label)]
-            writer.write(record.SerializeToString())
-
-
 def test_shuffled_labels_end_with_one_line_and_no_export(folder, unbroken, tmp_path, capfd):
     """Search and growth are those of the unbroken run; the training is a real one."""
     source, _, _ = unbroken
@@ -167,7 +127,7 @@ def test_shuffled_labels_end_with_one_line_and_no_export(folder, unbroken, tmp_p
     shutil.copytree(source, output, ignore=lambda path, names: {"train", "saved_model", "report.html"} & set(names))
     (output / "result.json").unlink()
     for split in ("train", "validation"):
-        with_shuffled_labels(source / f"data/{split}.tfrecord", output / f"data/{split}.tfrecord")
+        whole_runs.with_shuffled_labels(source / f"data/{split}.tfrecord", output / f"data/{split}.tfrecord")
     assert cli.main(command(folder, output)) == 1
     out, err = capfd.readouterr()
     result = json.loads(out)
@@ -213,15 +173,12 @@ def test_a_test_split_is_evaluated_once_at_the_end(folder, unbroken, tmp_path, c
     assert result["test_balanced_accuracy"] == pytest.approx(expected["balanced_accuracy"])
     assert expected["test_accuracy"] is None
     assert f"at the end: <b>{result['test_accuracy']:.2%}</b>" in (output / "report.html").read_text()
-    assert train_evaluations(output) == train_evaluations(source)  # The curve of the validation is as it was.
+    # The curve of the validation is as it was.
+    assert train.read_evaluations(output / "train") == train.read_evaluations(source / "train")
     before = (output / "test/result.json").stat().st_mtime_ns
     (output / "result.json").unlink()
     assert cli.main(command(folder, output)) == 0
     assert (output / "test/result.json").stat().st_mtime_ns == before
-
-
-def train_evaluations(output):
-    return train.read_evaluations(output / "train")
 
 
 def test_a_finished_run_of_an_earlier_version_is_evaluated_and_nothing_else(folder, unbroken, tmp_path, capsys):
@@ -241,31 +198,11 @@ def test_a_finished_run_of_an_earlier_version_is_evaluated_and_nothing_else(fold
     assert (output / "train/blocks.jsonl").read_text() == blocks
 
 
-SERVE = """
-import json, sys
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("asvit_tf", "search", "official"):
-            raise ImportError(name)
-sys.meta_path.insert(0, Refuse())
-try:
-    import asvit_tf
-    sys.exit("asvit_tf can be imported")
-except ImportError:
-    pass
-import tensorflow as tf
-serve = tf.saved_model.load(sys.argv[1]).signatures["serving_default"]
-answer = serve(inputs=tf.constant([open(path, "rb").read() for path in sys.argv[2:]]))
-print(json.dumps({name: value.numpy().tolist() if value.dtype != tf.string else [v.decode() for v in value.numpy()]
-                  for name, value in answer.items()}))
-"""
-
-
 def test_saved_model_alone_answers_as_the_python_model(folder, unbroken):
     output, result, _ = unbroken
     files = [folder / "zero/0.png", folder / "one/1.jpg", folder / "two/7.jpg"]
     finished = subprocess.run(
-        [sys.executable, "-c", SERVE, result["saved_model"], *map(str, files)],
+        [sys.executable, "-c", whole_runs.SERVE, result["saved_model"], *map(str, files)],
         capture_output=True,
         text=True,
         check=True,
@@ -287,6 +224,27 @@ def test_saved_model_alone_answers_as_the_python_model(folder, unbroken):
     assert served["label"] == [served["class_names"][i] for i in np.argmax(served["probs"], axis=1)]
 
 
+def test_answers_to_held_out_images_are_the_evaluations_and_the_saved_models(unbroken):
+    output, result, _ = unbroken
+    answers = held_out.Predictions.load(output / "predictions/validation.npz")
+    assert answers.accuracy == pytest.approx(result["accuracy"], abs=1e-6)
+    assert metrics.balanced_accuracy_score(answers.labels, answers.predicted) == pytest.approx(
+        result["balanced_accuracy"], abs=1e-6
+    )
+    records = tf.data.TFRecordDataset(str(output / "data/validation.tfrecord")).as_numpy_iterator()
+    features = [tf.train.Example.FromString(record).features.feature for record in records]
+    encoded = [feature["image/encoded"].bytes_list.value[0] for feature in features]
+    serve = tf.saved_model.load(result["saved_model"]).signatures["serving_default"]
+    np.testing.assert_allclose(serve(inputs=tf.constant(encoded))["probs"], answers.probabilities, atol=1e-5)
+    assert answers.labels.tolist() == [feature["image/class/label"].int64_list.value[0] for feature in features]
+    kept = json.loads((output / "predictions/result.json").read_text())["validation"]
+    assert (kept["images"], kept["accuracy"]) == (24, answers.accuracy)
+    assert kept["calibration_error"] == result["calibration_error"]
+    serving = json.loads((output / "serving/result.json").read_text())
+    assert serving["tflite"]["largest_difference"] < 1e-3
+    assert serving["tflite"]["bytes"] == (output / "serving/model.tflite").stat().st_size
+
+
 def test_predict_command(folder, unbroken, capsys):
     _, result, _ = unbroken
     image = str(folder / "zero/0.png")
@@ -298,17 +256,6 @@ def test_predict_command(folder, unbroken, capsys):
     assert answers[0]["label"] in capsys.readouterr().out
 
 
-def test_predict_refuses_other_saved_models(folder, tmp_path, capsys):
-    module = tf.Module()
-    module.double = tf.function(lambda inputs: {"probs": 2 * inputs}, [tf.TensorSpec((None,), tf.float32)])
-    tf.saved_model.save(module, str(tmp_path / "other"), signatures=module.double)
-    (tmp_path / "corrupt").mkdir()
-    (tmp_path / "corrupt" / "saved_model.pb").write_bytes(b"nothing")
-    for name in ("other", "corrupt"):
-        assert cli.main(["predict", str(tmp_path / name), str(folder / "zero/0.png")]) == 2
-        assert "does not classify encoded images" in capsys.readouterr().err
-
-
 def test_export_never_replaces_what_is_no_saved_model(unbroken, capsys):
     output, _, _ = unbroken
     before = sorted(output.rglob("*"))
@@ -316,3 +263,59 @@ def test_export_never_replaces_what_is_no_saved_model(unbroken, capsys):
         assert cli.main(["export", "--model-dir", str(output / "train"), "--export-dir", str(target)]) == 2
         assert "is not a SavedModel" in capsys.readouterr().err
     assert sorted(output.rglob("*")) == before
+
+
+@pytest.fixture
+def copy(unbroken, tmp_path):
+    return shutil.copytree(unbroken[0], tmp_path / "copy")
+
+
+def test_a_report_is_made_again_from_what_is_there(unbroken, copy, capsys):
+    before = stamps(copy)
+    (copy / "report.html").unlink()
+    assert cli.main(["report", str(copy), "--json"]) == 0
+    written = json.loads(capsys.readouterr().out)
+    assert written["report"] == str(copy / "report.html")
+    assert (written["calibration_error"], written["lacking"]) == (unbroken[1]["calibration_error"], [])
+    assert stamps(copy) == before
+    # The page of the run itself, but that a page does not know how long it takes.
+    pages = [(run / "report.html").read_text() for run in (unbroken[0], copy)]
+    pages = [re.sub(r'<h2 id="time">.*?</table>', "", page, flags=re.DOTALL) for page in pages]
+    assert pages[0] == pages[1]
+    for title in ("Design", "Held-out images", "Size and latency", "Search", "Growth", "Training", "Time", "What was"):
+        assert re.search(f"<h2 id=[^>]*>{title}", pages[1])
+
+
+def test_a_run_of_an_earlier_version_is_asked_first(unbroken, copy, capfd):
+    for step in ("predictions", "serving"):
+        shutil.rmtree(copy / step)
+    trained = stamps(copy / "train")
+    assert cli.main(["report", str(copy)]) == 0
+    out, err = capfd.readouterr()
+    assert out == f"report      {copy}/report.html\n"
+    assert "asking about 24 images" in err
+    made, expected = (held_out.Predictions.load(run / "predictions/validation.npz") for run in (copy, unbroken[0]))
+    np.testing.assert_allclose(made.probabilities, expected.probabilities, atol=1e-6)
+    assert (copy / "serving/model.tflite").exists()
+    assert stamps(copy / "train") == trained
+
+    # Without its checkpoint, what is kept is shown; without that too, the page says so.
+    for file in (copy / "train").glob("ckpt-*"):
+        file.unlink()
+    assert cli.main(["report", str(copy)]) == 0
+    assert "Confusion matrix" in (copy / "report.html").read_text()
+    shutil.rmtree(copy / "predictions")
+    assert cli.main(["report", str(copy)]) == 0
+    assert "The checkpoint is gone from train" in capfd.readouterr().out
+    page = (copy / "report.html").read_text()
+    assert "The checkpoint is gone from train" in page
+    assert "Confusion matrix" not in page
+
+
+@pytest.mark.parametrize(("damaged", "contents", "message"), whole_runs.DAMAGED)
+def test_a_damaged_run_has_no_report(copy, capsys, damaged, contents, message):
+    (copy / damaged).write_text(contents)
+    assert cli.main(["report", str(copy)]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert message in err

@@ -12,10 +12,10 @@ from absl import logging as absl_logging
 
 from asvit_tf import Tokenization
 from asvit_tf.design.retokenization import Phase, Schedule
-from asvit_tf.training import screen as screens
-from asvit_tf.training.log_file import LOG_FILE, captured
-from asvit_tf.training.pace import Pace
-from asvit_tf.training.screen import Screen
+from asvit_tf.training.display import screen as screens
+from asvit_tf.training.display.log_file import LOG_FILE, captured
+from asvit_tf.training.display.pace import Pace
+from asvit_tf.training.display.screen import Screen
 from asvit_tf.training.trainer import RunningBlock, StepBlock
 
 SCHEDULE = Schedule((Phase(10, Tokenization(16, 5)), Phase(None, Tokenization(4, 1))))

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 import tqdm
 
 from asvit_tf.design.savings import PlannedPhase
-from asvit_tf.training.log_file import LOGGER
-from asvit_tf.training.pace import Pace
+from asvit_tf.training.display.log_file import LOGGER
+from asvit_tf.training.display.pace import Pace
 from asvit_tf.training.trainer import RetokenizingTrainer, StepBlock
 
 _REFRESH_SECONDS = 1.0
