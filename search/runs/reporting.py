@@ -160,7 +160,7 @@ def _command(directory: Path, settings: Mapping[str, Any]) -> str:
     words = ["asvit", "run", "--output", str(directory)]
     for field in dataclasses.fields(RunSettings):
         value = settings.get(field.name, field.default)
-        if value == field.default:
+        if value is None or value == field.default:
             continue
         flag = field.name.replace("_", "-")
         words += [f"--{'' if value else 'no-'}{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
