@@ -29,9 +29,8 @@ def serving_parts(serving: Mapping[str, Any], parameters: int, macs: int) -> lis
     tflite = serving["tflite"]
     notes = [
         f"{parameters:,} parameters, {macs:,} multiply-accumulates an image. Times are medians of 5 to 30 calls after "
-        f"a warm-up, on the machine of the run ({serving['system']}, {serving['cores']} "
-        f"core{'s' if serving['cores'] > 1 else ''}), of which both models use all cores. The SavedModel takes encoded "
-        "images and decodes them; TFLite takes pixels."
+        f"a warm-up, measured on {serving['cores']} core{'s' if serving['cores'] > 1 else ''} ({serving['system']}), "
+        "of which both models use all. The SavedModel takes encoded images and decodes them; TFLite takes pixels."
     ]
     if tflite is not None:
         rows.append(("TFLite, 32-bit floats", "serving/model.tflite", *_measured(tflite)))

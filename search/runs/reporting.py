@@ -166,7 +166,7 @@ def _command(directory: Path, settings: Mapping[str, Any]) -> str:
     words = ["asvit", "run", "--output", str(directory)]
     for field in dataclasses.fields(RunSettings):
         value = settings.get(field.name, field.default)
-        if value == field.default:
+        if value is None or value == field.default:
             continue
         flag = f"--{field.name.replace('_', '-')}"
         if isinstance(value, bool):
