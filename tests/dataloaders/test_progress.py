@@ -42,7 +42,9 @@ def folder(tmp_path):
 
 def test_prepare(folder, tmp_path, bars):
     assert cli.main(["prepare", str(folder), "--output", str(tmp_path / "records")]) == 0
-    assert bars == [("looking for images", 2, 2), ("holding images out", 2, 2), ("images", 11, 11)]
+    # Of copies, the ends and then all; of each pair one is decoded, and what is none.
+    copies = [("looking for copies", 10, 10)] * 2
+    assert bars == [("looking for images", 2, 2), *copies, ("holding images out", 6, 6), ("images", 11, 11)]
 
 
 def test_prepare_coco(tmp_path, bars):
