@@ -132,6 +132,9 @@ def test_shuffled_labels_end_with_one_line_and_no_export(folder, unbroken, tmp_p
     out, err = capfd.readouterr()
     result = json.loads(out)
     assert (result["learned"], result["saved_model"]) == (False, None)
+    # The answers of the run that was copied are of other weights, and are not kept.
+    answers = held_out.Predictions.load(output / "predictions/validation.npz")
+    assert answers.accuracy == pytest.approx(result["accuracy"], abs=1e-6)
     kept = json.loads((output / "result.json").read_text())
     assert {**kept, "report": str(output / kept["report"])} == result  # By name, because the directory may be moved.
     (line,) = (line for line in err.splitlines() if line.startswith("asvit: "))
