@@ -71,21 +71,25 @@ class Runtime:
         self.evaluate(params, held_out)
 
     def evaluate(self, params: cfg.ExperimentConfig, images: int) -> None:
-        """Sets the batch of an experiment's evaluation; see `even_batch`, and `whole_batch` for a TPU.
+        """Sets the batch of an experiment's evaluation.
+
+        Every replica gets images as often as the others: one that gets none ends the evaluation with an error. Where no
+        batch does that, and on a TPU, whose batches all have one size, some images are left out (`whole_batch`).
 
         Args:
           params: The experiment; changed.
           images: Images that are evaluated.
 
         Raises:
-          UserError: They are fewer than the cores of a TPU.
+          UserError: They are fewer than the replicas.
         """
-        data = params.task.validation_data
-        if self._chosen.kind == "tpu":
-            data.global_batch_size = whole_batch(images, _TPU_EVALUATION, self.replicas)
-            data.drop_remainder = True
-        elif self.replicas > 1:
-            data.global_batch_size = even_batch(images, data.global_batch_size, self.replicas)
+        data, is_tpu = params.task.validation_data, self._chosen.kind == "tpu"
+        if self.replicas == 1 and not is_tpu:
+            return
+        most = _TPU_EVALUATION if is_tpu else data.global_batch_size
+        even = None if is_tpu else even_batch(images, most, self.replicas)
+        data.global_batch_size = even or whole_batch(images, most, self.replicas)
+        data.drop_remainder = even is None
 
     def __str__(self) -> str:
         if self._chosen.kind == "tpu" or self._batch is None or self._batch % self.replicas == 0:
@@ -108,20 +112,22 @@ def training_batch(asked: int, replicas: int) -> int:
     return (2 * asked + replicas) // (2 * replicas) * replicas
 
 
-def even_batch(images: int, most: int, replicas: int) -> int:
+def even_batch(images: int, most: int, replicas: int) -> int | None:
     """The batch, a multiple of the replicas, for which each of them gets a part as often as the others.
 
-    The last part may be smaller. A replica that gets none while others get their last has a loss of 0 there, and
-    `validation_loss` is the mean over all parts.
+    The last part may be smaller.
 
     Args:
       images: To evaluate.
-      most: Images of a batch, at most; where no batch divides them evenly, as many as that.
+      most: Images of a batch, at most; if need be, twice as many.
       replicas: Parts of a batch.
+
+    Returns:
+      The largest that is not over `most`, else the smallest over it; None where there is none.
     """
     largest = max(1, most // replicas)
-    even = (part for part in range(largest, 0, -1) if -(-images // part) % replicas == 0)
-    return next(even, largest) * replicas
+    sizes = (*range(largest, 0, -1), *range(largest + 1, 2 * largest + 1))
+    return next((size * replicas for size in sizes if -(-images // size) % replicas == 0), None)
 
 
 def whole_batch(images: int, most: int, replicas: int) -> int:

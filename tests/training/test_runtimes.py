@@ -103,17 +103,18 @@ def test_an_evaluation_keeps_every_replica_busy_and_leaves_hardly_anything_out()
     for replicas in (2, 3, 4, 8):
         for images in range(replicas * replicas, 400, 7):
             batch = even_batch(images, 128, replicas)
-            assert batch % replicas == 0
-            assert batch <= 128
-            parts = len(range(0, images, batch // replicas))
-            # None divides 129, say, among 8.
-            possible = any(len(range(0, images, part)) % replicas == 0 for part in range(1, 128 // replicas + 1))
-            assert (parts % replicas == 0) == possible
+            possible = [part for part in range(1, 256 // replicas + 1) if len(range(0, images, part)) % replicas == 0]
+            assert (batch is not None) == bool(possible)
+            if batch is not None:
+                assert batch // replicas in possible
+                assert batch <= 128 or min(possible) * replicas == batch
 
             batch = whole_batch(images, 128, replicas)
             assert batch % replicas == 0
             assert 0 < batch <= 128
             assert images % batch < replicas * -(-images // 128)
+    assert even_batch(129, 128, 8) == 136  # Eight parts of 17, of which the last has 10.
+    assert even_batch(49, 128, 8) is None
     with pytest.raises(UserError, match="7 held-out images cannot be divided among 8 devices"):
         whole_batch(7, 128, 8)
 
@@ -135,6 +136,13 @@ def test_a_tpu_that_cannot_be_reached_is_one_line(monkeypatch):
     assert str(runtime) == "TPU slice, bfloat16; search and growth use the CPU"
     with pytest.raises(UserError, match=r"--tpu=slice cannot be reached \(failed to connect to all addresses\)"):
         runtime.apply(experiment(), 359)
+
+
+def test_images_that_no_batch_divides_are_left_out():
+    params = experiment()
+    Runtime(Chosen("gpu", (A100,) * 8), 32).apply(params, 49)
+    data = params.task.validation_data
+    assert (data.global_batch_size, data.drop_remainder) == (48, True)
 
 
 @pytest.fixture(scope="module")
