@@ -150,6 +150,26 @@ def digits(tmp_path_factory):
     return data.prepare(tmp_path_factory.mktemp("digits") / "data")
 
 
+def test_an_evaluation_on_two_devices_sees_every_image_once(digits, tmp_path, monkeypatch):
+    """In batches of 256 one device would get two parts of the 359 images, and the other one."""
+    train.run(digits_experiment(digits, 2, 2), str(tmp_path), "train")
+    gpus = Chosen("gpu", (Gpu("NVIDIA P100", (6, 0)),) * 2)
+    FakeGpus(monkeypatch, *gpus.gpus)
+    strategy = {0: lambda: tf.distribute.OneDeviceStrategy("CPU:0"), 2: two_devices}
+    monkeypatch.setattr(
+        strategies.distribute_utils, "get_distribution_strategy", lambda **options: strategy[options["num_gpus"]]()
+    )
+
+    def evaluated(chosen):
+        params = digits_experiment(digits, 2, 2, {"task": {"validation_data": {"global_batch_size": 256}}})
+        Runtime(chosen, 16).apply(params, digits.validation_examples)
+        return train.run(params, str(tmp_path), "eval")
+
+    one, two = evaluated(Chosen()), evaluated(gpus)
+    for name in ("accuracy", "balanced_accuracy", "majority_share"):
+        assert two[name] == pytest.approx(one[name], abs=1e-6)
+
+
 def test_training_may_round_factors(digits, tmp_path, monkeypatch):
     allowed = tf.config.experimental.tensor_float_32_execution_enabled
     seen = []
