@@ -174,8 +174,8 @@ def test_a_test_split_is_evaluated_once_at_the_end(folder, unbroken, tmp_path, c
     assert result["test_balanced_accuracy"] == pytest.approx(expected["balanced_accuracy"])
     assert expected["test_accuracy"] is None
     assert f"at the end: <b>{result['test_accuracy']:.2%}</b>" in (output / "report.html").read_text()
-    # The curve of the validation is as it was.
-    assert train.read_evaluations(output / "train") == train.read_evaluations(source / "train")
+    curves = [train.read_evaluations(directory / "train") for directory in (output, source)]
+    assert curves[0] == curves[1]  # That of the validation is as it was.
     before = (output / "test/result.json").stat().st_mtime_ns
     (output / "result.json").unlink()
     assert cli.main(command(folder, output)) == 0
