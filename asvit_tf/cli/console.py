@@ -68,7 +68,7 @@ def scoring_hardware(hardware: str) -> Chosen:
     Raises:
       UserError: What the option asks for cannot be used.
     """
-    from asvit_tf import devices
+    from asvit_tf.doctor import devices
 
     chosen = devices.take(hardware)
     if chosen.gpus or chosen.note:

@@ -106,7 +106,7 @@ def run(output: str, hardware: str, tpu: str | None, as_json: bool, **options: A
         layout(settings.data_path, [output])
     with workspace(output, settings.identity()) as directory, only_result_on_stdout():
         quiet_tensorflow()
-        from asvit_tf import devices
+        from asvit_tf.doctor import devices
 
         chosen = devices.take(hardware, tpu)
         from search.runs import pipeline

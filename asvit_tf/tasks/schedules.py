@@ -86,6 +86,12 @@ def schedule_of(params: cfg.ExperimentConfig) -> Schedule:
             image_size=(params.task.model.input_size[0], params.task.model.input_size[1]),
             base_stride=backbone.base_stride,
         )
+    finest = min(phase.tokenization.stride for phase in schedule.phases)
+    if finest < backbone.base_stride:
+        raise UserError(
+            f"stride is {finest}; allowed are numbers from the backbone's base_stride, {backbone.base_stride}, for whose "
+            "grid the position embedding is made"
+        )
     transition = transition_steps(schedule.boundaries, total_steps, config.transition)
     schedule = dataclasses.replace(schedule, transition=transition, period=config.transition_period)
     if schedule.final != Tokenization(backbone.stride, backbone.dilation):

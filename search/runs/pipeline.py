@@ -52,7 +52,7 @@ def run(
       directory: For everything; owned by this process (`journals.workspace`).
       settings: What to run.
       say: Receives a line at the start of each step.
-      chosen: Devices, as `devices.take` took them; no part of the settings, so another start may have others.
+      chosen: Devices, as `doctor.devices.take` took them; no part of the settings, so another start may have others.
       started: When the command began, of `time.monotonic`, for `hours`; None for now.
 
     Returns:

@@ -81,6 +81,12 @@ def grow(
 
     limits = run.limits
     start = settings.start(arch)
+    if start.width != settings.width:
+        print(
+            f"growth starts at width {start.width} instead of {settings.width}: {arch.heads[0]} heads of 8 channels in "
+            "the first stage need it",
+            file=sys.stderr,
+        )
     counted = limits.count(start)
     if not limits.allow(start):
         raise UserError(

@@ -7,7 +7,8 @@ import tensorflow as tf
 from helpers import TINY, FakeGpus
 from machines import COMMON, GPU, PLAIN, TPU, TPU_VM
 
-from asvit_tf import cli, devices, precision
+from asvit_tf import cli, precision
+from asvit_tf.doctor import devices
 from asvit_tf.errors import UserError
 from asvit_tf.hardware import choice
 from asvit_tf.hardware.choice import Chosen, Gpu
