@@ -89,8 +89,8 @@ def schedule_of(params: cfg.ExperimentConfig) -> Schedule:
     finest = min(phase.tokenization.stride for phase in schedule.phases)
     if finest < backbone.base_stride:
         raise UserError(
-            f"stride is {finest}; allowed are numbers from the backbone's base_stride, {backbone.base_stride}, for whose "
-            "grid the position embedding is made"
+            f"stride is {finest}; allowed are numbers from the backbone's base_stride, {backbone.base_stride}, for "
+            "whose grid the position embedding is made"
         )
     transition = transition_steps(schedule.boundaries, total_steps, config.transition)
     schedule = dataclasses.replace(schedule, transition=transition, period=config.transition_period)

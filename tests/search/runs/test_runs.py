@@ -134,7 +134,7 @@ def test_workers_change_nothing_and_a_kill_leaves_no_lock(tmp_path, capsys):
         (["grow", "--arch", "seed", "--dataset", "noise", "--targets", "29,500"], "target 500 M is out of reach"),
         (["grow", "--arch", "seed", "--dataset", "noise", "--width", "30"], "30 is not a multiple"),
         (["grow", "--arch", "seed", "--dataset", "noise", "--width", "32", "--proxy-divisor", "32"], "a head needs"),
-        (["grow", "--arch", "seed", "--dataset", "noise", "--max-parameters", "1"], "growth starts at 2.32 M"),
+        (["grow", "--arch", "seed", "--dataset", "noise", "--max-parameters", "1"], "growth starts at 2.33 M"),
         (["grow", "--arch", "seed", "--dataset", "noise", "--max-macs", "1e-6"], "over the limits"),
         (["grow", "--arch", "seed", "--dataset", "noise", "--stop-parameters", "nan"], "not a number above 0"),
         (["search", "--dataset", "noise", "--te_buffer_size", "1"], "at least 2 values"),
