@@ -39,7 +39,8 @@ NAMES: dict[str, tuple[str, ...]] = {
     "official.vision.tasks.semantic_segmentation:dataset_fn.pick_dataset_fn": ("file_type",),
     # Raised by joblib: search/runs/workers.py.
     "joblib.externals.loky.process_executor:TerminatedWorkerError": (),
-    # Overridden or read by a subclass: asvit_tf/training/runner.py, trainer.py and asvit_tf/serving/modules.py.
+    # Overridden or read by a subclass: asvit_tf/training/runner.py, trainer.py, saving/sound.py and
+    # asvit_tf/serving/modules.py.
     "tensorflow.python.checkpoint.checkpoint_management:CheckpointManager._last_checkpoint_step": (
         "tensorflow.python.checkpoint.checkpoint_management:CheckpointManager.__init__",
         "tensorflow.python.checkpoint.checkpoint_management:CheckpointManager.save",

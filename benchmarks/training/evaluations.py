@@ -17,7 +17,7 @@ from pathlib import Path
 
 from asvit_tf.dataloaders import classification as data
 from asvit_tf.design.topology import Topology
-from asvit_tf.tasks import classification
+from asvit_tf.tasks import plans
 from asvit_tf.training import run as train
 from asvit_tf.training.saving import best
 from asvit_tf.training.trainer import RetokenizingTrainer
@@ -44,9 +44,9 @@ def main() -> None:
     best.SoundCheckpoints.save = timed(seconds["saving"], best.SoundCheckpoints.save)
     with tempfile.TemporaryDirectory() as scratch:
         dataset = data.prepare(Path(scratch) / "data")
-        plan = classification.Plan(image_size=32, seed=0, epochs=EPOCHS, batch_size=32)
+        plan = plans.Plan(image_size=(32, 32), seed=0, epochs=EPOCHS, batch_size=32)
         topology = Topology.parse("7,2,3,2|4,2,5,1|3,2,4,2|3,1,3,1|64,24")
-        params = classification.classifier(plan, dataset, topology)
+        params = plans.classifier(plan, dataset, topology)
         train.run(params, f"{scratch}/train", "train_and_eval", keeps_best=True)
         row = dict(
             processor_seconds={name: round(statistics.median(each[1:]), 2) for name, each in seconds.items()},

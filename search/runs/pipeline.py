@@ -214,7 +214,7 @@ class _Run:
             macs=[member["macs"] for member in design.family],
             measured=len(design.family) - 1,
             training_seconds=training_seconds,
-            available_seconds=seconds - (time.monotonic() - started),
+            available_seconds=seconds - (time.monotonic() - started) - evaluation,  # The report asks once more.
             enough_epochs=enough if self.settings.epochs is None else self.settings.epochs,
             least_epochs=len(schedule.phases),
         )
@@ -306,6 +306,7 @@ class _Run:
         saved_model = self.directory / "saved_model"
         if not saved_model.exists():
             self._say("exporting")
-            checkpoint = evidence.checkpoint_of(params, self.directory)
+            found = best.read(self.directory / "train")
+            checkpoint = found.checkpoint if found else None
             export.export(params, str(self.directory / "train"), str(saved_model), checkpoint=checkpoint)
         return saved_model

@@ -15,7 +15,7 @@ from asvit_tf import UserError
 from asvit_tf.dataloaders import classification as data
 from asvit_tf.design.topology import Topology
 from asvit_tf.serving import held_out
-from asvit_tf.tasks import classification
+from asvit_tf.tasks import plans
 
 SIDE = 32
 TURNED = 6  # EXIF: the rows of the file are columns of the image, from its right side on.
@@ -39,8 +39,8 @@ def asked(tmp_path_factory):
                 exif[0x0112] = TURNED
                 image.rotate(90).save(root / "images" / name / f"{i}.jpg", exif=exif, quality=95)
     dataset = data.prepare(root / "data", root / "images", shards=2)
-    plan = classification.Plan(image_size=SIDE, seed=1, epochs=1, batch_size=8)
-    params = classification.classifier(plan, dataset, Topology.parse(TINY))
+    plan = plans.Plan(image_size=(SIDE, SIDE), seed=1, epochs=1, batch_size=8)
+    params = plans.classifier(plan, dataset, Topology.parse(TINY))
     params.task.validation_data.global_batch_size = 4
     model = task_factory.get_task(params.task).build_model()
     checkpoint = tf.train.Checkpoint(model=model).save(str(root / "ckpt"))

@@ -13,7 +13,7 @@ from asvit_tf import UserError
 from asvit_tf.dataloaders import classification as data
 from asvit_tf.design.topology import Topology
 from asvit_tf.hardware.choice import Chosen, Gpu
-from asvit_tf.tasks import classification
+from asvit_tf.tasks import plans
 from asvit_tf.training import run as train
 from asvit_tf.training import step_log, strategies
 from asvit_tf.training.runtimes import Runtime, even_batch, training_batch, whole_batch
@@ -23,8 +23,8 @@ A100, T4 = Gpu("NVIDIA A100", (8, 0)), Gpu("NVIDIA T4", (7, 5))
 
 def experiment(batch_size=32):
     dataset = data.Dataset("data", ("a", "b"), train_examples=1438, validation_examples=359)
-    plan = classification.Plan(image_size=32, seed=0, epochs=2, batch_size=batch_size)
-    return classification.classifier(plan, dataset, Topology.parse(TINY))
+    plan = plans.Plan(image_size=(32, 32), seed=0, epochs=2, batch_size=batch_size)
+    return plans.classifier(plan, dataset, Topology.parse(TINY))
 
 
 def changed(params, before, prefix=""):

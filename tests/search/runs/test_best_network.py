@@ -7,6 +7,7 @@ from official.modeling import optimization
 
 from asvit_tf import registry_imports  # noqa: F401
 from asvit_tf.dataloaders.classification import Dataset
+from asvit_tf.hardware.choice import Chosen
 from asvit_tf.modeling import checkpoints
 from asvit_tf.serving import export
 from asvit_tf.training import run as train
@@ -24,7 +25,7 @@ class Killed(Exception):
 
 @pytest.fixture
 def run(tmp_path):
-    return _Run(tmp_path, RunSettings(), lambda line: None)
+    return _Run(tmp_path, RunSettings(), lambda line: None, Chosen(), 0.0)
 
 
 @pytest.fixture

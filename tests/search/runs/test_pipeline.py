@@ -299,7 +299,7 @@ def test_a_run_of_an_earlier_version_is_asked_first(unbroken, copy, capfd):
     assert stamps(copy / "train") == trained
 
     # Without its checkpoint, what is kept is shown; without that too, the page says so.
-    for file in (copy / "train").glob("ckpt-*"):
+    for file in (copy / "train").rglob("ckpt-*"):
         file.unlink()
     assert cli.main(["report", str(copy)]) == 0
     assert "Confusion matrix" in (copy / "report.html").read_text()

@@ -12,7 +12,7 @@ from search_helpers import coloured_digits, fake_score, fake_scorer
 from asvit_tf import cli
 from asvit_tf.hardware.choice import Gpu
 from asvit_tf.training import strategies
-from search.runs import pipeline
+from search.runs import designing, pipeline
 
 OPTIONS = [
     *("--image-size", "16", "--search-steps", "2", "--repeats", "1", "--score-batch", "2", "--budget", "0.51"),
@@ -30,7 +30,7 @@ class Scorers:
             self.made.append(workers)
             return fake_scorer
 
-        monkeypatch.setattr(pipeline, "ParallelScorer", make)
+        monkeypatch.setattr(designing, "ParallelScorer", make)
         monkeypatch.setattr(pipeline.private_names, "end_workers", self.end)
 
     def end(self):
