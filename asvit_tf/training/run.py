@@ -283,8 +283,8 @@ def configure(options: train_utils.ParseConfigOptions, overrides: Sequence[str] 
         registered = exp_factory.get_exp_config(options.experiment)
     except LookupError as error:
         raise UserError(
-            f"unknown experiment {options.experiment!r}; this package's are asvit_digits, asvit_imagenet, "
-            "retinanet_asvit_coco, cascadercnn_asvit_coco and segmentation_asvit_coco"
+            f"unknown experiment {options.experiment!r}; this package's are asvit_images (also asvit_digits), "
+            "asvit_imagenet, retinanet_asvit_coco, cascadercnn_asvit_coco and segmentation_asvit_coco"
         ) from error
     try:
         params = experiment_files.Parser(options).parse()

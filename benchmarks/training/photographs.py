@@ -13,10 +13,8 @@ benchmarks/results/photographs.jsonl (or --results); started again, it continues
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +24,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import click
 import numpy as np
+from silence import thrown_away
 
 RESULTS = Path(__file__).parents[1] / "results" / "photographs.jsonl"
 PEERS = ("vit", "mobilenet", "resnet20")
@@ -103,18 +102,11 @@ def train(params: Any) -> dict[str, Any]:
     import tensorflow as tf
     import tf_keras
 
-    from asvit_tf import traces
     from asvit_tf.training import run as training
     from asvit_tf.training import step_log
 
     own = hasattr(params.task, "retokenization")
-    with (
-        tempfile.TemporaryDirectory() as scratch,
-        traces.forgotten(),
-        open(os.devnull, "w") as nowhere,
-        contextlib.redirect_stdout(nowhere),
-        contextlib.redirect_stderr(nowhere),
-    ):
+    with thrown_away() as scratch:
         start = time.perf_counter()
         if own:
             metrics = training.run(params, scratch, "train_and_eval")

@@ -13,12 +13,10 @@ returns to guessing is stopped there, because nothing sets it back (`guard.max_r
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import os
 import statistics
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +26,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import click
 import tqdm
+from silence import thrown_away
 from stability_tables import RECIPES, TABLES, TOPOLOGIES, Training
 
 RESULTS = Path(__file__).parents[1] / "results" / "stability.jsonl"
@@ -80,7 +79,6 @@ def run(training: Training, recipe: str, seed: int, directory: str) -> dict[str,
     """The row of one training; runs in a worker process."""
     import tf_keras
 
-    from asvit_tf import traces
     from asvit_tf.dataloaders import classification as data
     from asvit_tf.errors import DivergedError
     from asvit_tf.training import run as train
@@ -89,13 +87,7 @@ def run(training: Training, recipe: str, seed: int, directory: str) -> dict[str,
     dataset = data.Dataset.load(Path(directory))
     params = experiment(training, RECIPES[recipe], dataset, seed)
     start, stopped, metrics = time.perf_counter(), None, {}
-    with (
-        tempfile.TemporaryDirectory() as scratch,
-        traces.forgotten(),
-        open(os.devnull, "w") as nowhere,
-        contextlib.redirect_stdout(nowhere),
-        contextlib.redirect_stderr(nowhere),
-    ):
+    with thrown_away() as scratch:
         try:
             metrics = train.run(params, scratch, "train_and_eval")
         except DivergedError as error:
