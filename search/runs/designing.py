@@ -30,6 +30,7 @@ from search.strategy.settings import LEAST_HEAD_DIM, GrowthSettings, SearchSetti
 
 # Growth stops once a member has this share of the budget: one more step would rarely fit, and each one costs a minute.
 _FULL_ENOUGH = 0.8
+_LATELY = 24  # Scores whose seconds say how long the next one takes.
 
 
 def once(path: Path, step: Callable[[Path], dict[str, Any]], key: str | None = None) -> dict[str, Any]:
@@ -117,9 +118,14 @@ def growth_settings(settings: RunSettings) -> GrowthSettings:
 
 def growth_seconds(directory: Path, settings: RunSettings, topology: Topology, num_classes: int) -> float:
     """About what the growth of a searched topology will take, by the scores of the search."""
-    rows = Journal(directory / "scores.jsonl").rows
     candidates = growth.expected_candidates(topology, growth_settings(settings), limits(settings, num_classes))
-    return candidates * statistics.median(row["seconds"] for row in rows) if rows else 0.0
+    return candidates * score_seconds(directory)
+
+
+def score_seconds(directory: Path) -> float:
+    """Seconds that a score of this run takes: the median of the last ones, which were of networks of like size."""
+    rows = Journal(directory / "scores.jsonl").rows[-_LATELY:]
+    return statistics.median(row["seconds"] for row in rows) if rows else 0.0
 
 
 def grow(
@@ -128,7 +134,7 @@ def grow(
     topology: Topology,
     scored: Scorer,
     num_classes: int,
-    stop: Callable[[float], bool] | None,
+    stop: Callable[[int], bool] | None,
 ) -> dict[str, Any]:
     """The family, as `growth.grow` returns it; `stop` ends it.
 

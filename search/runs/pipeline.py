@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import json
 import shutil
 import time
@@ -29,12 +30,12 @@ from asvit_tf.hardware.choice import Chosen
 from asvit_tf.modeling import checkpoints
 from asvit_tf.serving import export
 from asvit_tf.storage import write_json, write_text
-from asvit_tf.tasks import baselines, plans, schedules
-from asvit_tf.training import guard, rehearsal
+from asvit_tf.tasks import baselines, plans
+from asvit_tf.training import guard
 from asvit_tf.training import run as train
 from asvit_tf.training.runtimes import Runtime
 from asvit_tf.training.saving import best
-from search.runs import designing, evidence, reporting, timetable
+from search.runs import designing, evidence, reporting, speeds, timetable
 from search.runs.settings import RunSettings
 from search.runs.timetable import Timetable
 
@@ -123,7 +124,7 @@ class _Run:
         design = self.design(dataset)
         params = self.experiment(dataset, Topology.parse(design.grown))
         if self._timetable is not None:
-            choice = self._timetable.choice(lambda seconds: self.choose(params, dataset, design, seconds))
+            choice = self._timetable.choice(lambda seconds: self.choose(dataset, design.family, seconds))
             design = dataclasses.replace(design, family=design.family[: choice.member + 1])
             params = self.experiment(dataset, Topology.parse(design.grown), choice.epochs)
             self._say(
@@ -195,31 +196,6 @@ class _Run:
             init_modules="all" if same else "backbone",
         )
 
-    def choose(
-        self, params: cfg.ExperimentConfig, dataset: data.Dataset, design: _Design, seconds: float
-    ) -> timetable.Choice:
-        """The member to train, and its epochs, in the seconds that are left; the largest is tried out for its speed."""
-        self._say(f"measuring the speed of {design.grown}")
-        started = time.monotonic()
-        speed = rehearsal.rehearse(params, dataset.validation_examples)
-        schedule, enough = schedules.schedule_of(params), plans.epochs_of(params)
-        evaluation = speed.evaluation_seconds * dataset.validation_examples
-
-        def training_seconds(epochs: int) -> float:
-            steps = epochs * params.trainer.steps_per_loop
-            share = speed.training_seconds(schedule, params.trainer.train_steps) / params.trainer.train_steps
-            return speed.tracing_seconds + share * steps + plans.evaluations(epochs) * evaluation
-
-        choice = timetable.choose(
-            macs=[member["macs"] for member in design.family],
-            measured=len(design.family) - 1,
-            training_seconds=training_seconds,
-            available_seconds=seconds - (time.monotonic() - started) - evaluation,  # The report asks once more.
-            enough_epochs=enough if self.settings.epochs is None else self.settings.epochs,
-            least_epochs=len(schedule.phases),
-        )
-        return choice if self.settings.epochs is None else dataclasses.replace(choice, epochs=self.settings.epochs)
-
     def experiment(self, dataset: data.Dataset, topology: Topology, epochs: int | None = None) -> cfg.ExperimentConfig:
         """What trains the network; its recipe is written down, to be edited and given back."""
         plan = self._plan(dataset)
@@ -229,6 +205,12 @@ class _Run:
         write_text(self.directory / "recipe.yaml", plans.recipe_text(params))
         self._runtime.apply(params, dataset.validation_examples)
         return params
+
+    def choose(self, dataset: data.Dataset, family: list[dict[str, Any]], seconds: float) -> timetable.Choice:
+        """The member to train, and its epochs, in the seconds that are left."""
+        experiment = functools.partial(self.experiment, dataset)
+        choice = speeds.choose(family, experiment, dataset.validation_examples, seconds, self._say)
+        return choice if self.settings.epochs is None else dataclasses.replace(choice, epochs=self.settings.epochs)
 
     def _timed(self, name: str, step: Callable, *arguments: Any) -> Any:
         start = time.perf_counter()
@@ -252,17 +234,22 @@ class _Run:
         steps, stop = settings.search_steps, None
         if self._timetable is not None:
             steps = steps or self._timetable.search_steps(lambda: designing.seconds_of_a_score(settings, scored))
-            stop = self._timetable.growth_ends
+            stop = functools.partial(self._ends_growth, self._timetable)
         assert steps is not None  # Settings leave it open only where there is a timetable.
         self._say(f"searching a seed topology: {steps} steps")
         found = self._timed("search", designing.search, self.directory, settings, scored, classes, steps)
         topology = Topology.parse(found["topology"])
         took = designing.growth_seconds(self.directory, settings, topology, classes)
+        aim = f"growing {topology} to at most {settings.budget:g} M parameters"
         if self._timetable is not None:
-            took = min(took, self._timetable.growth_left)
-        self._say(f"growing {topology} to at most {settings.budget:g} M parameters: about {timetable.span(took)}")
+            aim, took = f"growing {topology}", min(took, max(0.0, self._timetable.growth_left))
+        self._say(f"{aim}: about {timetable.span(took)}")
         grown = self._timed("grow", designing.grow, self.directory, settings, topology, scored, classes, stop)
         return _Design(found["topology"], grown["family"], found["failed"])
+
+    def _ends_growth(self, table: Timetable, candidates: int) -> bool:
+        """Whether there is no time to score so many candidates."""
+        return table.growth_ends(candidates * designing.score_seconds(self.directory))
 
     def train_model(self, params: cfg.ExperimentConfig) -> dict[str, Any]:
         self._say(f"training {params.task.model.backbone.asvit.topology}: {plans.epochs_of(params)} epochs")

@@ -11,7 +11,7 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ DESIGN_SHARE = 0.2
 SEARCH_SHARE = 1 / 3  # Of the design's.
 LEAST_STEPS, MOST_STEPS = 4, 200  # Of a search.
 MOST_EPOCHS = 400  # More were never seen to help; a small data set would be trained on thousands of times.
-END_SECONDS = 90.0  # Export, TFLite, latency and report, measured on two cores.
+END_SECONDS = 60.0  # Export, TFLite, latency and report: 22 to 60 s were seen on two cores.
+_POWER = 0.5  # Of operations, that seconds go with until two networks were measured.
 _RESERVE = 0.03  # Of what is left for the training: machines are not evenly fast.
 
 
@@ -54,25 +55,32 @@ class Choice:
 
 def choose(
     macs: Sequence[float],
-    measured: int,
-    training_seconds: Callable[[int], float],
+    training_seconds: Mapping[int, Callable[[int], float]],
     available_seconds: float,
     enough_epochs: int,
     least_epochs: int,
 ) -> Choice:
     """The member to train, and for how many epochs.
 
+    Seconds go with a power of the operations: 1/2 where one member was measured (small networks are bound by memory and
+    by calls, docs/benchmarks.md, "Small networks"), else as between the two measured members that are nearest.
+
     Args:
-      macs: Multiply-accumulates of an image, by member, from the smallest to the largest.
-      measured: Index of the member whose training was measured; seconds of the others go with their operations.
-      training_seconds: Epochs to seconds of the measured member's training, evaluations and tracing included.
+      macs: Multiply-accumulates of an image, by member, from the smallest to the largest network.
+      training_seconds: Of the members that were measured, epochs to seconds of a training, evaluations and tracing
+        included.
       available_seconds: For it.
       enough_epochs: As many as such a training needs.
       least_epochs: As few as the schedule allows.
     """
 
     def seconds(member: int, epochs: int) -> float:
-        return training_seconds(epochs) * macs[member] / macs[measured]
+        near, *others = sorted(training_seconds, key=lambda i: abs(math.log(macs[i] / macs[member])))[:2]
+        near_seconds, power = training_seconds[near](epochs), _POWER
+        if others and macs[others[0]] != macs[near]:
+            ratio = training_seconds[others[0]](epochs) / near_seconds
+            power = max(0.0, math.log(ratio) / math.log(macs[others[0]] / macs[near]))
+        return near_seconds * (macs[member] / macs[near]) ** power
 
     def affordable(member: int) -> int:
         low, high = least_epochs, MOST_EPOCHS
@@ -127,7 +135,7 @@ class Timetable:
         return self._kept["search_steps"]
 
     def growth_ends(self, step_seconds: float) -> bool:
-        """Whether a step of growth, which is expected to take as long as the one before, would end too late."""
+        """Whether a step of growth, expected to take so long, would end too late."""
         self.keep()
         return step_seconds > self.growth_left
 

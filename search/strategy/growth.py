@@ -84,7 +84,7 @@ def grow(
     scorer: Scorer,
     limits: Limits,
     progress: bool = False,
-    stop: Callable[[float], bool] | None = None,
+    stop: Callable[[int], bool] | None = None,
 ) -> dict:
     """Grows the family, or continues: steps that `directory/trace.jsonl` holds are not repeated.
 
@@ -95,7 +95,7 @@ def grow(
       scorer: Scores topologies; give it one that remembers, and a step that was killed continues inside.
       limits: Candidates beyond them are dropped.
       progress: Show a progress bar on standard error.
-      stop: Ends the growth, asked before each step that is not in the journal, with the seconds of the one before.
+      stop: Ends the growth, asked before each step that is not in the journal, with the number of its candidates.
 
     Returns:
       What `result.json` holds: `family`, every member from the first to the last with its counts and scores, and
@@ -113,10 +113,8 @@ def grow(
         while counted.parameters < settings.stop_parameters:
             step = len(family) - 1
             if step == len(journal.rows):
-                if stop is not None and stop(journal.rows[-1]["seconds"] if step else 0.0):
-                    break
                 tried = candidates(topology, settings, limits)
-                if not tried:
+                if not tried or (stop is not None and stop(len(tried))):
                     break
                 bar.reset(total=len(tried))
                 bar.set_description(f"grow step {step + 1}, {counted.parameters / 1e6:.2f} M")

@@ -13,31 +13,46 @@ from search.runs.timetable import Choice, Timetable
 MACS = [1.0, 2.0, 4.0, 8.0]
 
 
-def choose(seconds, enough=20, least=3, measured=3):
-    """An epoch of the largest member takes 8 s: a second for each unit of operations."""
-    return timetable.choose(MACS, measured, lambda epochs: MACS[measured] * epochs, seconds, enough, least)
+def choose(seconds, enough=20, least=3, measured=(0, 3)):
+    """An epoch takes a second for each unit of operations."""
+    epoch = {member: lambda epochs, member=member: MACS[member] * epochs for member in measured}
+    return timetable.choose(MACS, epoch, seconds, enough, least)
 
 
 @pytest.mark.parametrize(
     ("seconds", "expected"),
     [
-        (160, Choice(3, 20, 160)),  # The largest, just so.
-        (159, Choice(2, 39, 156)),
-        (1000, Choice(3, 125, 1000)),
-        (40, Choice(1, 20, 40)),
-        (19, Choice(0, 19, 19)),  # None is fast enough: the smallest, for as long as there is time.
-        (0, Choice(0, 3, 3)),  # No time at all: what the schedule needs.
-        (10**6, Choice(3, timetable.MOST_EPOCHS, 8 * timetable.MOST_EPOCHS)),
+        (160, (3, 20, 160)),  # The largest, just so.
+        (159, (2, 39, 156)),
+        (1000, (3, 125, 1000)),
+        (40, (1, 20, 40)),
+        (19, (0, 19, 19)),  # None is fast enough: the smallest, for as long as there is time.
+        (0, (0, 3, 3)),  # No time at all: what the schedule needs.
+        (10**6, (3, timetable.MOST_EPOCHS, 8 * timetable.MOST_EPOCHS)),
     ],
 )
 def test_the_largest_member_that_trains_long_enough(seconds, expected):
-    assert choose(seconds) == expected
-    assert choose(seconds, measured=1) == expected  # Whichever was measured.
+    for measured in ((0, 3), (1, 2), (0, 1, 2, 3)):  # Whichever were measured.
+        choice = choose(seconds + 1e-9, measured=measured)
+        assert (choice.member, choice.epochs) == expected[:2]
+        assert choice.seconds == pytest.approx(expected[2])
+
+
+def test_of_one_measured_member_seconds_go_with_the_root_of_operations():
+    # 8 operations take 8 s an epoch: 4 take 8 / sqrt(2), 2 take 4.
+    assert choose(159, measured=(3,)).member == 2
+    assert choose(159, measured=(3,)).epochs == int(159 / (8 / 2**0.5))
+    assert choose(80.1, measured=(3,)).member == 1
+
+
+def test_networks_that_are_as_fast_as_each_other():
+    choice = timetable.choose([1.0, 2.0, 4.0], {0: lambda epochs: 2.0 * epochs, 2: lambda epochs: epochs}, 30, 20, 1)
+    assert choice == Choice(2, 30, 30)  # The larger was measured to be faster; no power below 0 comes of it.
 
 
 def test_a_larger_member_need_not_have_more_operations():
-    choice = timetable.choose([3.0, 2.0], 1, lambda epochs: 2.0 * epochs, 50, 20, 1)
-    assert choice == Choice(1, 25, 50)
+    choice = timetable.choose([3.0, 2.0], {1: lambda epochs: 2.0 * epochs}, 48, 20, 1)
+    assert (choice.member, choice.epochs) == (1, 24)
 
 
 @pytest.fixture

@@ -1,0 +1,67 @@
+"""Which member of a family is trained, and for how long: decided by the speed of its training, which is measured."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from official.core import config_definitions as cfg
+
+from asvit_tf.design.topology import Topology
+from asvit_tf.tasks import plans, schedules
+from asvit_tf.training import rehearsal
+from search.runs import timetable
+
+
+def choose(
+    family: Sequence[dict[str, Any]],
+    experiment: Callable[[Topology, int | None], cfg.ExperimentConfig],
+    validation_examples: int,
+    available_seconds: float,
+    say: Callable[[str], None],
+) -> timetable.Choice:
+    """The member to train, and its epochs: the largest is tried out, then whichever is chosen, until that was.
+
+    Args:
+      family: Members with `topology` and `macs`, from the smallest to the largest.
+      experiment: What trains a topology for so many epochs; None for as many as the recipe says.
+      validation_examples: Images of an evaluation.
+      available_seconds: For measuring, training and evaluating.
+      say: Receives a line before each measurement.
+    """
+    started, member, epochs = time.monotonic(), len(family) - 1, None
+    tried: list[tuple[int, Any]] = []
+    measured: dict[int, Callable[[int], float]] = {}
+    choice: timetable.Choice | None = None
+    while True:
+        params = experiment(Topology.parse(family[member]["topology"]), epochs)
+        reading = params.task.train_data.as_dict()
+        # Long trainings augment more, which takes time too. Two of one member are enough: it may be at the border.
+        known = (member, reading) in tried or sum(member == before for before, _ in tried) == 2
+        if choice is not None and known:
+            return choice
+        tried.append((member, reading))
+        say(f"measuring the speed of {family[member]['topology']}")
+        speed = rehearsal.rehearse(params, validation_examples)
+        evaluation = speed.evaluation_seconds * validation_examples
+        measured[member] = functools.partial(_training_seconds, params, speed, evaluation)
+        choice = timetable.choose(
+            macs=[each["macs"] for each in family],
+            training_seconds=measured,
+            available_seconds=available_seconds - (time.monotonic() - started) - evaluation,  # The report asks again.
+            enough_epochs=plans.epochs_of(experiment(Topology.parse(family[member]["topology"]), None)),
+            least_epochs=len(schedules.schedule_of(params).phases),
+        )
+        member, epochs = choice.member, choice.epochs
+
+
+def _training_seconds(
+    params: cfg.ExperimentConfig, speed: rehearsal.Speed, evaluation_seconds: float, epochs: int
+) -> float:
+    """Of so many epochs of an experiment, at the speed that was measured."""
+    schedule, steps = schedules.schedule_of(params), params.trainer.train_steps
+    step_seconds = speed.training_seconds(schedule, steps) / steps
+    trained = step_seconds * epochs * params.trainer.steps_per_loop
+    return speed.tracing_seconds + trained + plans.evaluations(epochs) * evaluation_seconds

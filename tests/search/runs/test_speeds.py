@@ -1,0 +1,69 @@
+"""Which member is trained: the chosen one was measured, with what it reads; seconds by hand."""
+
+import types
+
+import pytest
+
+from asvit_tf.training.rehearsal import Speed
+from search.runs import speeds
+
+FAMILY = [dict(topology=f"4,2,2,1|2,2,2,1|2,1,2,1|2,1,2,{depth}|8,16", macs=float(depth)) for depth in (1, 2, 4)]
+AUGMENTED = 30  # Epochs from which reading takes longer.
+
+
+@pytest.fixture
+def rehearsed(monkeypatch):
+    """Epochs of ten steps that take as many seconds as the last stage has blocks, twice that where images are
+    augmented; nothing else takes time. Returns what was measured: blocks and whether images were augmented."""
+    measured = []
+
+    def rehearse(params, validation_examples):
+        assert validation_examples == 7
+        measured.append((params.blocks, params.task.train_data.augmented))
+        seconds = params.blocks * (2 if params.task.train_data.augmented else 1) / 10
+        return Speed({4: seconds}, 0.0, 0.0)
+
+    schedule = types.SimpleNamespace(
+        phases=[types.SimpleNamespace(tokenization=types.SimpleNamespace(stride=4))], steps_per_phase=lambda n: [n]
+    )
+    monkeypatch.setattr(speeds.rehearsal, "rehearse", rehearse)
+    monkeypatch.setattr(speeds.schedules, "schedule_of", lambda params: schedule)
+    return measured
+
+
+def experiment(topology, epochs):
+    data = types.SimpleNamespace(augmented=(epochs or 20) >= AUGMENTED)
+    data.as_dict = lambda: {"augmented": data.augmented}
+    trainer = types.SimpleNamespace(train_steps=10 * (epochs or 20), steps_per_loop=10)
+    return types.SimpleNamespace(
+        blocks=topology.depths[-1], trainer=trainer, task=types.SimpleNamespace(train_data=data)
+    )
+
+
+def chosen(seconds):
+    said = []
+    choice = speeds.choose(FAMILY, experiment, 7, seconds, said.append)
+    return choice.member, choice.epochs, len(said)
+
+
+def test_the_largest_is_measured_first(rehearsed):
+    assert chosen(4 * 25 + 0.5) == (2, 25, 1)
+    assert rehearsed == [(4, False)]
+
+
+def test_whichever_is_chosen_was_measured(rehearsed):
+    # The largest takes 4 s an epoch, so the root says 2 s for the smallest; measured, it is 1.
+    assert chosen(2 * 25 + 0.5) == (1, 25, 3)
+    assert rehearsed == [(4, False), (1, False), (2, False)]
+
+
+def test_long_trainings_are_measured_with_their_augmentation(rehearsed):
+    assert chosen(4 * 100 + 0.5) == (2, 50, 2)
+    assert rehearsed == [(4, False), (4, True)]
+
+
+def test_at_the_border_it_ends_with_the_slower_reading(rehearsed):
+    # 32 epochs as short ones are read; 16 as those of 32 are. Measured twice, it is not asked for a third time.
+    member, _, measurements = chosen(4 * 32 + 0.5)
+    assert measurements <= 5
+    assert member in (0, 1, 2)
