@@ -11,13 +11,25 @@ import sys
 
 import click
 
-from asvit_tf.cli import console, data, designs, detection, hardware, running, searching, serving, study, training
+from asvit_tf.cli import (
+    console,
+    data,
+    dense,
+    designs,
+    detection,
+    hardware,
+    running,
+    searching,
+    serving,
+    study,
+    training,
+)
 
 COMMANDS = (
     *(running.run, running.report, designs.describe, designs.complexity, searching.search, searching.grow, study.study),
     *(data.prepare, training.train, training.evaluate, serving.export, serving.predict, hardware.tpu_check),
     hardware.doctor,
-    *(detection.prepare_coco, detection.shapes, detection.detect),
+    *(dense.detect_run, detection.prepare_coco, detection.shapes, detection.detect),
 )
 
 

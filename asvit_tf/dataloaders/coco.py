@@ -148,6 +148,20 @@ def prepare(
     return Prepared(directory, class_names, counts, semantic, categories.notes, left_out)
 
 
+def holds_masks(data_path: str | os.PathLike, name: str | None = None) -> bool:
+    """Whether most objects of the training split have a segmentation.
+
+    Args:
+      data_path, name: The data set, and NAME of its training split, as `prepare` takes them.
+
+    Raises:
+      UserError: There is no annotation file, or it is none.
+    """
+    rows = schema.load(layout.find(Path(data_path), "train", name).file)["annotations"]
+    masked = sum(isinstance(row, dict) and bool(row.get("segmentation")) for row in rows)
+    return 2 * masked > len(rows)
+
+
 def _check_anything_left(name: str, rows: Split) -> None:
     """Refuses a split of which nothing is left."""
     count = rows.count

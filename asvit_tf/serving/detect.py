@@ -6,6 +6,7 @@ import colorsys
 import dataclasses
 import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ class Detection:
     Attributes:
       label: Name of its category.
       category: Identifier of its category.
-      score: Between 0 and 1.
+      score: Between 0 and 1; None for an object that somebody annotated.
       box: Left, top, right and bottom, in pixels of the image, upright by EXIF, inside of it.
       mask: [rows, columns] probabilities inside `mask_box`, or None where the network has no masks.
       mask_box: As `box`, but it may reach beyond the image; None where it does not.
@@ -36,7 +37,7 @@ class Detection:
 
     label: str
     category: int
-    score: float
+    score: float | None
     box: tuple[float, float, float, float]
     mask: np.ndarray | None = None
     mask_box: tuple[float, float, float, float] | None = None
@@ -59,11 +60,47 @@ class Detection:
         return whole
 
 
+class Detector:
+    """An exported detector.
+
+    Args:
+      saved_model: Directory that `export` wrote for a detector with input type "image_bytes".
+
+    Raises:
+      UserError: There is no such SavedModel.
+    """
+
+    def __init__(self, saved_model: str):
+        check_saved_model(saved_model)
+        self._serve = load_serving(saved_model, {"detection_boxes", "class_names", "image_info"}, "detect objects in")
+
+    def find(self, encoded: bytes, min_score: float) -> list[Detection]:
+        """Objects in an encoded image, upright, surest first; what is less sure than `min_score` is left out."""
+        answer = {name: value.numpy() for name, value in self._serve(inputs=tf.constant([encoded])).items()}
+        names = [name.decode() for name in answer["class_names"]]
+        scale = np.tile(answer["image_info"][0, 2], 2)
+        height, width = answer["image_info"][0, 0]
+        limits = np.array([height, width, height, width])
+        found = []
+        for i in range(int(answer["num_detections"][0])):
+            score, category = float(answer["detection_scores"][0, i]), int(answer["detection_classes"][0, i])
+            if score < min_score:
+                continue
+            whole = answer["detection_boxes"][0, i] / scale
+            top, left, bottom, right = np.clip(whole, 0, limits).tolist()
+            mask = answer["detection_masks"][0, i] if "detection_masks" in answer else None
+            label = names[category] if category < len(names) and names[category] else str(category)
+            found.append(
+                Detection(label, category, score, (left, top, right, bottom), mask, tuple(whole[[1, 0, 3, 2]]))
+            )
+        return sorted(found, key=lambda item: -(item.score or 0.0))
+
+
 def detect(saved_model: str, path: str, min_score: float = 0.5) -> list[Detection]:
     """Objects in an image file, surest first.
 
     Args:
-      saved_model: Directory that `export` wrote for a detector with input type "image_bytes".
+      saved_model: As of `Detector`.
       path: Image file.
       min_score: What is less sure is left out; between 0 and 1.
 
@@ -72,31 +109,15 @@ def detect(saved_model: str, path: str, min_score: float = 0.5) -> list[Detectio
     """
     check_saved_model(saved_model)
     encoded = read_image(path)
-    serve = load_serving(saved_model, {"detection_boxes", "class_names", "image_info"}, "detect objects in")
-    answer = {name: value.numpy() for name, value in serve(inputs=tf.constant([encoded])).items()}
-    names = [name.decode() for name in answer["class_names"]]
-    scale = np.tile(answer["image_info"][0, 2], 2)
-    height, width = answer["image_info"][0, 0]
-    limits = np.array([height, width, height, width])
-    found = []
-    for i in range(int(answer["num_detections"][0])):
-        score, category = float(answer["detection_scores"][0, i]), int(answer["detection_classes"][0, i])
-        if score < min_score:
-            continue
-        whole = answer["detection_boxes"][0, i] / scale
-        top, left, bottom, right = np.clip(whole, 0, limits).tolist()
-        mask = answer["detection_masks"][0, i] if "detection_masks" in answer else None
-        label = names[category] if category < len(names) and names[category] else str(category)
-        found.append(Detection(label, category, score, (left, top, right, bottom), mask, tuple(whole[[1, 0, 3, 2]])))
-    return sorted(found, key=lambda item: -item.score)
+    return Detector(saved_model).find(encoded, min_score)
 
 
-def draw(path: str, found: list[Detection], output: str) -> None:
+def draw(path: str, found: Sequence[Detection], output: str) -> None:
     """Writes the image with boxes, masks, labels and scores drawn on it, whole.
 
     Args:
       path: Image file.
-      found: What to draw; the surest last, so that it lies on top.
+      found: What to draw; the surest first.
       output: PNG or JPEG file.
 
     Raises:
@@ -104,7 +125,19 @@ def draw(path: str, found: list[Detection], output: str) -> None:
     """
     check_output(output)
     with Image.open(io.BytesIO(read_image(path))) as opened:
-        image = opened.convert("RGB")
+        image = drawn(opened, found)
+    partial = Path(output).with_name("." + Path(output).name + ".partial")
+    try:
+        image.save(partial, format="PNG" if output.lower().endswith(".png") else "JPEG")
+        partial.replace(output)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(f"cannot write {output}: {error.strerror or error}") from error
+
+
+def drawn(image: Image.Image, found: Sequence[Detection]) -> Image.Image:
+    """A copy of an image with boxes, masks, labels and scores on it; the surest, which come first, lie on top."""
+    image = image.convert("RGB")
     thickness = max(1, round(min(image.size) / 200))
     font = ImageFont.load_default(size=max(9, min(image.size) / 32))
     for item in reversed(found):
@@ -119,17 +152,11 @@ def draw(path: str, found: list[Detection], output: str) -> None:
         drawing = ImageDraw.Draw(image)
         left, top, right, bottom = item.box
         drawing.rectangle([left, top, max(right - 1, left), max(bottom - 1, top)], outline=colour, width=thickness)
-        text = f"{item.label} {item.score:.2f}"
+        text = item.label if item.score is None else f"{item.label} {item.score:.2f}"
         place = (left, max(top - drawing.textbbox((0, 0), text, font=font)[3] - 1, 0))
         drawing.rectangle(drawing.textbbox(place, text, font=font), fill=colour)
         drawing.text(place, text, fill="black", font=font)
-    partial = Path(output).with_name("." + Path(output).name + ".partial")
-    try:
-        image.save(partial, format="PNG" if output.lower().endswith(".png") else "JPEG")
-        partial.replace(output)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise UserError(f"cannot write {output}: {error.strerror or error}") from error
+    return image
 
 
 def check_output(output: str) -> None:

@@ -29,6 +29,10 @@ _NOT_OF_A_RECIPE = (
     "trainer.optimizer_config.learning_rate.cosine.decay_steps",
     "trainer.optimizer_config.warmup.linear.warmup_steps",
 )
+_OF_THE_DATA = (
+    *("task.class_names", "task.init_checkpoint", "task.model.num_classes"),
+    *("task.train_data.input_path", "task.validation_data.input_path"),
+)
 # What is edited most often; everything else is written where it differs from the experiment as it is registered.
 _WRITTEN_ALWAYS = (
     "task.model.dropout_rate",
@@ -120,6 +124,18 @@ def check(plan: Plan) -> None:
       UserError: As `classifier`.
     """
     apply(recipe(plan.recipe), plan.overrides)
+
+
+def differing_text(params: cfg.ExperimentConfig, usual: cfg.ExperimentConfig, comment: str) -> str:
+    """An experiment as YAML: what differs from it as it is registered, but for what names data and weights.
+
+    Args:
+      params: The experiment.
+      usual: As it is registered.
+      comment: First line.
+    """
+    content = _without(params.as_dict(), _OF_THE_DATA)
+    return experiment_yaml.text(_differences(content, usual.as_dict()), comment)
 
 
 def recipe_text(params: cfg.ExperimentConfig) -> str:

@@ -1,0 +1,85 @@
+"""The boxes of detection records: how large they are, and how many there are. No picture is decoded."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+import tqdm
+
+from asvit_tf.dataloaders import inputs
+
+
+@dataclasses.dataclass(frozen=True)
+class Boxes:
+    """The objects of a split, crowds left out.
+
+    Attributes:
+      images: [N, 2], height and width of every image, in pixels.
+      of_image: [M], the image of every box.
+      sides: [M, 2], height and width of every box, in pixels.
+      categories: [M], identifiers.
+      with_masks: Whether every object has a mask.
+    """
+
+    images: np.ndarray
+    of_image: np.ndarray
+    sides: np.ndarray
+    categories: np.ndarray
+    with_masks: bool
+
+    @property
+    def most_in_an_image(self) -> int:
+        """Boxes of the image that has most; 0 without any."""
+        return int(np.bincount(self.of_image).max()) if len(self.of_image) else 0
+
+    def scaled(self, height: int, width: int) -> np.ndarray:
+        """[M, 2], the boxes' height and width when every image is resized to fit into `height` x `width`."""
+        factors = np.min(np.array([height, width]) / self.images, axis=1)
+        return self.sides * factors[self.of_image, None]
+
+
+def read(pattern: str, progress: bool = False) -> Boxes:
+    """Those of the records that `prepare-coco` wrote.
+
+    Args:
+      pattern: Path or pattern of the files.
+      progress: Show a progress bar on standard error.
+
+    Raises:
+      UserError: There are no such files.
+    """
+    numbers = {name: tf.io.FixedLenFeature((), tf.int64) for name in ("image/height", "image/width")}
+    corners = {f"image/object/bbox/{side}": tf.io.VarLenFeature(tf.float32) for side in _SIDES}
+    flags = {f"image/object/{name}": tf.io.VarLenFeature(tf.int64) for name in ("class/label", "is_crowd")}
+    masks = {"image/object/mask": tf.io.VarLenFeature(tf.string)}
+
+    def parse(serialized: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        found = tf.io.parse_single_example(serialized, {**numbers, **corners, **flags, **masks})
+        dense = {name: tf.sparse.to_dense(found[name]) for name in (*corners, *flags)}
+        size = tf.stack([found[name] for name in numbers])
+        edges = tf.stack([dense[name] for name in corners])
+        return size, edges, *(dense[name] for name in flags), tf.size(found["image/object/mask"].values)
+
+    files = inputs.record_files("train_data", pattern)
+    examples = tf.data.TFRecordDataset(files).map(parse, num_parallel_calls=tf.data.AUTOTUNE)
+    images, of_image, sides, categories, with_masks = [], [], [], [], True
+    bar = tqdm.tqdm(examples.as_numpy_iterator(), desc="boxes", unit="image", disable=not progress)
+    for number, (size, (top, left, bottom, right), labels, crowds, mask_count) in enumerate(bar):
+        counted = crowds == 0 if len(crowds) == len(labels) else np.ones(len(labels), bool)
+        with_masks &= mask_count == len(labels)
+        images.append(size)
+        of_image += [number] * int(counted.sum())
+        sides.append((np.stack([bottom - top, right - left], axis=-1) * size)[counted])
+        categories.append(labels[counted])
+    return Boxes(
+        np.array(images, float).reshape(-1, 2),
+        np.array(of_image, int),
+        np.concatenate([*sides, np.zeros((0, 2))]),
+        np.concatenate([*categories, np.zeros(0, int)]).astype(int),
+        with_masks and bool(of_image),
+    )
+
+
+_SIDES = ("ymin", "xmin", "ymax", "xmax")
