@@ -7,6 +7,7 @@ Where a call is enough, it is a function here. What a subclass has to override, 
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from typing import Any
 
@@ -37,6 +38,13 @@ NAMES: dict[str, tuple[str, ...]] = {
     "official.vision.tasks.retinanet:dataset_fn.pick_dataset_fn": ("file_type",),
     "official.vision.tasks.maskrcnn:dataset_fn_lib.pick_dataset_fn": ("file_type",),
     "official.vision.tasks.semantic_segmentation:dataset_fn.pick_dataset_fn": ("file_type",),
+    # Replaced for a while by `crops_of`.
+    "official.vision.dataloaders.classification_input:Parser": (
+        *("output_size", "num_classes", "image_field_key", "label_field_key", "decode_jpeg_only", "aug_rand_hflip"),
+        *("aug_crop", "aug_type", "color_jitter", "random_erasing", "is_multilabel", "dtype", "crop_area_range"),
+        *("center_crop_fraction", "tf_resize_method", "three_augment"),
+    ),
+    "official.vision.tasks.image_classification:classification_input.Parser": (),
     # Raised by joblib: search/runs/workers.py.
     "joblib.externals.loky.process_executor:TerminatedWorkerError": (),
     # Overridden or read by a subclass: asvit_tf/training/runner.py, trainer.py, saving/sound.py and
@@ -117,6 +125,23 @@ def records_read_by(change: Callable[[Callable], Callable]) -> Iterator[None]:
         yield
     finally:
         dataset_fn.pick_dataset_fn = pick
+
+
+@contextlib.contextmanager
+def crops_of(area_range: Sequence[float]) -> Iterator[None]:
+    """Has the Model Garden's classification crop as `crop_area_range` says inside; its task passes it to no parser.
+
+    Args:
+      area_range: Least and largest share of a training image's area.
+    """
+    from official.vision.dataloaders import classification_input
+
+    parser = classification_input.Parser
+    classification_input.Parser = functools.partial(parser, crop_area_range=tuple(area_range))
+    try:
+        yield
+    finally:
+        classification_input.Parser = parser
 
 
 def let_workers_grow(size: float) -> None:

@@ -15,6 +15,7 @@ from official.modeling import hyperparams
 from official.vision.configs import common, image_classification
 from official.vision.tasks import image_classification as classification_task
 
+from asvit_tf import private_names
 from asvit_tf.dataloaders import inputs
 from asvit_tf.tasks import class_metrics
 from asvit_tf.tasks.backbones import Backbone
@@ -97,11 +98,12 @@ class AsViTClassificationTask(AsViTTask, classification_task.ImageClassification
     """
 
     def build_inputs(self, params, input_context=None):
-        """The Model Garden's input pipeline; a label that belongs to no class ends it (see `inputs.checked_labels`).
+        """The Model Garden's input pipeline, with crops as the config says; a label that belongs to no class ends it
+        (see `inputs.checked_labels`).
 
         Data of TensorFlow Datasets may have any name.
         """
-        with inputs.decodable_tfds(params.tfds_name):
+        with inputs.decodable_tfds(params.tfds_name), private_names.crops_of(params.crop_area_range):
             dataset = super().build_inputs(params, input_context)
         multilabel = self.task_config.train_data.is_multilabel
         return dataset if multilabel else inputs.checked_labels(dataset, self.task_config.model.num_classes)

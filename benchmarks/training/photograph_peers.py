@@ -24,6 +24,8 @@ from official.vision.configs import backbones, image_classification
 from official.vision.modeling.backbones import factory, vit
 from official.vision.tasks import image_classification as _registered  # noqa: F401
 
+from asvit_tf import private_names
+
 _LAYERS, _HEAD, _PATCH = 6, 32, 2
 _STEPS = 6
 _SGD = {
@@ -166,9 +168,10 @@ def _strategy() -> Any:
 def _trainer(params: cfg.ExperimentConfig) -> base_trainer.Trainer:
     task = task_factory.get_task(params.task)
     model = task.build_model()
-    return base_trainer.Trainer(
-        params, task, model, task.create_optimizer(params.trainer.optimizer_config, params.runtime), train=True
-    )
+    with private_names.crops_of(params.task.train_data.crop_area_range):
+        return base_trainer.Trainer(
+            params, task, model, task.create_optimizer(params.trainer.optimizer_config, params.runtime), train=True
+        )
 
 
 def step_seconds(params: cfg.ExperimentConfig) -> float:
