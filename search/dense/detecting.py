@@ -32,6 +32,7 @@ from asvit_tf.storage import write_json, write_text
 from asvit_tf.tasks import plans
 from asvit_tf.training import run as train
 from asvit_tf.training import step_log
+from asvit_tf.training.display.log_file import captured
 from asvit_tf.training.runtimes import Runtime
 from search.dense import experiments
 from search.dense.settings import MODELS, DetectionSettings
@@ -177,7 +178,8 @@ class _Run:
         saved_model = self.directory / "saved_model"
         if not saved_model.exists():
             self._say("exporting")
-            export.export(params, str(self.directory / "train"), str(saved_model))
+            with captured():
+                export.export(params, str(self.directory / "train"), str(saved_model))
         return saved_model
 
     def answers(self, params: cfg.ExperimentConfig, prepared: Prepared) -> list[dict[str, Any]]:

@@ -73,7 +73,7 @@ def test_mistakes_of_every_kind(annotations):
 
 
 def test_average_precision_by_hand(annotations):
-    # Lines at IoU 0.5: one found first, then something invented, then the other. Precision 1 up to recall 0.5, then 2/3.
+    # Lines at IoU 0.5: one is found first, then one invented, then the other: precision 1, above recall 0.5 then 2/3.
     rows = [row(3, 4, OBJECTS[2][2], 0.9), row(5, 4, [0, 0, 30, 9], 0.8), row(9, 4, OBJECTS[3][2], 0.7)]
     judged = found.judge(annotations, rows)
     # 101 recalls: 0 to 0.5 are 51 with 1, the other 50 have 2/3.

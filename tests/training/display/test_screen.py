@@ -34,13 +34,24 @@ def test_the_time_left_by_hand():
     assert pace.step_seconds(0) == 10.0  # The best guess there is; too long, so no time left is told from it.
     assert pace.seconds_left(4) is None
     pace.add(block(8, 4, 0, seconds=2.0))
-    # Two more steps of 0.5 seconds, then 20 with four times the operations.
-    assert pace.seconds_left(8) == pytest.approx(2 * 0.5 + 20 * 2.0)
+    # Two more steps of 0.5 seconds, then 20 with four times the operations, each 4^(3/4) times as long.
+    assert pace.seconds_left(8) == pytest.approx(2 * 0.5 + 20 * 2**0.5)
     pace.add(block(14, 4, 1, seconds=80.0, traced=True))
-    assert pace.seconds_left(14) == pytest.approx(16 * 2.0)
+    assert pace.seconds_left(14) == pytest.approx(16 * 2**0.5)
     pace.add(block(18, 4, 1, seconds=12.0))
     assert pace.seconds_left(18) == pytest.approx(12 * 3.0)
     assert pace.seconds_left(TOTAL) == 0
+
+
+@pytest.mark.parametrize(("second", "third"), [(2.0, 8.0), (1.0, 2.0), (0.25, 0.25)])
+def test_of_two_phases_follows_how_seconds_go_with_operations(second, third):
+    tokenizations = [Tokenization(16, 5), Tokenization(8, 2), Tokenization(4, 1)]
+    schedule = Schedule(tuple(Phase(end, each) for end, each in zip((10, 20, None), tokenizations)))
+    pace = Pace(schedule, 30, macs=[1, 4, 16])
+    pace.add(StepBlock(10, 10, 0, 16, 5, False, 5.0, {}))
+    pace.add(StepBlock(20, 10, 1, 8, 2, False, 10 * second, {}))
+    # 0.5 s, then `second` for four times the operations; the same step again, and never less for more of them.
+    assert pace.seconds_left(20) == pytest.approx(10 * third)
 
 
 class Terminal(io.StringIO):

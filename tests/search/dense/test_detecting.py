@@ -1,0 +1,117 @@
+"""A detector from real photographs by one command: everything it leaves, going on where it was, bad input."""
+
+import json
+import shutil
+
+import pytest
+import yaml
+from helpers import ROOT
+from PIL import Image
+
+from asvit_tf import UserError
+from asvit_tf.cli.app import main
+from search.dense.settings import DetectionSettings
+
+CELLS = ROOT / "tests" / "data" / "blood_cells"
+TOPOLOGY = "4,2,2,1|2,2,2,1|2,1,2,1|2,1,2,1|8,16"
+SMALL = ["--epochs", "1", "--batch-size", "2", "--image-size", "64x96", "--topology", TOPOLOGY, "--hardware", "cpu"]
+
+
+def command(output, *more):
+    return ["detect-run", str(CELLS), "--output", str(output), "--json", *SMALL, *more]
+
+
+@pytest.fixture(scope="module", params=["retinanet", "cascade"])
+def finished(request, tmp_path_factory):
+    """Model, directory and result of a run of two real steps."""
+    output = tmp_path_factory.mktemp("detect") / request.param
+    printed = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("asvit_tf.cli.dense.print_json", printed.append)
+        assert main(command(output, "--model", request.param)) == 0
+    return request.param, output, printed[0]
+
+
+def test_what_a_run_leaves(finished):
+    model, output, result = finished
+    assert result["model"] == model
+    assert result["images"] == {"train": 4, "validation": 2}
+    assert result["input_size"] == [64, 96]
+    assert 0 <= result["AP"] <= result["AP50"] <= 1
+    assert set(result["by_class"]) == {"Platelets", "RBC", "WBC"}
+    content = json.loads((CELLS / "annotations" / "instances_val.json").read_text())
+    assert sum(found["objects"] for found in result["by_class"].values()) == len(content["annotations"])
+    assert "mask_AP" not in result  # The data have none.
+    assert sorted(path.name for path in (output / "pictures").iterdir()) == ["1.png", "2.png"]
+    with Image.open(output / "pictures" / "1.png") as picture:
+        assert picture.size == (2 * 200 + 4, 160)  # Truth beside found, at the picture's own size.
+    page = (output / "report.html").read_text()
+    for words in ("Truth beside found", "Confusions", "k-means", "Platelets", TOPOLOGY, "What was not done"):
+        assert words in page
+    assert (output / "saved_model" / "saved_model.pb").exists()
+
+
+def test_the_recipe_is_an_ordinary_one(finished):
+    from asvit_tf.tasks import experiment_files
+    from search.dense import experiments
+
+    model, output, _ = finished
+    content = yaml.safe_load((output / "recipe.yaml").read_text())
+    params = experiments.registered(model)
+    for source in (output / "recipe.yaml", output / "data" / "data.yaml"):
+        experiment_files.override(params, experiment_files.read(str(source)), str(source))
+    assert content["trainer"]["train_steps"] == params.trainer.train_steps == 2
+    assert list(params.task.model.input_size) == [64, 96, 3]
+    assert params.task.model.num_classes == 4
+
+
+def test_steps_that_are_done_are_not_repeated(finished, capsys, monkeypatch):
+    _, output, result = finished
+    from asvit_tf.dataloaders import coco
+    from asvit_tf.training import run as train
+
+    for module, name in ((coco, "prepare"), (train, "run")):
+        monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("done before"))
+    (output / "result.json").unlink()
+    (output / "report.html").unlink()
+    assert main(command(output, "--model", result["model"])) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert {**again, "seconds": None} == {**json.loads(json.dumps(result)), "seconds": None}
+    assert (output / "report.html").exists()
+
+
+def test_another_setting_is_another_directory(finished, capsys):
+    _, output, result = finished
+    assert main([*command(output, "--model", result["model"]), "--seed", "3"]) == 2
+    assert "seed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (dict(model="yolo"), "allowed are retinanet, cascade"),
+        (dict(epochs=0), "epochs is 0"),
+        (dict(image_size=(32, 640)), "image_size is"),
+        (dict(topology="1,2"), "topology"),
+        (dict(topology=TOPOLOGY, init_checkpoint="x"), "keeps its own"),
+        (dict(seed=2**31), "below"),
+    ],
+)
+def test_settings_that_cannot_be(given, said):
+    with pytest.raises(UserError, match=said):
+        DetectionSettings(data_path=".", **given)
+
+
+def test_images_without_any_box_are_refused(tmp_path, capsys):
+    folder = tmp_path / "cells"
+    shutil.copytree(CELLS, folder)
+    path = folder / "annotations" / "instances_train.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "annotations": []}))
+    assert main(["detect-run", str(folder), "--output", str(tmp_path / "out"), *SMALL]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("asvit:")]
+    assert "no image of the training split has a box" in line
+
+
+def test_a_folder_without_annotations_is_refused(tmp_path, capsys):
+    assert main(["detect-run", str(tmp_path), "--output", str(tmp_path / "out"), *SMALL]) == 2
+    assert "annotation" in capsys.readouterr().err
