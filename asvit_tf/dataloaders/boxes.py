@@ -68,7 +68,7 @@ def read(pattern: str, progress: bool = False) -> Boxes:
     bar = tqdm.tqdm(examples.as_numpy_iterator(), desc="boxes", unit="image", disable=not progress)
     for number, (size, (top, left, bottom, right), labels, crowds, mask_count) in enumerate(bar):
         counted = crowds == 0 if len(crowds) == len(labels) else np.ones(len(labels), bool)
-        with_masks &= mask_count == len(labels)
+        with_masks = with_masks and bool(mask_count == len(labels))
         images.append(size)
         of_image += [number] * int(counted.sum())
         sides.append((np.stack([bottom - top, right - left], axis=-1) * size)[counted])

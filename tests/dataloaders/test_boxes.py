@@ -24,7 +24,7 @@ def test_boxes_are_those_of_the_annotations(prepared):
         [pytest.approx(row, abs=1e-3) for row in expected]
     )
     assert found.images.tolist() == [[128, 128]] * 12
-    assert found.with_masks
+    assert found.with_masks is True
     by_image = [sum(row["image_id"] == image["id"] for row in content["annotations"]) for image in content["images"]]
     assert found.most_in_an_image == max(by_image)
 
