@@ -35,7 +35,7 @@ PARAMETERS = {
     "asvit_tf.build_classifier": ["topology", "num_classes", "image_size", "position_embedding"],
 }
 COMMANDS = (
-    *("complexity", "describe", "detect", "doctor", "evaluate", "export", "grow", "predict", "prepare"),
+    *("complexity", "describe", "detect", "detect-run", "doctor", "evaluate", "export", "grow", "predict", "prepare"),
     *("prepare-coco", "report", "run", "search", "shapes", "study", "tpu-check", "train"),
 )
 

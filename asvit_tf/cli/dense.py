@@ -27,11 +27,11 @@ from search.dense.settings import MODELS, TOPOLOGY, DetectionSettings
 )
 @click.option("--train", "train_name", help="Split to train on, such as train2017.  [default: the one named train...]")
 @click.option("--validation", "validation_name", help="Split to evaluate on.  [default: the one named val...]")
-@click.option("--topology", help=f"Of the backbone.  [default: {TOPOLOGY}]")
+@click.option("--topology", help=f"Topology of the backbone.  [default: {TOPOLOGY}]")
 @click.option(
     "--init-checkpoint", type=PathName(), help="Start from the backbone of this run or training; its topology is kept."
 )
-@click.option("--image-size", type=ImageSize(), help="Of the network's input.  [default: by the images]")
+@click.option("--image-size", type=ImageSize(), help="Size of the network's input.  [default: by the images]")
 @click.option("--epochs", type=int, help="Number of training epochs.  [default: 24,000 images are seen, at least 12]")
 @click.option("--batch-size", type=int, help="Images in a training step.  [default: 8 on a CPU, else 16]")
 @click.option("--seed", default=DetectionSettings.seed, show_default=True, help="Seed of weights and training.")

@@ -17,9 +17,9 @@ class Pace:
     Args:
       schedule: Schedule of the training.
       total_steps: Steps of the training.
-      macs: Multiply-accumulates of an image in every phase, in any unit. Seconds of a phase not seen yet go with a power
-        of them: as between the last two phases seen, or 3/4. Of small networks it was seen to be 0.55, of Small at 224
-        nearly 1.
+      macs: Multiply-accumulates of an image in every phase, in any unit. Seconds of a phase not seen yet go with a
+        power of them: as between the last two phases seen, or 3/4. Of small networks it was seen to be 0.55, of Small
+        at 224 nearly 1.
     """
 
     def __init__(self, schedule: Schedule, total_steps: int, macs: Sequence[float]):
