@@ -87,6 +87,10 @@ class ClassIoU(tf_keras.metrics.Metric):
         total = tf.reduce_sum(tf.cast(counts, tf.int64), axis=0)
         self.counts.assign_add(tf.reshape(total, self.counts.shape))
 
+    def reset_state(self) -> None:
+        """Forgets everything counted; tf_keras's own would assign a number to a matrix."""
+        tf_keras.backend.set_value(self.counts, np.zeros(self.counts.shape, np.int64))
+
     def _count(self, picture: tuple[tf.Tensor, ...]) -> tf.Tensor:
         """Pixels of one picture by truth and answer, [K * K]."""
         logits, truth, is_valid, image_info = picture

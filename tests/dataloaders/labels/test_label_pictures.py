@@ -154,5 +154,5 @@ def test_a_square_tells_nothing(tmp_path):
     square = images.Picture((4, 4), 6)
     assert pictures.frame(tmp_path, images.Picture((4, 4), 1), tmp_path, square) is Frame.EITHER
     assert pictures.frame(tmp_path, images.Picture((4, 4), 3), tmp_path, square) is Frame.UPRIGHT
-    with pytest.raises(UserError, match="is 4 x 5, but its image .* is 4 x 4 upright, by its EXIF; .* same size"):
+    with pytest.raises(UserError, match=r"is 4 x 5, but its image .* is 4 x 4 upright, by its EXIF; .* same size"):
         pictures.frame(tmp_path, images.Picture((4, 5), 1), tmp_path, square)

@@ -50,10 +50,8 @@ def test_without_a_file_numbers_are_classes_without_those_ignored():
 def test_the_lookup_holds_each_label_and_no_other(tmp_path, text):
     found = read(tmp_path, text, "c")
     lookup = found.lookup()
-    if found.in_colours:
-        expected = {0x010203: 0, 0xFFFFFF: 1, 0x000001: IGNORED}
-    else:
-        expected = {3: 0, 9: 1, 5: IGNORED, 255: IGNORED}
+    colours = {0x010203: 0, 0xFFFFFF: 1, 0x000001: IGNORED}
+    expected = colours if found.in_colours else {3: 0, 9: 1, 5: IGNORED, 255: IGNORED}
     assert {int(place): int(lookup[place]) for place in np.flatnonzero(lookup != table.NO_CLASS)} == expected
 
 
@@ -89,7 +87,7 @@ def test_one_class_cannot_be_learned(tmp_path):
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(UserError, match="cannot read the classes of .*none.txt: No such file"):
+    with pytest.raises(UserError, match=r"cannot read the classes of .*none.txt: No such file"):
         table.read(tmp_path / "none.txt")
-    with pytest.raises(UserError, match="--ignored void is no class; .* names where there is a file of classes"):
+    with pytest.raises(UserError, match=r"--ignored void is no class; .* names where there is a file of classes"):
         table.of_numbers(["void"])
