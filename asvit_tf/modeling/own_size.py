@@ -45,6 +45,31 @@ def part_of(image_info: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return tf.cast(tf.round(own * image_info[2]), tf.int32), tf.cast(own, tf.int32)
 
 
+def shrunk(truth: tf.Tensor, image_info: tf.Tensor, size: tuple[int, int], outside: int) -> tf.Tensor:
+    """The classes of pictures as a network of this size sees them: at each of its pixels that of the nearest one.
+
+    Args:
+      truth: [B, rows, columns, 1]; a picture is the upper left part.
+      image_info: [B, 4, 2].
+      size: Rows and columns of the result, H and W.
+      outside: What stands where no picture is.
+
+    Returns:
+      [B, H, W, 1], in the dtype of `truth`.
+    """
+    own = image_info[:, 0]
+    part = tf.round(own * image_info[:, 2])
+    inside = []
+    for axis in (0, 1):
+        pixels = tf.range(size[axis], dtype=tf.float32)[None]  # [1, n]
+        share = own[:, axis, None] / part[:, axis, None]
+        places = tf.minimum(tf.floor((pixels + 0.5) * share), own[:, axis, None] - 1)
+        truth = tf.gather(truth, tf.cast(places, tf.int32), axis=1 + axis, batch_dims=1)
+        inside.append(pixels < part[:, axis, None])  # [B, n]
+    is_inside = inside[0][:, :, None, None] & inside[1][:, None, :, None]
+    return tf.where(is_inside, truth, tf.cast(outside, truth.dtype))
+
+
 def _places(pixels: tf.Tensor, part: tf.Tensor, own: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Neighbours before and behind each pixel's centre among the logits, [n], and the share of the one behind."""
     centres = (tf.cast(pixels, tf.float32) + 0.5) * (tf.cast(part, tf.float32) / tf.cast(own, tf.float32)) - 0.5

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import tensorflow as tf
+import tf_keras
 from official.core import config_definitions as cfg
 from PIL import Image
 
@@ -91,9 +92,13 @@ def _serving(params: cfg.ExperimentConfig, weights: str) -> segment.Serving:
         return segment.load(weights)
     tf.random.set_seed(params.task.seed or 0)  # See `export`.
     module = modules.serving_module(params, "image_bytes")
+    module.model(tf_keras.Input(params.task.model.input_size), training=False)  # Only what is built is loaded.
     with checkpoints.damage_explained(weights):
         checkpoints.initialize(module.model, weights)
-    serve: Callable = module.inference_from_image_bytes
+
+    def serve(inputs: tf.Tensor) -> Mapping[str, tf.Tensor]:
+        return module.inference_from_image_bytes(inputs)  # The function alone would not keep the module.
+
     return serve
 
 

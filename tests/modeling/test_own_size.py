@@ -53,3 +53,19 @@ def test_the_part_follows_from_the_info():
     info = tf.constant([[61, 90], [32, 32], [22 / 61, 32 / 90], [0, 0]], tf.float32)
     part, own = own_size.part_of(info)
     assert (part.numpy().tolist(), own.numpy().tolist()) == ([22, 32], [61, 90])
+
+
+def test_the_truth_is_resized_to_the_nearest():
+    """As TensorFlow does with each picture alone; sizes of which a product in float32 is just below a whole number."""
+    sizes, network = ((443, 428), (221, 109), (166, 138), (20, 700)), (64, 64)
+    rng = np.random.default_rng(0)
+    padded, infos, expected = np.full((4, 443, 700, 1), 99, np.float32), [], np.full((4, *network, 1), 7)
+    for number, (rows, columns) in enumerate(sizes):
+        scale = min(network[0] / rows, network[1] / columns)
+        part = (round(rows * scale), round(columns * scale))
+        padded[number, :rows, :columns] = rng.integers(0, 5, (rows, columns, 1))
+        picture = padded[number, :rows, :columns]
+        expected[number, : part[0], : part[1]] = tf.image.resize(picture, part, method="nearest")
+        infos.append([(rows, columns), network, (part[0] / rows, part[1] / columns), (0, 0)])
+    found = own_size.shrunk(tf.constant(padded), tf.constant(infos, tf.float32), network, 7)
+    np.testing.assert_array_equal(found, expected)

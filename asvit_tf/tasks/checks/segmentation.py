@@ -22,8 +22,7 @@ _PYRAMIDS = ("fpn", "nasfpn")
 def metrics(task: Any) -> tuple[str, ...]:
     """What an evaluation reports and a best checkpoint may be chosen by."""
     per_class = range(task.model.num_classes) if task.evaluation.report_per_class_iou else ()
-    loss = ("validation_loss",) if task.validation_data.resize_eval_groundtruth else ()  # Else it is always 0.
-    return ("mean_iou", *loss, *(f"iou/{i}" for i in per_class))
+    return ("mean_iou", "validation_loss", *(f"iou/{i}" for i in per_class))
 
 
 def check_model(task: Any) -> None:
