@@ -132,10 +132,14 @@ def prepare(
         notes = (*found.notes, *frame_notes)
         if absent:
             notes += (f"no pixel to train on is of {', '.join(absent[:10])}{', ...' if len(absent) > 10 else ''}",)
-        ignored_labels = tuple(sorted(used.ignored, key=table.code))
         result = Prepared(
-            **dict(directory=directory, class_names=used.names, labels=used.labels, ignored_labels=ignored_labels),
-            **dict(counts=counts, masks_without_image=found.masks_without_image, notes=notes),
+            directory,
+            class_names=used.names,
+            labels=used.labels,
+            ignored_labels=tuple(sorted(used.ignored, key=table.code)),
+            counts=counts,
+            masks_without_image=found.masks_without_image,
+            notes=notes,
             skipped=found.skipped + Skipped.of(unread),
         )
         _describe(Path(partial), result, shards)

@@ -94,7 +94,8 @@ def _read(table: Table, lookup: np.ndarray, by_default: Frame, pair: Pair) -> Re
     picture = Image.fromarray(np.ascontiguousarray(classes))
     file = io.BytesIO()
     picture.save(file, "PNG")
-    return Read(pair.name, encoded, file.getvalue(), *classes.shape, np.array(picture.histogram(), np.int64))
+    pixels = np.array(picture.histogram(), np.int64)
+    return Read(pair.name, encoded, file.getvalue(), picture.height, picture.width, pixels)
 
 
 def _refuse(codes: np.ndarray, table: Table, pair: Pair) -> None:

@@ -20,7 +20,7 @@ from asvit_tf.dataloaders.labels.pairs import Naming
 from asvit_tf.errors import OneClassError, UserError
 from asvit_tf.tasks import experiment_files
 
-SIZES = {"train/a": (6, 9), "train/b": (8, 5), "train/c": (6, 9), "val/d": (4, 12), "val/e": (11, 3), "test/f": (5, 5)}
+SIZES = {"train/a": (9, 4), "train/b": (8, 5), "train/c": (6, 9), "val/d": (4, 12), "val/e": (11, 3), "test/f": (5, 5)}
 COLOURS = {(255, 0, 0): "red", (0, 0, 0): "void", (9, 8, 7): "grey"}
 
 
@@ -173,8 +173,13 @@ def with_classes(text):
             ["--classes", "classes.txt"],
             r"has the colour \d+ \d+ \d+ in \d+ pixels.*; allowed are those that .*classes.txt lists",
         ),
-        (changed("train/a", np.full((6, 9), 300, np.uint16)), [], "the label 300 in 54 pixels; at most 255 classes"),
+        (changed("train/a", np.full((9, 4), 300, np.uint16)), [], "the label 300 in 36 pixels; at most 255 classes"),
         (changed("val/d", np.full((4, 12), 255, np.uint8)), ["--ignored", "3", "--ignored", "2"], None),
+        (
+            changed("train/a", np.repeat(np.array([0, 300, 301], np.uint16), (9, 8, 19)).reshape(9, 4)),
+            [],
+            "the label 301 in 19 pixels, and 1 other labels without a class; at most 255 classes",
+        ),
         (lambda root: (root / "masks/test/f.png").unlink(), [], "1 of 6 images have no label picture"),
         (lambda root: (root / "images/test/f.png").write_bytes(b"x"), [], "cannot read .*f.png: not an image"),
         (lambda root: (root / "records").mkdir(), [], "records exists; choose another directory"),
