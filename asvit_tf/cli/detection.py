@@ -1,10 +1,12 @@
-"""The commands prepare-coco, shapes and detect."""
+"""The commands prepare-coco, prepare-segmentation, shapes, detect and segment."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 import shlex
+from collections.abc import Mapping
+from typing import Any
 
 import click
 
@@ -76,6 +78,73 @@ def prepare_coco(
         click.echo(f"for segmentation_asvit_coco --config_file={shlex.quote(prepared.semantic_config_file)}")
 
 
+@click.command("prepare-segmentation")
+@click.argument("images", type=PathName())
+@click.argument("masks", type=PathName())
+@click.option("--output", required=True, type=PathName(), help="Directory for the TFRecords; it must not exist.")
+@click.option("--classes", type=PathName(), help="Text file: a class a line, as NAME, NUMBER NAME or R G B NAME.")
+@click.option(
+    "--ignored", multiple=True, help="Number or class of pixels to leave out; may be repeated. 255 is, among numbers."
+)
+@click.option("--splits", type=PathName(), help="Folder with lists of names: train.txt, val.txt, test.txt.")
+@click.option("--image-suffix", help="End of the images' names, before the dot, such as _leftImg8bit.")
+@click.option("--mask-suffix", help="End of the label pictures' names, such as _gtFine_labelIds.")
+@click.option("--skip-missing", is_flag=True, help="Leave images out that have no label picture or are damaged.")
+@click.option("--shards", default=1, show_default=True, type=click.IntRange(min=1), help="Files of each split.")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads that read images.  [default: one a core]")
+@AS_JSON
+def prepare_segmentation(
+    images: str,
+    masks: str,
+    output: str,
+    classes: str | None,
+    ignored: tuple[str, ...],
+    shards: int,
+    threads: int | None,
+    as_json: bool,
+    **naming: Any,
+) -> None:
+    """Turns IMAGES and MASKS, one label picture for each image, into TFRecords for segmentation_asvit_coco.
+
+    A label picture is a PNG of the image's size with the number of a class at every pixel, as grey value or index of a
+    palette, or with its colour. It lies in the same folder below MASKS as its image below IMAGES, under the same name.
+    Folders named train, val and test are splits; without them and --splits a fifth of the images is held out.
+    """
+    if os.path.lexists(output):
+        raise click.UsageError(f"{output} exists; choose another directory")
+    with only_result_on_stdout():
+        quiet_tensorflow()
+        from asvit_tf.dataloaders.labels import pairs, prepare
+
+        prepared = prepare.prepare(
+            output, images, masks, classes, ignored, pairs.Naming(**naming), shards, threads, progress=True
+        )
+    if as_json:
+        fields = dataclasses.asdict(prepared)
+        print_json({**fields, "config_file": prepared.config_file, **prepared.skipped.as_dict()})
+        return
+    for split, count in prepared.counts.items():
+        ignored_share = count.ignored_pixels / (count.ignored_pixels + sum(count.pixels))
+        click.echo(
+            f"{split}: {count.images} images up to {count.height} x {count.width} pixels, {ignored_share:.1%} of all "
+            "pixels ignored"
+        )
+    shares = [(name, *_shares(prepared.counts, place)) for place, name in enumerate(prepared.class_names)]
+    for name, *its in shares:
+        click.echo(f"  {name:<24}" + "".join(f"  {split} {share:6.2%}" for split, share in zip(prepared.counts, its)))
+    if prepared.masks_without_image:
+        click.echo(f"{prepared.masks_without_image} label pictures without an image")
+    echo_skipped(prepared.skipped.as_dict())
+    for note in prepared.notes:
+        click.echo(note)
+    click.echo(f"--config_file={shlex.quote(prepared.config_file)}")
+
+
+def _shares(counts: Mapping[str, Any], label: int) -> list[float]:
+    """The share of a class in the pixels of each split that are of any class."""
+    return [count.pixels[label] / sum(count.pixels) for count in counts.values()]
+
+
 @click.command()
 @click.option("--output", required=True, type=PathName(), help="Directory for the scenes; it must not exist.")
 @click.option("--train", default=1000, show_default=True, type=click.IntRange(min=1), help="Scenes to train on.")
@@ -108,9 +177,10 @@ def detect(saved_model: str, image: str, output: str, min_score: float, as_json:
     """Finds objects in IMAGE with SAVED_MODEL and draws boxes, masks, labels and scores."""
     quiet_tensorflow()
     from asvit_tf.serving import detect as detection
+    from asvit_tf.serving import drawing
 
     with only_result_on_stdout():
-        detection.check_output(output)
+        drawing.check_output(output)
         found = detection.detect(saved_model, image, min_score)
         detection.draw(image, found, output)
     if as_json:
@@ -120,3 +190,35 @@ def detect(saved_model: str, image: str, output: str, min_score: float, as_json:
         left, top, right, bottom = item.box
         click.echo(f"{item.label:<20}{item.score:.3f}  {left:.0f} {top:.0f} {right:.0f} {bottom:.0f}")
     click.echo(f"{len(found)} objects, drawn in {output}")
+
+
+@click.command()
+@click.argument("saved-model", type=PathName())
+@click.argument("image", type=PathName())
+@click.option(
+    "--output", required=True, type=PathName(), help="PNG or JPEG with the classes drawn on it, and a legend."
+)
+@click.option("--mask", type=PathName(), help="PNG for the class of every pixel, as index of a palette.")
+@AS_JSON
+def segment(saved_model: str, image: str, output: str, mask: str | None, as_json: bool) -> None:
+    """Finds the class of every pixel of IMAGE with SAVED_MODEL, at the image's own size, and draws it."""
+    quiet_tensorflow()
+    from asvit_tf.serving import drawing
+    from asvit_tf.serving import segment as segmentation
+
+    with only_result_on_stdout():
+        drawing.check_output(output)
+        if mask is not None:
+            drawing.check_output(mask, (".png",))
+        found = segmentation.segment(saved_model, image)
+        segmentation.draw(image, found, output)
+        if mask is not None:
+            segmentation.write_mask(found, mask)
+    shares = found.shares
+    if as_json:
+        rows = [dict(label=found.class_names[label], number=label, share=share) for label, share in shares]
+        print_json(dict(image=image, output=output, mask=mask, classes=rows))
+        return
+    for label, share in shares:
+        click.echo(f"{found.class_names[label]:<24}{share:7.2%}")
+    click.echo(f"{len(shares)} classes, drawn in {output}")

@@ -7,7 +7,6 @@ counted, and nothing is left half-written.
 from __future__ import annotations
 
 import collections
-import contextlib
 import dataclasses
 import json
 import os
@@ -15,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 import tqdm
 
@@ -23,6 +21,7 @@ from asvit_tf.dataloaders import experiment_yaml, masks
 from asvit_tf.dataloaders.annotations import layout, pictures, problems, schema, splits
 from asvit_tf.dataloaders.annotations.splits import ImageFile, Split, SplitCount
 from asvit_tf.dataloaders.imagefiles.skipped import Skipped
+from asvit_tf.dataloaders.labels import records
 from asvit_tf.errors import UserError
 from asvit_tf.storage import whole_directory
 
@@ -188,41 +187,28 @@ class _Form:
 
 def _task(class_names: Sequence[str], form: _Form) -> dict[str, Any]:
     """The part of a task that names data and classes."""
-    paths = {split: f"{experiment_yaml.HERE}/{_pattern(split, form.shards)}" for split in SPLITS}
-    return dict(
-        class_names=list(class_names),
-        model=dict(num_classes=len(class_names)),
-        train_data=dict(input_path=paths["train"]),
-        validation_data=dict(input_path=paths["validation"]),
-    )
+    return records.task(class_names, form.shards)
 
 
 def _write_yaml(path: Path, task: Mapping[str, Any]) -> None:
     path.write_text(experiment_yaml.text(dict(task=task), _COMMENT), encoding="utf-8")
 
 
-def _pattern(split: str, shards: int) -> str:
-    return f"{split}.tfrecord" if shards == 1 else f"{split}-*-of-{shards:05d}.tfrecord"
-
-
 def _write(directory: Path, name: str, split: Split, form: _Form, progress: bool) -> None:
     """Writes the records of one split, images in a fixed random order, dealt out to the shards in turn."""
     objects, unboxed = _by_image(split.objects), _by_image(split.unboxed)
     images = split.images
-    order = np.random.default_rng(0).permutation(len(images))
     identifiers = sorted(form.categories)
-    names = [_pattern(name, form.shards).replace("*", f"{i:05d}") for i in range(form.shards)]
-    with contextlib.ExitStack() as stack:
-        writers = [stack.enter_context(tf.io.TFRecordWriter(str(directory / name))) for name in names]
-        for written, i in enumerate(tqdm.tqdm(order, desc=name, unit="image", disable=not progress)):
+    with records.writer(directory, name, form.shards) as write:
+        for i in tqdm.tqdm(records.order(len(images)), desc=name, unit="image", disable=not progress):
             image, rows = images[i], objects[images[i].identifier]
             example = _example(image, rows, form)
             if form.semantic:
                 drawn = rows + unboxed[image.identifier]
                 classes = masks.class_map(drawn, identifiers, image.height, image.width)
                 encoded = tf.io.encode_png(classes[..., None]).numpy()
-                example.features.feature["image/segmentation/class/encoded"].bytes_list.value.append(encoded)
-            writers[written % form.shards].write(example.SerializeToString())
+                example.features.feature[records.CLASSES].bytes_list.value.append(encoded)
+            write(example)
 
 
 def _example(image: ImageFile, rows: Sequence[Mapping[str, Any]], form: _Form) -> tf.train.Example:

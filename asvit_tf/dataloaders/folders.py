@@ -45,6 +45,12 @@ class Layout:
     skipped: Skipped
 
 
+def split_of(name: str) -> str | None:
+    """The split that a folder or list of this name is called like, "train", "validation" or "test"; None for none."""
+    match = _SPLIT.match(name)
+    return str(match.lastgroup) if match else None
+
+
 def layout(data_path: str | os.PathLike, without: Iterable[str | os.PathLike] = ()) -> Layout:
     """Finds classes and splits of an image folder; no image is opened.
 
@@ -62,7 +68,7 @@ def layout(data_path: str | os.PathLike, without: Iterable[str | os.PathLike] = 
     """
     data_path = Path(data_path)
     folders, skipped = walk.subfolders(data_path, without)
-    named = {folder: str(match.lastgroup) for folder in folders if (match := _SPLIT.match(folder.name))}
+    named = {folder: split for folder in folders if (split := split_of(folder.name))}
     splits = {folder: split for folder, split in named.items() if _is_split(folder)}
     others = [folder for folder in folders if folder not in splits]
     if not splits or _are_all_classes(folders, named, splits):

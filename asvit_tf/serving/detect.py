@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import colorsys
 import dataclasses
-import io
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from asvit_tf.errors import UserError
+from asvit_tf.serving import drawing
 from asvit_tf.serving.predict import check_saved_model, load_serving, read_image
 
 _MASK_THRESHOLD = 0.5
-_MASK_OPACITY = 0.45
-_FORMATS = (".png", ".jpg", ".jpeg")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,50 +117,27 @@ def draw(path: str, found: Sequence[Detection], output: str) -> None:
     Raises:
       UserError: The image cannot be read; the output is no PNG or JPEG, or cannot be written.
     """
-    check_output(output)
-    with Image.open(io.BytesIO(read_image(path))) as opened:
-        image = drawn(opened, found)
-    partial = Path(output).with_name("." + Path(output).name + ".partial")
-    try:
-        image.save(partial, format="PNG" if output.lower().endswith(".png") else "JPEG")
-        partial.replace(output)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise UserError(f"cannot write {output}: {error.strerror or error}") from error
+    drawing.check_output(output)
+    drawing.save(drawn(drawing.picture(path), found), output)
 
 
 def drawn(image: Image.Image, found: Sequence[Detection]) -> Image.Image:
     """A copy of an image with boxes, masks, labels and scores on it; the surest, which come first, lie on top."""
     image = image.convert("RGB")
     thickness = max(1, round(min(image.size) / 200))
-    font = ImageFont.load_default(size=max(9, min(image.size) / 32))
+    font = drawing.font(image.size)
     for item in reversed(found):
-        # Hues far apart for neighbouring categories.
-        hue = item.category * 0.618 % 1
-        colour = tuple(round(255 * part) for part in colorsys.hsv_to_rgb(hue, 0.9, 1.0))
+        colour = drawing.colour(item.category)
         mask = item.pixels(image.size)
         if mask is not None:
             image = Image.composite(
-                Image.blend(image, Image.new("RGB", image.size, colour), _MASK_OPACITY), image, mask
+                Image.blend(image, Image.new("RGB", image.size, colour), drawing.OPACITY), image, mask
             )
-        drawing = ImageDraw.Draw(image)
+        pen = ImageDraw.Draw(image)
         left, top, right, bottom = item.box
-        drawing.rectangle([left, top, max(right - 1, left), max(bottom - 1, top)], outline=colour, width=thickness)
+        pen.rectangle([left, top, max(right - 1, left), max(bottom - 1, top)], outline=colour, width=thickness)
         text = item.label if item.score is None else f"{item.label} {item.score:.2f}"
-        place = (left, max(top - drawing.textbbox((0, 0), text, font=font)[3] - 1, 0))
-        drawing.rectangle(drawing.textbbox(place, text, font=font), fill=colour)
-        drawing.text(place, text, fill="black", font=font)
+        place = (left, max(top - pen.textbbox((0, 0), text, font=font)[3] - 1, 0))
+        pen.rectangle(pen.textbbox(place, text, font=font), fill=colour)
+        pen.text(place, text, fill="black", font=font)
     return image
-
-
-def check_output(output: str) -> None:
-    """Refuses an output file that could not be written, before long work.
-
-    Raises:
-      UserError: It is no PNG or JPEG, or its directory does not exist.
-    """
-    if not output.lower().endswith(_FORMATS):
-        raise UserError(f"the output is {output}; allowed are files that end in {', '.join(_FORMATS)}")
-    parent = os.path.dirname(os.path.abspath(output))
-    if not os.path.isdir(parent):
-        raise UserError(f"cannot write {output}: there is no directory {parent}")

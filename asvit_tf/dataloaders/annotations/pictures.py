@@ -46,12 +46,27 @@ def look(path: Path) -> Picture:
     Raises:
       door.UnreadableError: It cannot be read or decoded.
     """
+    return read(path)[0]
+
+
+def read(path: Path) -> tuple[Picture, bytes]:
+    """The same, and the picture upright, as the bytes of a JPEG or PNG.
+
+    Raises:
+      door.UnreadableError: It cannot be read or decoded.
+    """
     contents = door.file_bytes(path)
-    with Image.open(io.BytesIO(door.convert(contents))) as image:
+    converted = door.convert(contents)
+    with Image.open(io.BytesIO(converted)) as image:
         upright = image.size
     with Image.open(io.BytesIO(contents), formats=door.formats()) as image:
         orientation = door.orientation(image)
-    return Picture(upright[::-1] if orientation in _LYING else upright, orientation)
+    return Picture(upright[::-1] if orientation in _LYING else upright, orientation), converted
+
+
+def format_of(encoded: bytes) -> str:
+    """Whether the bytes of a picture are a "png" or a "jpeg"."""
+    return "png" if encoded.startswith(door.PNG) else "jpeg"
 
 
 def encoded(path: Path) -> tuple[bytes, str]:
@@ -64,7 +79,7 @@ def encoded(path: Path) -> tuple[bytes, str]:
         contents = door.read(path)
     except door.UnreadableError as error:
         raise UserError(f"{path} is no image any more: {error}") from error
-    return contents, "png" if contents.startswith(door.PNG) else "jpeg"
+    return contents, format_of(contents)
 
 
 class Frame(enum.Enum):

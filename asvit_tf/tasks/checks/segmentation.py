@@ -22,8 +22,7 @@ _PYRAMIDS = ("fpn", "nasfpn")
 def metrics(task: Any) -> tuple[str, ...]:
     """What an evaluation reports and a best checkpoint may be chosen by."""
     per_class = range(task.model.num_classes) if task.evaluation.report_per_class_iou else ()
-    loss = ("validation_loss",) if task.validation_data.resize_eval_groundtruth else ()  # Else it is always 0.
-    return ("mean_iou", *loss, *(f"iou/{i}" for i in per_class))
+    return ("mean_iou", "validation_loss", *(f"iou/{i}" for i in per_class))
 
 
 def check_model(task: Any) -> None:
@@ -49,6 +48,11 @@ def check_model(task: Any) -> None:
         raise UserError(f"task.losses.class_weights are {len(weights)}, the model has {model.num_classes} classes")
     if not evaluated.resize_eval_groundtruth and not evaluated.groundtruth_padded_size:
         raise UserError("task.validation_data.resize_eval_groundtruth is false; then groundtruth_padded_size is needed")
+    if not evaluated.resize_eval_groundtruth and (evaluated.centered_crop or not evaluated.preserve_aspect_ratio):
+        raise UserError(
+            "task.validation_data.resize_eval_groundtruth is false; then centered_crop must be false and "
+            "preserve_aspect_ratio true"
+        )
     if task.export_config.rescale_output:
         raise UserError("task.export_config.rescale_output is true; an exported model answers whole batches: set false")
     expected = list(model.input_size[:2])
@@ -70,11 +74,19 @@ def check(task: Any, section: str) -> None:
       UserError: There are no TFRecords with a class for every pixel at that place, or they have more classes than the
         model.
     """
-    file = detection.first_file(task, section, "asvit prepare-coco --semantic")
+    file = detection.first_file(task, section, "asvit prepare-segmentation or prepare-coco --semantic")
     seen: set[int] = set()
+    data = getattr(task, section)
+    at_own_size = not data.is_training and not data.resize_eval_groundtruth
     try:
         for features in inputs.peek(file):
-            seen.update(np.unique(_map_of(features, file)).tolist())
+            classes = _map_of(features, file)
+            seen.update(np.unique(classes).tolist())
+            if at_own_size and any(side > most for side, most in zip(classes.shape, data.groundtruth_padded_size)):
+                raise UserError(
+                    f"{file} holds an image of {classes.shape[0]} x {classes.shape[1]}; task.{section}."
+                    f"groundtruth_padded_size is {list(data.groundtruth_padded_size)}, and every image has to fit in"
+                )
     except (tf.errors.OpError, message.DecodeError):
         seen.clear()
     if not seen:
@@ -86,7 +98,9 @@ def _map_of(features: Mapping[str, tf.train.Feature], file: str) -> np.ndarray:
     """The map of classes of one record, [H, W]."""
     maps = features["image/segmentation/class/encoded"].bytes_list.value
     if not maps:
-        raise UserError(f"{file} holds no class for every pixel; prepare it with asvit prepare-coco --semantic")
+        raise UserError(
+            f"{file} holds no class for every pixel; asvit prepare-segmentation and prepare-coco --semantic write it"
+        )
     try:
         # Not TensorFlow, for the reason that `inputs.peek` gives.
         classes = np.asarray(Image.open(io.BytesIO(maps[0])))
