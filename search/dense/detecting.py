@@ -9,13 +9,11 @@ import dataclasses
 import io
 import json
 import shutil
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from official.core import config_definitions as cfg
 from PIL import Image
 
@@ -29,18 +27,13 @@ from asvit_tf.serving import detect, export, found
 from asvit_tf.serving.found import Judged
 from asvit_tf.serving.held_out import fingerprint
 from asvit_tf.storage import write_json, write_text
-from asvit_tf.tasks import plans
-from asvit_tf.training import run as train
 from asvit_tf.training import step_log
-from asvit_tf.training.display.log_file import captured
-from asvit_tf.training.runtimes import Runtime
 from search.dense import experiments
 from search.dense.settings import MODELS, DetectionSettings
+from search.dense.steps import PAGE, Steps
 from search.report import detection_page
 from search.report.detection_page import Beside
-from search.runs.designing import Kept, once
 
-PAGE = "report.html"
 _SHOWN, _WORST = 12, 6
 _CURVES = ("AP", "AP50", "mask_AP")
 
@@ -73,33 +66,30 @@ class _Run:
     def __init__(self, directory: Path, settings: DetectionSettings, say: Callable[[str], None], chosen: Chosen):
         self.directory = directory
         self.settings = settings
-        self.seconds: dict[str, float] = {}
         self._say = say
-        self._chosen = chosen
-        self._runtime = Runtime(chosen, settings.batch_size)
-        self._kept = None if settings.init_checkpoint is None else Kept.of(settings.init_checkpoint)
+        self._steps = Steps(directory, say, chosen, settings.batch_size, settings.init_checkpoint)
 
     def everything(self) -> dict[str, Any]:
         """All steps; of a run that is finished, what it wrote."""
-        written = self.directory / "result.json"
-        if written.exists():
-            return self._placed(json.loads(written.read_text(encoding="utf-8")))
-        self._say(f"hardware: {self._runtime}")
-        prepared = self._timed("data", self.prepare_data)
-        boxes = self._timed("boxes", records.read, self._records(prepared, "train"), True)
-        choices, centres = experiments.choose(self.settings, boxes, self._chosen.kind, self._kept)
+        steps = self._steps
+        if steps.finished is not None:
+            return steps.finished
+        self._say(f"hardware: {steps.runtime}")
+        prepared = steps.timed("data", self.prepare_data)
+        boxes = steps.timed("boxes", records.read, self._records(prepared, "train"), True)
+        choices, centres = experiments.choose(self.settings, boxes, steps.kind, steps.kept)
         lines = choices.lines(centres, self.settings)
         for line in lines:
             self._say(line)
         params = self.experiment(choices, prepared, boxes)
-        self._timed("train", self.train_model, params)
-        saved_model = self._timed("export", self.export_model, params)
-        rows = self._timed("predictions", self.answers, params, prepared)
+        steps.timed("train", steps.train, params, "AP")
+        saved_model = steps.timed("export", steps.export, params)
+        rows = steps.timed("predictions", self.answers, params, prepared)
         judged = found.judge(Path(prepared.directory) / "annotations_validation.json", rows)
         result = dict(
             model=self.settings.model,
             topology=choices.topology,
-            parameters=self.parameters(),
+            parameters=steps.parameters,
             **judged.summary,
             by_class={
                 name: dict(objects=int(objects), AP=average[0], AP50=average[1])
@@ -109,24 +99,13 @@ class _Run:
             input_size=list(choices.size),
             saved_model=saved_model.name,
             report=PAGE,
-            seconds=self.seconds,
+            seconds=steps.seconds,
             seed=self.settings.seed,
             init_checkpoint=self.settings.init_checkpoint,
         )
         self._say("writing the report")
-        self._timed("report", self.report, result, lines, judged, rows, prepared)
-        write_json(written, result)
-        return self._placed(json.loads(written.read_text(encoding="utf-8")))
-
-    def _placed(self, result: dict[str, Any]) -> dict[str, Any]:
-        """The result with paths; kept are names, because the directory may be moved."""
-        return {**result, **{key: str(self.directory / result[key]) for key in ("saved_model", "report")}}
-
-    def _timed(self, name: str, step: Callable, *arguments: Any) -> Any:
-        start = time.perf_counter()
-        result = step(*arguments)
-        self.seconds[name] = time.perf_counter() - start
-        return result
+        steps.timed("report", self.report, result, lines, judged, rows, prepared)
+        return steps.finish(result)
 
     @staticmethod
     def _records(prepared: Prepared, split: str) -> str:
@@ -155,37 +134,15 @@ class _Run:
 
     def experiment(self, choices: experiments.Choices, prepared: Prepared, boxes: Boxes) -> cfg.ExperimentConfig:
         """What trains the detector; its recipe is written down."""
-        params = experiments.experiment(self.settings, choices, prepared, boxes, self._kept)
-        text = plans.differing_text(
-            params, experiments.registered(self.settings.model), f"How asvit detect-run trained {self.settings.model}."
-        )
-        write_text(self.directory / "recipe.yaml", text)
-        self._runtime.apply(params, prepared.counts["validation"].images)
+        params = experiments.experiment(self.settings, choices, prepared, boxes, self._steps.kept)
+        self._steps.write_recipe(params, experiments.registered(self.settings.model), "detect-run")
+        self._steps.runtime.apply(params, prepared.counts["validation"].images)
         return params
-
-    def train_model(self, params: cfg.ExperimentConfig) -> dict[str, Any]:
-        epochs = params.trainer.train_steps // params.trainer.steps_per_loop
-        self._say(f"training {MODELS[self.settings.model]}: {epochs} epochs of {params.trainer.steps_per_loop} steps")
-
-        def trained(path: Path) -> dict[str, Any]:
-            metrics = train.run(params, str(path), "train_and_eval", progress=True, root=str(self.directory))
-            write_json(path / "result.json", metrics)
-            return metrics
-
-        return once(self.directory / "train", trained, "AP")
-
-    def export_model(self, params: cfg.ExperimentConfig) -> Path:
-        saved_model = self.directory / "saved_model"
-        if not saved_model.exists():
-            self._say("exporting")
-            with captured():
-                export.export(params, str(self.directory / "train"), str(saved_model))
-        return saved_model
 
     def answers(self, params: cfg.ExperimentConfig, prepared: Prepared) -> list[dict[str, Any]]:
         """What the exported detector finds in the held-out images."""
         path, number = self.directory / "predictions.json", prepared.counts["validation"].images
-        checkpoint = fingerprint(export.checkpoint_of(params, str(self.directory / "train")))
+        checkpoint = fingerprint(export.checkpoint_of(params, str(self._steps.checkpoint)))
         rows = found.load(path, checkpoint)
         if rows is None:
             self._say(f"looking for objects in {number} held-out images")
@@ -194,12 +151,6 @@ class _Run:
             )
             found.save(path, rows, checkpoint)
         return rows
-
-    def parameters(self) -> int:
-        """Of the exported network."""
-        reader = tf.train.load_checkpoint(str(self.directory / "saved_model" / "variables" / "variables"))
-        shapes = reader.get_variable_to_shape_map()
-        return sum(int(np.prod(shape)) for name, shape in shapes.items() if "VARIABLE_VALUE" in name)
 
     def report(
         self,
@@ -237,8 +188,8 @@ class _Run:
             choices=lines,
             shown=[drawn[image] for image in shown],
             worst=[drawn[image] for image in worst if judged.mistakes[image]],
-            blocks=step_log.read_blocks(self.directory / "train"),
-            evaluations=_curves(self.directory / "train"),
+            blocks=step_log.read_blocks(self._steps.checkpoint),
+            evaluations=self._steps.curves(_CURVES),
         )
         write_text(self.directory / PAGE, page)
 
@@ -249,9 +200,3 @@ def _beside(pair: Beside) -> Image.Image:
     whole.paste(pair.truth, (0, 0))
     whole.paste(pair.found, (pair.truth.width + 4, 0))
     return whole
-
-
-def _curves(directory: Path) -> dict[str, list[tuple[int, float]]]:
-    """Measures of the evaluations of a training, by step."""
-    found = {name: train.read_evaluations(directory, name) for name in _CURVES}
-    return {name: points for name, points in found.items() if points}
