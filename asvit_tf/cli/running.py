@@ -60,10 +60,10 @@ _OF_ALL = "(of all evaluations on the held-out images, whose accuracy is a littl
 )
 @click.option("--epochs", type=int, help="Number of training epochs.  [default: the recipe's]")
 @click.option("--batch-size", type=int, help="Images in a training step.  [default: the recipe's]")
-@_setting(
-    "retokenization",
-    "Schedule of stride and dilation during training.",
+@click.option(
+    "--retokenization",
     type=Choice(list(retokenization.PRESETS)),
+    help="Schedule of stride and dilation during training.  [default: the recipe's; published, none below 30 epochs]",
 )
 @click.option(
     "--flip/--no-flip", default=None, help="Mirror training images at random.  [default: the recipe's; photographs are]"

@@ -9,6 +9,8 @@ from typing import Any
 
 # An augmentation costs accuracy before it brings any: the network has to have seen each image many times.
 _COLOUR_EPOCHS = 30
+# So do phases of few tokens: 15 epochs of CIFAR-10 were worth 1 to 3 points without (docs/benchmarks.md, "Stability").
+_RETOKENIZED_EPOCHS = 30
 _MIXING_EPOCHS, _MIXING_EXAMPLES = 100, 5_000
 _RATE, _RATE_BATCH, _LARGEST_RATE = 1e-3, 32, 2e-3
 _AVERAGED_SHARE = 0.02  # Of all steps, that the average of the weights reaches back.
@@ -46,7 +48,8 @@ def fitted(examples: int, epochs: int, batch_size: int, image_size: tuple[int, i
 
     Images are mirrored and cropped always; colours and shapes change from 30 epochs (RandAugment); parts are erased
     and images mixed from 100 epochs of at least 5,000 (random erasing, Mixup, CutMix, whose labels come smoothed). The
-    longer a training is, the more a crop may leave out and the more blocks are skipped.
+    longer a training is, the more a crop may leave out and the more blocks are skipped. Tokens are few at first from 30
+    epochs.
 
     Args:
       examples: Training images.
@@ -74,6 +77,7 @@ def fitted(examples: int, epochs: int, batch_size: int, image_size: tuple[int, i
         "task": {
             "model": {"backbone": {"asvit": {"stochastic_depth": 0.1 if epochs >= _COLOUR_EPOCHS else 0.0}}},
             "losses": losses,
+            "retokenization": {"preset": "published" if epochs >= _RETOKENIZED_EPOCHS else "none"},
             "train_data": train_data,
         },
         "trainer": {

@@ -53,7 +53,7 @@ class Plan:
       seed: Seed of weights and data.
       epochs: Epochs of training.
       batch_size: Images in a step; all of them where they are fewer.
-      retokenization: A preset schedule.
+      retokenization: A preset schedule; None as the recipe says.
       flip: Mirror training images at random.
       base_stride: Pixels between tokens at the finest tokenization (`grids.base_stride`).
       recipe: One of `choices.RECIPES`, or a YAML for the experiment `asvit_images`.
@@ -67,7 +67,7 @@ class Plan:
     seed: int
     epochs: int | None = None
     batch_size: int | None = None
-    retokenization: str = "none"
+    retokenization: str | None = "none"
     flip: bool | None = None
     base_stride: int = STRIDE
     recipe: str = "digits"
@@ -235,7 +235,7 @@ def _data(plan: Plan, dataset: Dataset, topology: Topology) -> dict[str, Any]:
                     }
                 },
             },
-            "retokenization": {"preset": plan.retokenization},
+            **({} if plan.retokenization is None else {"retokenization": {"preset": plan.retokenization}}),
             # JPEGs are cropped before they are decoded.
             "train_data": {
                 "input_path": dataset.train_path,

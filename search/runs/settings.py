@@ -58,7 +58,7 @@ class RunSettings:
       budget: Parameters, in millions, that the grown network may have. None becomes 1; with `hours`, 100.
       epochs: Epochs of training; None for as many as the recipe says.
       batch_size: Images in a training step; None likewise.
-      retokenization: A preset schedule.
+      retokenization: A preset schedule; None for what the recipe says.
       flip: Mirror training images at random; None likewise.
       base_stride: Pixels between tokens at the finest tokenization. None becomes what fits the image size
         (`grids.base_stride`), or 4 for the embedded digits, of which 4 pixels are one of the original.
@@ -82,7 +82,7 @@ class RunSettings:
     budget: float | None = None
     epochs: int | None = None
     batch_size: int | None = None
-    retokenization: str = "published"
+    retokenization: str | None = None
     flip: bool | None = None
     base_stride: int | None = None
     recipe: str | None = None
@@ -101,6 +101,8 @@ class RunSettings:
             object.__setattr__(self, "recipe", "digits" if self.data_path is None else "photographs")
         if self.recipe not in RECIPES and not Path(str(self.recipe)).is_file():
             raise UserError(f"recipe {self.recipe!r} is neither {' nor '.join(RECIPES)} nor a file")
+        if self.retokenization is None and self.recipe == "digits":
+            object.__setattr__(self, "retokenization", "published")
         timetable.check(self.hours)
         if self.budget is None:
             object.__setattr__(self, "budget", 1.0 if self.hours is None else 100.0)
@@ -111,6 +113,8 @@ class RunSettings:
             raise UserError(f"width is {self.width}; it must be even, because growth scores at half of it")
         if self.budget is None or not (self.budget > 0 and math.isfinite(self.budget)):
             raise UserError(f"budget is {self.budget}; it must be a number above 0 (millions of parameters)")
+        if self.retokenization is None:
+            return
         if self.retokenization not in PRESETS:
             raise UserError(f"unknown retokenization {self.retokenization!r}; allowed are {', '.join(PRESETS)}")
         phases = len(fitting_phases(self.retokenization, self.size, self.base_stride or STRIDE))

@@ -37,8 +37,8 @@ def choose(
     choice: timetable.Choice | None = None
     while True:
         params = experiment(Topology.parse(family[member]["topology"]), epochs)
-        reading = params.task.train_data.as_dict()
-        # Long trainings augment more, which takes time too. Two of one member are enough: it may be at the border.
+        # Long trainings augment more, and begin with few tokens. Two of one member are enough: it may be at the border.
+        reading = [params.task.train_data.as_dict(), params.task.retokenization.as_dict()]
         known = (member, reading) in tried or sum(member == before for before, _ in tried) == 2
         if choice is not None and known:
             return choice

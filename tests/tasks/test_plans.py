@@ -185,3 +185,15 @@ def test_balanced_training_finds_what_equal_classes_would():
     learned = tf.nn.softmax(table, axis=-1).numpy()
     likelihoods = np.array([[3 / 4, 1 / 2], [1 / 4, 1 / 2]])  # P(input | class): rows are inputs.
     np.testing.assert_allclose(learned, likelihoods / likelihoods.sum(1, keepdims=True), atol=1e-3)
+
+
+@pytest.mark.parametrize(("epochs", "preset"), [(3, "none"), (29, "none"), (30, "published"), (80, "published")])
+def test_tokens_are_few_at_first_in_long_trainings(epochs, preset):
+    assert planned(1300, epochs=epochs, retokenization=None).task.retokenization.preset == preset
+    assert planned(1300, epochs=epochs, retokenization="thirds").task.retokenization.preset == "thirds"
+
+
+def test_another_recipe_keeps_its_own_schedule():
+    plan = plans.Plan((32, 32), seed=5, retokenization=None, recipe="digits")
+    kept = plans.recipe("digits").task.retokenization.preset
+    assert plans.classifier(plan, dataset(640), Topology.parse(TINY)).task.retokenization.preset == kept

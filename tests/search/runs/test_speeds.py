@@ -36,7 +36,7 @@ def experiment(topology, epochs):
     data.as_dict = lambda: {"augmented": data.augmented}
     trainer = types.SimpleNamespace(train_steps=10 * (epochs or 20), steps_per_loop=10)
     return types.SimpleNamespace(
-        blocks=topology.depths[-1], trainer=trainer, task=types.SimpleNamespace(train_data=data)
+        blocks=topology.depths[-1], trainer=trainer, task=types.SimpleNamespace(train_data=data, retokenization=data)
     )
 
 
