@@ -14,7 +14,7 @@ from asvit_tf.serving import segment as segmenting
 HEIGHT, WIDTH = 100, 200
 NETWORK = (32, 64)  # Of which the image is the upper 30 rows and 60 columns.
 SCALE = 0.3
-NAMES = ["sky", "road", "never", "car"]
+NAMES = ["car", "road", "never", "sky"]
 
 
 class Stub(tf.Module):
@@ -22,9 +22,9 @@ class Stub(tf.Module):
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="inputs")])
     def serve(self, inputs):
-        classes = np.zeros(NETWORK, int)
+        classes = np.full(NETWORK, 3)
         classes[15:30] = 1
-        classes[18:24, 6:18] = 3
+        classes[18:24, 6:18] = 0
         classes[30:] = classes[:, 60:] = 2  # The padding.
         size = [[HEIGHT, WIDTH], NETWORK, (SCALE, SCALE), [0, 0]]
         return dict(
@@ -36,9 +36,9 @@ class Stub(tf.Module):
 
 def expected_classes():
     """Three and a third pixels for each of the network's, whose borders are multiples of three of them."""
-    classes = np.zeros((HEIGHT, WIDTH), int)
+    classes = np.full((HEIGHT, WIDTH), 3)
     classes[50:] = 1
-    classes[60:80, 20:60] = 3
+    classes[60:80, 20:60] = 0
     return classes
 
 
@@ -71,7 +71,7 @@ def test_classes_are_at_the_own_size_with_their_shares(tmp_path, saved_model, pi
     assert corners_aside(classes, expected_classes())
     rows = {row["label"]: row for row in result["classes"]}
     assert list(rows) == ["sky", "road", "car"]  # The largest first; what never occurs is not there.
-    assert [rows[name]["number"] for name in rows] == [0, 1, 3]
+    assert [rows[name]["number"] for name in rows] == [3, 1, 0]
     for row in rows.values():
         assert row["share"] == pytest.approx((classes == row["number"]).mean())
     assert rows["sky"]["share"] == 0.5
@@ -87,13 +87,13 @@ def test_the_drawing_has_the_classes_over_the_image_and_a_legend_beside(tmp_path
     drawn = np.asarray(Image.open(tmp_path / "drawn.png")).astype(int)
     assert drawn.shape[0] >= HEIGHT
     assert drawn.shape[1] > WIDTH
-    for label, (row, column) in {0: (10, 150), 1: (90, 150), 3: (70, 40)}.items():
+    for label, (row, column) in {3: (10, 150), 1: (90, 150), 0: (70, 40)}.items():
         expected = 0.55 * np.array([40, 80, 120]) + 0.45 * np.array(drawing.colour(label))
         np.testing.assert_allclose(drawn[row, column], expected, atol=1.01)
     legend = {tuple(pixel) for pixel in drawn[:, WIDTH:].reshape(-1, 3).tolist()}
     assert {drawing.colour(label) for label in (0, 1, 3)} <= legend
     assert drawing.colour(2) not in legend
-    first = [np.argwhere((drawn[:, WIDTH:] == drawing.colour(label)).all(-1))[0, 0] for label in (0, 1, 3)]
+    first = [np.argwhere((drawn[:, WIDTH:] == drawing.colour(label)).all(-1))[0, 0] for label in (3, 1, 0)]
     assert first == sorted(first)
     assert (drawn[:, WIDTH:] < 64).all(-1).any()  # Text.
 
@@ -102,7 +102,7 @@ def test_the_palette_of_the_mask_is_that_of_the_drawing(tmp_path, saved_model, p
     found = segmenting.segment(saved_model, picture)
     segmenting.write_mask(found, str(tmp_path / "mask.png"))
     with Image.open(tmp_path / "mask.png") as image:
-        assert image.convert("RGB").getpixel((40, 70)) == drawing.colour(3)
+        assert image.convert("RGB").getpixel((40, 70)) == drawing.colour(0)
     assert not list(tmp_path.glob(".*"))
 
 

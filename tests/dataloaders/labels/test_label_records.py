@@ -72,6 +72,8 @@ def test_numbers_are_counted_through_without_the_ignored(folder, capsys, shards)
     result = json.loads(capsys.readouterr().out)
     rows = decoded(folder / "records", "*.tfrecord*" if shards == 1 else "*-of-00002.tfrecord")
     assert sorted(rows) == [f"{name}.png" for name in sorted(SIZES)]
+    sizes = [sum(1 for _ in tf.data.TFRecordDataset(str(file))) for file in (folder / "records").glob("train*")]
+    assert sorted(sizes) == ([3] if shards == 1 else [1, 2])
     classes = {0: 0, 1: 255, 2: 1, 3: 2, 255: 255}
     for name in SIZES:
         image, found = rows[f"{name}.png"]
