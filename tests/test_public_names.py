@@ -36,8 +36,8 @@ PARAMETERS = {
 }
 COMMANDS = (
     *("complexity", "describe", "detect", "detect-run", "doctor", "evaluate", "export", "grow", "predict", "prepare"),
-    *("prepare-coco", "prepare-segmentation", "report", "run", "search", "segment", "shapes", "study", "tpu-check"),
-    "train",
+    *("prepare-coco", "prepare-segmentation", "report", "run", "search", "segment", "segment-run", "shapes"),
+    *("study", "tpu-check", "train"),
 )
 
 

@@ -29,7 +29,7 @@ COMMANDS = (
     *(running.run, running.report, designs.describe, designs.complexity, searching.search, searching.grow, study.study),
     *(data.prepare, training.train, training.evaluate, serving.export, serving.predict, hardware.tpu_check),
     hardware.doctor,
-    *(dense.detect_run, detection.prepare_coco, detection.prepare_segmentation),
+    *(dense.detect_run, dense.segment_run, detection.prepare_coco, detection.prepare_segmentation),
     *(detection.shapes, detection.detect, detection.segment),
 )
 

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from asvit_tf.cli.console import AS_JSON, echo_skipped, only_result_on_stdout, print_json, quiet_tensorflow
-from asvit_tf.cli.options import PathName
+from asvit_tf.cli.options import LABELS, PathName
 
 
 @click.command("prepare-coco")
@@ -82,14 +82,7 @@ def prepare_coco(
 @click.argument("images", type=PathName())
 @click.argument("masks", type=PathName())
 @click.option("--output", required=True, type=PathName(), help="Directory for the TFRecords; it must not exist.")
-@click.option("--classes", type=PathName(), help="Text file: a class a line, as NAME, NUMBER NAME or R G B NAME.")
-@click.option(
-    "--ignored", multiple=True, help="Number or class of pixels to leave out; may be repeated. 255 is, among numbers."
-)
-@click.option("--splits", type=PathName(), help="Folder with lists of names: train.txt, val.txt, test.txt.")
-@click.option("--image-suffix", help="End of the images' names, before the dot, such as _leftImg8bit.")
-@click.option("--mask-suffix", help="End of the label pictures' names, such as _gtFine_labelIds.")
-@click.option("--skip-missing", is_flag=True, help="Leave images out that have no label picture or are damaged.")
+@LABELS
 @click.option("--shards", default=1, show_default=True, type=click.IntRange(min=1), help="Files of each split.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads that read images.  [default: one a core]")
 @AS_JSON

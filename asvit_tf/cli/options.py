@@ -176,3 +176,15 @@ MEASURING = together(
         help="How to differentiate along the circle; all give the same.",
     ),
 )
+LABELS = together(
+    click.option("--classes", type=PathName(), help="Text file: a class a line, as NAME, NUMBER NAME or R G B NAME."),
+    click.option(
+        "--ignored",
+        multiple=True,
+        help="Number or class of pixels to leave out; may be repeated. Among numbers 255 is.",
+    ),
+    click.option("--splits", type=PathName(), help="Folder with lists of names: train.txt, val.txt, test.txt."),
+    click.option("--image-suffix", help="End of the images' names, before the dot, such as _leftImg8bit."),
+    click.option("--mask-suffix", help="End of the label pictures' names, such as _gtFine_labelIds."),
+    click.option("--skip-missing", is_flag=True, help="Leave images out that have no label picture or are damaged."),
+)

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageDraw
 
+from asvit_tf.dataloaders.masks import IGNORED
 from asvit_tf.modeling import own_size
 from asvit_tf.serving import drawing
 from asvit_tf.serving.predict import check_saved_model, load_serving, read_image
@@ -89,14 +90,19 @@ def draw(path: str, found: Segmented, output: str) -> None:
       UserError: The image cannot be read; the output is no PNG or JPEG, or cannot be written.
     """
     drawing.check_output(output)
-    image = drawing.picture(path)
-    over = _indexed(found).convert("RGB")
-    image = Image.blend(image, over, drawing.OPACITY)
+    image = overlaid(drawing.picture(path), found)
     legend = _legend(found, image.size)
     whole = Image.new("RGB", (image.width + legend.width, max(image.height, legend.height)), "white")
     whole.paste(image, (0, 0))
     whole.paste(legend, (image.width, 0))
     drawing.save(whole, output)
+
+
+def overlaid(image: Image.Image, found: Segmented) -> Image.Image:
+    """The image with its classes in colours over it; where a pixel is of none (`masks.IGNORED`), as it is."""
+    image = image.convert("RGB")
+    covered = Image.blend(image, _indexed(found).convert("RGB"), drawing.OPACITY)
+    return Image.composite(covered, image, Image.fromarray(np.uint8(255 * (found.classes != IGNORED))))
 
 
 def write_mask(found: Segmented, output: str) -> None:

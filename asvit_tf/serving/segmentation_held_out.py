@@ -72,11 +72,11 @@ def iou(
         weights, or they are damaged or of another network.
     """
     names = tuple(modules.class_names(params))
-    files = sorted(inputs.record_files("validation_data", input_path))
+    found_rows = rows(input_path)
     serve = _serving(params, weights)
     pixels, images = np.zeros((len(names), len(names)), np.int64), 0
     with brief_bar(None, "asking", progress, total) as bar:
-        for encoded, truth in _rows(files):
+        for encoded, truth in found_rows:
             found = segment.answer(serve, encoded)
             if found.class_names != names:
                 raise UserError(f"{weights} answers other classes than the experiment has: {', '.join(names[:5])}, ...")
@@ -102,8 +102,16 @@ def _serving(params: cfg.ExperimentConfig, weights: str) -> segment.Serving:
     return serve
 
 
+def rows(input_path: str) -> Iterator[tuple[bytes, np.ndarray]]:
+    """Encoded image and map of classes [H, W] of every record of a split, in the order of the files.
+
+    Raises:
+      UserError: At once: there are no records. Later: one holds no map of classes.
+    """
+    return _rows(sorted(inputs.record_files("validation_data", input_path)))
+
+
 def _rows(files: list[str]) -> Iterator[tuple[bytes, np.ndarray]]:
-    """Image and map of classes [H, W] of every record."""
     for file in files:
         for record in tf.compat.v1.io.tf_record_iterator(file):
             features = tf.train.Example.FromString(record).features.feature

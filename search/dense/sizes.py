@@ -8,7 +8,7 @@ from asvit_tf.design.grids import ceil_div
 
 MOST_PIXELS = {"cpu": 256 * 320, "gpu": 640 * 640, "tpu": 640 * 640}
 _MULTIPLE = 32
-_SEEN = 24_000  # Images, the same ones again, that a small data set is trained on,
+SEEN = {"detection": 24_000, "segmentation": 12_000}  # Images, the same again, that few are trained on,
 _LEAST_EPOCHS, _MOST_EPOCHS = 12, 300  # within these bounds.
 _RATE, _RATE_BATCH = 1e-3, 8
 _SMALL = 16.0  # Pixels: if a tenth of the boxes is smaller, a level with finer places is worth its time.
@@ -56,9 +56,9 @@ def batch_size(size: tuple[int, int], kind: str) -> int:
     return 8 if size[0] * size[1] <= 2 * MOST_PIXELS["cpu"] else 4
 
 
-def epochs(examples: int) -> int:
-    """As many as show the network 24,000 images, from 12 to 300."""
-    return min(_MOST_EPOCHS, max(_LEAST_EPOCHS, ceil_div(_SEEN, examples)))
+def epochs(examples: int, task: str = "detection") -> int:
+    """As many as show the network the images of `SEEN`, from 12 to 300."""
+    return min(_MOST_EPOCHS, max(_LEAST_EPOCHS, ceil_div(SEEN[task], examples)))
 
 
 def learning_rate(batch: int) -> float:

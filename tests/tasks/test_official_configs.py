@@ -45,6 +45,9 @@ CPU_RECIPES = {
     "digits_asvit_tiny_i32_cpu": ("asvit_digits", "digits", 30, 32),
     "study_asvit_i32_cpu": ("asvit_digits", "clutter", 8, 32),
     "photographs_asvit_cpu": ("asvit_images", "photographs", 80, 32),
+    "photographs_retinanet_asvit_cpu": ("retinanet_asvit_coco", "cells", 83, 8),
+    "photographs_cascadercnn_asvit_cpu": ("cascadercnn_asvit_coco", "cells", 83, 8),
+    "photographs_segmentation_asvit_cpu": ("segmentation_asvit_coco", "streets", 33, 8),
     "shapes_retinanet_asvit_i128_cpu": ("retinanet_asvit_coco", "shapes", 24, 8),
     "shapes_cascadercnn_asvit_i128_cpu": ("cascadercnn_asvit_coco", "shapes", 32, 8),
     "shapes_segmentation_asvit_i128_cpu": ("segmentation_asvit_coco", "shapes", 32, 8),
@@ -166,7 +169,8 @@ def test_recipes_of_a_cpu_train_for_whole_epochs(name):
     labels = list(datasets.load_digits().target)
     held_out = sum(round(labels.count(digit) / 5) for digit in range(10))
     known = {"digits": len(labels) - held_out, "clutter": clutter.EXAMPLES["train"], "shapes": 1000}
-    images = {**known, "photographs": 1300}[dataset]
+    # Blood cells (BCCD) and streets (CamVid) as docs/detection.md has them.
+    images = {**known, "photographs": 1300, "cells": 292, "streets": 367}[dataset]
     params = composed(experiment, CONFIGS / f"{name}.yaml")
     trainer = params.trainer
     assert params.task.train_data.global_batch_size == batch

@@ -1,0 +1,200 @@
+"""A segmenter from a user's images and label pictures, in order: records, choices, training, export, answers, page."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import math
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from official.core import config_definitions as cfg
+from PIL import Image
+
+from asvit_tf.dataloaders.imagefiles.skipped import Skipped
+from asvit_tf.dataloaders.labels import pairs, prepare
+from asvit_tf.dataloaders.labels.prepare import Prepared, SplitCount
+from asvit_tf.hardware.choice import Chosen
+from asvit_tf.serving import export, segment, segmentation_held_out
+from asvit_tf.serving.held_out import fingerprint
+from asvit_tf.serving.segment import Segmented
+from asvit_tf.serving.segmentation_held_out import Confusion
+from asvit_tf.storage import write_json, write_text
+from asvit_tf.training import step_log
+from search.dense import experiments
+from search.dense.settings import SegmentationSettings
+from search.dense.steps import PAGE, Steps
+from search.report import segmentation_page
+from search.report.segmentation_page import Shown
+
+_SHOWN, _WORST = 12, 4
+_CURVES = ("mean_iou",)
+_SPLITS = ("validation", "test")
+
+
+def run(
+    directory: Path, settings: SegmentationSettings, say: Callable[[str], None], chosen: Chosen = Chosen()
+) -> dict[str, Any]:
+    """Runs every step that is not done yet.
+
+    Args:
+      directory: For everything; owned by this process (`journals.workspace`).
+      settings: What to run.
+      say: Receives a line at the start of each step.
+      chosen: Devices, as `doctor.devices.take` took them.
+
+    Returns:
+      `topology`, `parameters`; on held-out images, every pixel at the image's own size, `mean_iou` and
+      `pixel_accuracy`, on a test split `test_mean_iou` and `test_pixel_accuracy` (None without one); `by_class` (IoU by
+      name, on the test split if there is one; None for an absent class); `images` by split; `input_size`;
+      `saved_model`, `report`, `seconds` (by step), `seed`, `init_checkpoint`.
+
+    Raises:
+      UserError: The data cannot be read.
+    """
+    return _Run(directory, settings, say, chosen).everything()
+
+
+class _Run:
+    """One run's directory and settings; each method is one step."""
+
+    def __init__(self, directory: Path, settings: SegmentationSettings, say: Callable[[str], None], chosen: Chosen):
+        self.directory = directory
+        self.settings = settings
+        self._say = say
+        self._steps = Steps(directory, say, chosen, settings.batch_size, settings.init_checkpoint)
+
+    def everything(self) -> dict[str, Any]:
+        """All steps; of a run that is finished, what it wrote."""
+        steps = self._steps
+        if steps.finished is not None:
+            return steps.finished
+        self._say(f"hardware: {steps.runtime}")
+        prepared = steps.timed("data", self.prepare_data)
+        choices = experiments.SegmentationChoices.of(self.settings, prepared, steps.kind, steps.kept)
+        for line in choices.lines:
+            self._say(line)
+        params = experiments.segmentation(self.settings, choices, prepared, steps.kept)
+        steps.write_recipe(params, experiments.registered("segmentation"), "segment-run")
+        steps.runtime.apply(params, prepared.counts["validation"].images)
+        steps.timed("train", steps.train, params, "mean_iou")
+        saved_model = steps.timed("export", steps.export, params)
+        found = steps.timed("predictions", self.answers, params, prepared)
+        last = found.get("test", found["validation"])
+        tested = found.get("test")
+        result = dict(
+            topology=choices.topology,
+            parameters=steps.parameters,
+            mean_iou=found["validation"].mean_iou,
+            pixel_accuracy=found["validation"].accuracy,
+            test_mean_iou=None if tested is None else tested.mean_iou,
+            test_pixel_accuracy=None if tested is None else tested.accuracy,
+            by_class=dict(zip(last.class_names, map(float, last.iou))),
+            images={split: count.images for split, count in prepared.counts.items()},
+            input_size=list(choices.size),
+            saved_model=saved_model.name,
+            report=PAGE,
+            seconds=steps.seconds,
+            seed=self.settings.seed,
+            init_checkpoint=self.settings.init_checkpoint,
+        )
+        self._say("writing the report")
+        steps.timed("report", self.report, result, choices.lines, found, prepared)
+        return steps.finish(result)
+
+    def prepare_data(self) -> Prepared:
+        """TFRecords; those of an earlier start."""
+        folder, kept = self.directory / "data", self.directory / "data.json"
+        if kept.exists() and folder.exists():
+            fields = json.loads(kept.read_text(encoding="utf-8"))
+            counts = {str(split): SplitCount(**count) for split, count in fields["counts"].items()}
+            return Prepared(str(folder), tuple(fields["class_names"]), (), (), counts, 0, (), Skipped())
+        self._say("reading images and label pictures")
+        if folder.exists():  # Whole, but the counts were not written.
+            shutil.rmtree(folder)
+        its = self.settings
+        naming = pairs.Naming(its.image_suffix, its.mask_suffix, its.splits, its.skip_missing)
+        prepared = prepare.prepare(folder, its.images, its.masks, its.classes, its.ignored, naming, progress=True)
+        for note in prepared.notes:
+            self._say(note)
+        written = {split: dataclasses.asdict(count) for split, count in prepared.counts.items()}
+        write_json(kept, dict(class_names=prepared.class_names, counts=written))
+        return prepared
+
+    def _records(self, prepared: Prepared, split: str) -> str:
+        return str(Path(prepared.directory) / f"{split}.tfrecord")
+
+    def answers(self, params: cfg.ExperimentConfig, prepared: Prepared) -> dict[str, Confusion]:
+        """What the exported network answers to the held-out images, and to those of a test split, in pixels."""
+        checkpoint = fingerprint(export.checkpoint_of(params, str(self._steps.checkpoint)))
+        path = self.directory / "predictions.json"
+        kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if kept.get("checkpoint") != checkpoint:
+            kept = dict(checkpoint=checkpoint, pixels={})
+        saved_model, names = str(self.directory / "saved_model"), prepared.class_names
+        found = {}
+        for split in (split for split in _SPLITS if split in prepared.counts):
+            number = prepared.counts[split].images
+            if split in kept["pixels"]:
+                found[split] = Confusion(np.array(kept["pixels"][split], np.int64), names, number)
+                continue
+            self._say(f"asking about {number} images of the {split} split")
+            found[split] = segmentation_held_out.iou(params, self._records(prepared, split), saved_model, True, number)
+            kept["pixels"][split] = found[split].pixels.tolist()
+            write_json(path, kept)
+        return found
+
+    def report(
+        self, result: Mapping[str, Any], lines: Sequence[str], found: Mapping[str, Confusion], prepared: Prepared
+    ) -> None:
+        """Writes the page, and its pictures into `pictures`."""
+        split = "test" if "test" in found else "validation"
+        shown = self._pictures(prepared, split)
+        pictures = self.directory / "pictures"
+        pictures.mkdir(exist_ok=True)
+        for place, each in enumerate(shown[:_SHOWN]):
+            _beside(each).save(pictures / f"{place + 1}.png")
+        page = segmentation_page.render(
+            source=self.settings.images,
+            result=result,
+            found=found,
+            pixels=prepared.counts["train"].pixels,
+            choices=lines,
+            shown=shown[:_SHOWN],
+            worst=shown[_SHOWN:],
+            blocks=step_log.read_blocks(self._steps.checkpoint),
+            evaluations=self._steps.curves(_CURVES),
+        )
+        write_text(self.directory / PAGE, page)
+
+    def _pictures(self, prepared: Prepared, split: str) -> list[Shown]:
+        """Twelve pictures, evenly taken, then those of which most pixels are wrong."""
+        serve = segment.load(str(self.directory / "saved_model"))
+        names, number = prepared.class_names, prepared.counts[split].images
+        even = set(np.linspace(0, number - 1, _SHOWN).astype(int).tolist())
+        first: list[Shown] = []
+        worst: list[Shown] = []
+        for place, (encoded, truth) in enumerate(segmentation_held_out.rows(self._records(prepared, split))):
+            answered = segment.answer(serve, encoded)
+            valid = truth < len(names)
+            wrong = float((answered.classes != truth)[valid].mean()) if valid.any() else math.nan
+            with Image.open(io.BytesIO(encoded)) as picture:
+                left = segment.overlaid(picture, Segmented(truth.astype(np.int32), names))
+                drawn = Shown(picture.convert("RGB"), left, segment.overlaid(picture, answered), wrong)
+            if place in even:
+                first.append(drawn)
+            worst = sorted([*worst, drawn], key=lambda each: -np.nan_to_num(each.wrong, nan=-1.0))[:_WORST]
+        return [*first, *worst] if len(first) == _SHOWN else first
+
+
+def _beside(shown: Shown) -> Image.Image:
+    """Picture, truth and answer side by side."""
+    sides = (shown.picture, shown.truth, shown.found)
+    whole = Image.new("RGB", (sum(side.width for side in sides) + 8, shown.picture.height), "white")
+    for place, side in enumerate(sides):
+        whole.paste(side, (place * (side.width + 4), 0))
+    return whole
