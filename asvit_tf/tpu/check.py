@@ -131,11 +131,13 @@ def run(
     if window is not None:
         params.task.model.backbone.override({"asvit": {"window": window}})
     if image_size is not None:
-        stride = grids.base_stride((image_size, image_size))
         params.task.model.input_size = [image_size, image_size, 3]
-        if hasattr(params.task.train_data, "output_size"):  # Of a segmenter; other tasks ask their model.
-            params.task.train_data.output_size = [image_size, image_size]
-        params.task.model.backbone.override({"asvit": {"base_stride": stride, "stride": stride}})
+        for data in (params.task.train_data, params.task.validation_data):
+            if hasattr(data, "output_size"):  # Of a segmenter; other tasks ask their model.
+                data.output_size = [image_size, image_size]
+        if batches.classifies(params.task):  # The levels of a feature pyramid stand for fixed strides.
+            stride = grids.base_stride((image_size, image_size))
+            params.task.model.backbone.override({"asvit": {"base_stride": stride, "stride": stride}})
     if isinstance(params.task, detection.DenseTask):
         checks.check(params)
     if batch is None:
