@@ -154,9 +154,10 @@ def test_hours_of_a_schedule_by_hand():
     assert tpu_check.in_words(failed).endswith("does not compile: no")
 
 
-def test_the_largest_batch_of_a_detector_need_not_be_a_multiple_of_eight():
-    chip = tpu_compiler.chip_of("v5e:2x2")
-    assert tpu_check.find_largest_batch(second_an_image, None, chip, 2, step=1)["batch"] == 5
+def test_the_largest_batch_of_a_detector_need_not_be_a_multiple_of_eight(capsys, monkeypatch):
+    monkeypatch.setattr(tpu_check, "compiler", lambda *_: second_an_image)
+    assert cli.main(arguments("retinanet", "--largest_batch")) == 0
+    assert json.loads(capsys.readouterr().out)["largest_batch"]["batch"] == 5
 
 
 def test_chips_of_a_topology():
