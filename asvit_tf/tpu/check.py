@@ -20,6 +20,7 @@ from typing import Any
 from official.core import config_definitions as cfg
 from official.core import train_utils
 
+from asvit_tf.dataloaders import inputs
 from asvit_tf.design import grids
 from asvit_tf.design.retokenization import Tokenization
 from asvit_tf.errors import UserError
@@ -157,8 +158,9 @@ def _batch_of_a_chip(params: cfg.ExperimentConfig, topology_name: str) -> int:
     """A chip's share of an experiment's batch, on all chips of a topology; of a classifier's, one that suits all."""
     if batches.classifies(params.task):
         return _CLASSIFIER_BATCH
+    inputs.check_batch_size("task.train_data", params.task.train_data)
     images, chips = params.task.train_data.global_batch_size, tpu_compiler.chips_in(topology_name)
-    if images < chips or images % chips:
+    if images % chips:
         raise UserError(
             f"task.train_data.global_batch_size is {images}, which the {chips} chips of {topology_name} do not divide; "
             "choose another --topology_name, or the images on a chip with --batch"

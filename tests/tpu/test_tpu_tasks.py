@@ -126,6 +126,7 @@ def test_a_batch_of_unknown_size_is_named(capsys):
         (arguments("retinanet", "--topology_name", "v5e:1x3"), "is 8, which the 3 chips of v5e:1x3 do not divide"),
         (arguments("retinanet", "--topology_name", "v5e:4x4"), "is 8, which the 16 chips of v5e:4x4 do not divide"),
         (arguments("retinanet", "--image_size", "72"), "multiples of 32"),
+        (arguments("retinanet", override=",task.train_data.global_batch_size=0"), "it must be at least 1"),
         (["tpu-check", "--experiment", "video_classification"], "video_classification does not"),
     ],
 )
