@@ -158,6 +158,22 @@ def end_workers() -> None:
     get_reusable_executor(reuse=True).shutdown(wait=True)
 
 
+def parse_stablehlo(text: str) -> Any:
+    """A program as jax's compilers take it.
+
+    Raises:
+      MalformedProgramError: The text is no program.
+    """
+    from jax.interpreters import mlir
+    from jaxlib.mlir import ir
+
+    try:
+        with mlir.make_ir_context():
+            return ir.Module.parse(text)
+    except ir.MLIRError as error:
+        raise MalformedProgramError(str(error)) from error
+
+
 def compile_stablehlo(device: Any, text: str) -> Any:
     """A program compiled for one device of a jax topology; jax's public way takes functions, not text.
 
@@ -165,15 +181,9 @@ def compile_stablehlo(device: Any, text: str) -> Any:
       JaxRuntimeError: It does not compile.
       MalformedProgramError: The text is no program.
     """
-    from jax.interpreters import mlir
     from jaxlib import xla_client
-    from jaxlib.mlir import ir
 
-    try:
-        with mlir.make_ir_context():
-            module = ir.Module.parse(text)
-    except ir.MLIRError as error:
-        raise MalformedProgramError(str(error)) from error
+    module = parse_stablehlo(text)
     options = xla_client.CompileOptions()
     options.num_replicas = options.num_partitions = 1
     return device.client.compile(module, xla_client.DeviceList((device,)), options)

@@ -18,12 +18,16 @@ from asvit_tf.design.topology import Topology
     "--experiment",
     default="asvit_imagenet",
     show_default=True,
-    help="Experiment of the Model Garden that classifies images.",
+    help="Experiment that classifies images, detects or segments, of this package or of the Model Garden.",
 )
 @click.option("--config-file", multiple=True, type=PathName(), help="YAML of the experiment; may be repeated.")
 @click.option("--params-override", default="", help="Fields to change, a.b=c, with commas.")
 @click.option("--topology-name", default="v5e:2x2", show_default=True, help="Chip and arrangement of the TPU.")
-@click.option("--batch", default=64, show_default=True, type=click.IntRange(min=1), help="Images on one chip.")
+@click.option(
+    "--batch",
+    type=click.IntRange(min=1),
+    help="Images on one chip.  [default: 64; where nothing is classified, the experiment's over all chips]",
+)
 @click.option("--largest-batch", is_flag=True, help="Find the largest batch that fits one chip, too.")
 @click.option("--image-size", type=click.IntRange(min=1), help="Pixels per side, instead of the experiment's.")
 @click.option("--window", type=Choice(WINDOWS), help="Attention windows; fixed for large images, as in detection.")
@@ -33,7 +37,8 @@ from asvit_tf.design.topology import Topology
 def tpu_check(topology: str | None, profile: bool, as_json: bool, **options: Any) -> None:
     """Compiles the training step of each phase for a TPU, without a TPU: whether it compiles and fits, and its time.
 
-    TOPOLOGY, a topology string or a named size, takes the place of the experiment's. Large networks take minutes on a
+    A detector and a segmenter have one phase, compiled with losses, targets and non-maximum suppression. TOPOLOGY, a
+    topology string or a named size, takes the place of the experiment's. Large networks take minutes on a
     few cores; results are kept. Exit status 1: a phase does not compile.
     """
     if topology is not None:

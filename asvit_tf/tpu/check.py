@@ -2,11 +2,12 @@
 
     asvit tpu-check small
     asvit tpu-check --config_file official_configs/asvit_large.yaml --largest_batch
+    asvit tpu-check small --experiment retinanet_asvit_coco --topology_name v5e:2x4
 
-Every phase of the schedule is lowered and compiled as one chip would run it. Of time there are two accounts: a
-roofline, operations and bytes of the compiled program against the published peaks, about the least time possible; and
-the compiler's own estimate, the cycles of every instruction of its schedule. Exchanging gradients between chips and
-reading images are in neither.
+Every phase of the schedule is lowered and compiled as one chip would run it; a detector or a segmenter has one. Of time
+there are two accounts: a roofline, operations and bytes of the compiled program against the published peaks, about the
+least time possible; and the compiler's own estimate, the cycles of every instruction of its schedule. Exchanging
+gradients between chips and reading images are in neither.
 """
 
 from __future__ import annotations
@@ -18,18 +19,20 @@ from typing import Any
 
 from official.core import config_definitions as cfg
 from official.core import train_utils
-from official.vision.configs import image_classification
 
+from asvit_tf.dataloaders import inputs
 from asvit_tf.design import grids
 from asvit_tf.design.retokenization import Tokenization
 from asvit_tf.errors import UserError
-from asvit_tf.tasks import schedules
+from asvit_tf.tasks import checks, detection, schedules
+from asvit_tf.tpu import batches
 from asvit_tf.tpu import compiler as tpu_compiler
 from asvit_tf.tpu import programs as tpu_programs
 from asvit_tf.tpu.compiler import Chip, Program
 from asvit_tf.training import run as train
 
 Compile = Callable[[Tokenization | None, int], Program]
+_CLASSIFIER_BATCH = 64
 
 
 def compiler(params: cfg.ExperimentConfig, topology_name: str, cache_dir: str | None = None) -> Compile:
@@ -67,6 +70,8 @@ def check(
       estimated_seconds (the longer of the two), and by it images_per_second and peak_share; and `chip_hours`,
       `chip_hours_without`, `saved` for the experiment's number of images with its schedule and at the last phase's
       tokens throughout (None where a phase does not compile), by the estimate and, in `roofline`, by the roofline.
+      Where nothing is classified, also `chips`, that a step of the experiment takes, and `hours` of its schedule on
+      them, by the estimate (both None where `batch_size` does not divide the experiment's batch).
     """
     chip = tpu_compiler.chip_of(topology_name)
     total = params.trainer.train_steps
@@ -81,13 +86,18 @@ def check(
         program = compile_step(tokenization, batch_size)
         phases.append(_phase(tokenization, steps, program, chip, batch_size))
     images = params.task.train_data.global_batch_size
-    return dict(
+    result = dict(
         topology_name=topology_name,
         batch=batch_size,
         phases=phases,
         **_hours(phases, images, batch_size, "estimated_seconds"),
         roofline=_hours(phases, images, batch_size, "roofline_seconds"),
     )
+    if not batches.classifies(params.task):
+        chips = None if images % batch_size else images // batch_size
+        chip_hours = result["chip_hours"]
+        result |= dict(chips=chips, hours=chip_hours / chips if chips and chip_hours is not None else None)
+    return result
 
 
 def run(
@@ -96,7 +106,7 @@ def run(
     config_file: Sequence[str],
     params_override: str,
     topology_name: str,
-    batch: int,
+    batch: int | None,
     largest_batch: bool,
     image_size: int | None,
     window: str | None,
@@ -106,34 +116,56 @@ def run(
     """The command `asvit tpu-check`; its options, and what `check` returns, with `largest_batch` if asked for.
 
     Raises:
-      UserError: The compiler is not installed, an unknown topology, or an experiment that does not exist.
+      UserError: The compiler is not installed, an unknown topology, or an experiment that does not exist, contradicts
+        itself, or has a batch that the chips do not divide.
     """
     tpu_compiler.version()
     chip = tpu_compiler.chip_of(topology_name)
     params = train.configure(
         train_utils.ParseConfigOptions(experiment, list(config_file), params_override=params_override)
     )
-    if not isinstance(params.task, image_classification.ImageClassificationTask):
-        raise UserError(
-            "tpu-check compiles classifiers; another network's backbone is one with --image_size, --window fixed"
-        )
+    if not isinstance(params.task, batches.KINDS):
+        raise UserError(f"tpu-check compiles networks that classify, detect or segment; {experiment} does not")
     params = copy.deepcopy(params)  # Not locked.
     if topology is not None:
         params.task.model.backbone.override({"type": "asvit", "asvit": {"topology": topology}})
     if window is not None:
         params.task.model.backbone.override({"asvit": {"window": window}})
     if image_size is not None:
-        stride = grids.base_stride((image_size, image_size))
         params.task.model.input_size = [image_size, image_size, 3]
-        params.task.model.backbone.override({"asvit": {"base_stride": stride, "stride": stride}})
+        for data in (params.task.train_data, params.task.validation_data):
+            if hasattr(data, "output_size"):  # Of a segmenter; other tasks ask their model.
+                data.output_size = [image_size, image_size]
+        if batches.classifies(params.task):  # The levels of a feature pyramid stand for fixed strides.
+            stride = grids.base_stride((image_size, image_size))
+            params.task.model.backbone.override({"asvit": {"base_stride": stride, "stride": stride}})
+    if isinstance(params.task, detection.DenseTask):
+        checks.check(params)
+    if batch is None:
+        batch = _batch_of_a_chip(params, topology_name)
     compile_step = compiler(params, topology_name, cache_dir)
     result = check(params, topology_name, batch, compile_step, note)
     if largest_batch:
         last = result["phases"][-1]
         tokenization = Tokenization(last["stride"], last["dilation"]) if last["stride"] else None
         note("looking for the largest batch: two more compilations")
-        result["largest_batch"] = find_largest_batch(compile_step, tokenization, chip, batch)
+        step = 8 if batches.classifies(params.task) else 1  # Of large images few fit, and every one counts.
+        result["largest_batch"] = find_largest_batch(compile_step, tokenization, chip, batch, step)
     return result
+
+
+def _batch_of_a_chip(params: cfg.ExperimentConfig, topology_name: str) -> int:
+    """A chip's share of an experiment's batch, on all chips of a topology; of a classifier's, one that suits all."""
+    if batches.classifies(params.task):
+        return _CLASSIFIER_BATCH
+    inputs.check_batch_size("task.train_data", params.task.train_data)
+    images, chips = params.task.train_data.global_batch_size, tpu_compiler.chips_in(topology_name)
+    if images % chips:
+        raise UserError(
+            f"task.train_data.global_batch_size is {images}, which the {chips} chips of {topology_name} do not divide; "
+            "choose another --topology_name, or the images on a chip with --batch"
+        )
+    return images // chips
 
 
 def in_words(result: dict[str, Any], profile: bool = False) -> str:
@@ -153,7 +185,9 @@ def in_words(result: dict[str, Any], profile: bool = False) -> str:
             f"{phase['hbm_bytes_moved'] / 1e9:>10.2f}{phase['roofline_seconds'] * 1e3:>8.2f} ms{phase['bound']:>8}"
             f"{phase['estimated_seconds'] * 1e3:>8.2f} ms{phase['images_per_second']:>10.0f}{phase['peak_share']:>9.0%}"
         )
-    if result["chip_hours"] is not None:
+    if "chips" in result:
+        lines += _hours_in_words(result)
+    elif result["chip_hours"] is not None:
         lines.append(
             f"whole schedule: {result['chip_hours']:.1f} chip-hours; all tokens throughout "
             f"{result['chip_hours_without']:.1f}; saved {result['saved']:.1%} (by the roofline "
@@ -168,6 +202,16 @@ def in_words(result: dict[str, Any], profile: bool = False) -> str:
             share = kind["cycles"] / max(phase["cycles"], 1)
             lines.append(f"{share:>7.1%}{kind['hbm_bytes'] / 1e9:>8.2f}{kind['count']:>5} x {kind['kind']}")
     return "\n".join(lines)
+
+
+def _hours_in_words(result: dict[str, Any]) -> list[str]:
+    """The schedule of what has one phase."""
+    if result["chip_hours"] is None:
+        return []
+    line = f"whole schedule: {result['chip_hours']:.1f} chip-hours"
+    if result["hours"] is not None:
+        line += f"; {result['hours']:.1f} hours on {result['chips']} chips"
+    return [line]
 
 
 def _phase(

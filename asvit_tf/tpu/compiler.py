@@ -10,10 +10,13 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import re
 import time
 from pathlib import Path
+
+import numpy as np
 
 from asvit_tf import private_names
 from asvit_tf.errors import UserError
@@ -69,6 +72,16 @@ def chip_of(topology_name: str) -> Chip:
             f"{', '.join(CHIPS)}"
         )
     return CHIPS[name]
+
+
+def chips_in(topology_name: str) -> int:
+    """How many chips a TPU topology such as "v5e:2x2" has.
+
+    Raises:
+      UserError: As `chip_of`.
+    """
+    chip_of(topology_name)
+    return math.prod(int(side) for side in topology_name.partition(":")[2].split("x"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +152,8 @@ def version() -> str:
 
 
 def cleaned(stablehlo: str) -> str:
-    """The program as the compiler takes it: TensorFlow's `mhlo.copy` replaced by what it copies.
+    """The program as the compiler takes it: TensorFlow's `mhlo.copy` replaced by what it copies, large constants of
+    booleans written out.
 
     Locations are dropped and functions numbered, so that the same program, lowered again, is the same text.
     """
@@ -153,8 +167,19 @@ def cleaned(stablehlo: str) -> str:
 
     text = re.sub(r"^\s*(%\w+) = mhlo\.copy (%[\w#]+) :.*\n", note, text, flags=re.MULTILINE)
     text = re.sub(r"%[\w#]+", lambda match: copies.get(match[0], match[0]), text)
+    text = re.sub(r'"0x([0-9A-F]+)"(> : tensor<([\dx]+)xi1>)', lambda match: _written_out(*match.groups()), text)
     names: dict[str, str] = {"@main": "@main"}
     return re.sub(r"@[\w.$-]+", lambda match: names.setdefault(match[0], f"@f{len(names)}"), text)
+
+
+def _written_out(digits: str, rest: str, shape: str) -> str:
+    """A constant of booleans as nested lists, from eight in a byte, the first in its lowest bit, as TensorFlow has it.
+
+    The compiler's parser expects a byte for each. Lists mean the same to both.
+    """
+    sides = [int(side) for side in shape.split("x")]
+    bits = np.unpackbits(np.frombuffer(bytes.fromhex(digits), np.uint8), count=math.prod(sides), bitorder="little")
+    return json.dumps(bits.astype(bool).reshape(sides).tolist()) + rest
 
 
 def compile_program(stablehlo: str, topology_name: str, cache_dir: str | os.PathLike | None = None) -> Program:

@@ -100,7 +100,6 @@ def test_without_the_compiler_one_line_says_how_to_get_it(capsys, monkeypatch):
         (["--config_file", "nowhere.yaml"], "nowhere.yaml"),
         (["--experiment", "nothing"], "unknown experiment 'nothing'"),
         (["--batch", "0"], "0 is not in the range"),
-        (["--experiment", "retinanet_asvit_coco"], "tpu-check compiles classifiers"),
     ],
 )
 def test_bad_input(capsys, arguments, message):
