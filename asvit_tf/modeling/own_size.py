@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-_NUMBERS = 1 << 23  # Logits at the own size that are in memory at once.
+_NUMBERS = 1 << 22  # Logits at the own size that are in memory at once.
 
 
 def likeliest(logits: tf.Tensor, part: tf.Tensor, own: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
@@ -25,13 +25,13 @@ def likeliest(logits: tf.Tensor, part: tf.Tensor, own: tf.Tensor, size: tuple[in
       [rows, columns] int32; what lies outside of the picture repeats its border.
     """
     rows, columns = size
-    wide = _between(logits, _places(tf.range(columns), part[1], own[1]), axis=1)  # [H, columns, classes]
+    across = _places(tf.range(columns), part[1], own[1])
     strip = max(1, min(rows, _NUMBERS // (columns * logits.shape[-1])))
     strips = -(-rows // strip)
 
     def of_strip(its_rows: tf.Tensor) -> tf.Tensor:
-        found = _between(wide, _places(its_rows, part[0], own[0]), axis=0)
-        return tf.argmax(found, axis=-1, output_type=tf.int32)
+        high = _between(logits, _places(its_rows, part[0], own[0]), axis=0)  # [strip, W, classes]
+        return tf.argmax(_between(high, across, axis=1), axis=-1, output_type=tf.int32)
 
     places = tf.reshape(tf.range(strips * strip), (strips, strip))
     spec = tf.TensorSpec((strip, columns), tf.int32)

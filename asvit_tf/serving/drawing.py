@@ -15,12 +15,14 @@ from asvit_tf.serving.predict import read_image
 
 OPACITY = 0.45  # Of what is drawn over pixels.
 FORMATS = (".png", ".jpg", ".jpeg")
-_HUE = 0.618  # Of a turn: neighbouring classes are far apart.
+_HUE = 0.618  # Of a turn: neighbouring classes are far apart,
+_TONES = ((0.9, 1.0), (0.9, 0.6), (0.45, 1.0))  # and after eight, when a hue comes back, it is darker, then paler.
 
 
 def colour(label: int) -> tuple[int, int, int]:
     """Red, green and blue of a class or category, 0 to 255."""
-    red, green, blue = (round(255 * part) for part in colorsys.hsv_to_rgb(label * _HUE % 1, 0.9, 1.0))
+    tone = _TONES[label // 8 % len(_TONES)]
+    red, green, blue = (round(255 * part) for part in colorsys.hsv_to_rgb(label * _HUE % 1, *tone))
     return red, green, blue
 
 

@@ -109,6 +109,9 @@ def test_the_palette_of_the_mask_is_that_of_the_drawing(tmp_path, saved_model, p
 def test_neighbouring_classes_have_colours_far_apart():
     colours = np.array([drawing.colour(label) for label in range(8)])
     assert (np.abs(colours[1:] - colours[:-1]).max(-1) > 100).all()
+    many = np.array([drawing.colour(label) for label in range(20)])
+    distances = np.linalg.norm(many[:, None] - many, axis=-1)
+    assert distances[~np.eye(20, dtype=bool)].min() > 50  # Of 441 from black to white.
 
 
 @pytest.mark.parametrize(
