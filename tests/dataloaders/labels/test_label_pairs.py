@@ -42,7 +42,7 @@ def test_cityscapes(tmp_path):
             kinds = ("color", "instanceIds", "labelIds")
             names = [f"{city}_{i}_gtFine_{kind}.png" for i in range(2) for kind in kinds]
             files(tmp_path / "gtFine" / split / city, *names)
-    naming = Naming("_leftImg8bit", "_gtFine_labelIds")
+    naming = Naming(image_suffix="_leftImg8bit", mask_suffix="_gtFine_labelIds")
     by_split, result = found(tmp_path, naming, "leftImg8bit", "gtFine")
     expected = {
         dict(train="train", val="validation", test="test")[split]: [
