@@ -11,11 +11,12 @@ from asvit_tf.training import rehearsal
 from asvit_tf.training.trainer import StepBlock
 
 STEP_SECONDS, TRACING = {8: 0.1, 4: 0.4}, {8: 5.0, 4: 7.0}
+READING_AHEAD = 3.0
 BEGINNING, BATCH_SECONDS, EVALUATION_TRACING = 2.0, 0.25, 11.0
 
 
 class Trainer:
-    """Two strides, two blocks each."""
+    """Two strides, three blocks each; the second block is slow, too."""
 
     def __init__(self, clock):
         self.blocks = []
@@ -23,9 +24,10 @@ class Trainer:
         self._evaluated = False
 
     def train(self, steps):
-        stride = 8 if len(self.blocks) < 2 else 4
-        traced = len(self.blocks) % 2 == 0
-        seconds = int(steps) * STEP_SECONDS[stride] + traced * TRACING[stride]
+        stride = 8 if len(self.blocks) < 3 else 4
+        place = len(self.blocks) % 3
+        traced = place == 0
+        seconds = int(steps) * STEP_SECONDS[stride] + traced * TRACING[stride] + (place == 1) * READING_AHEAD
         self._clock.now += seconds
         self.blocks.append(StepBlock(0, int(steps), 0, stride, 1, traced, seconds, {}))
 
@@ -43,7 +45,7 @@ def speed(monkeypatch):
 
     def of(validation_examples):
         data = types.SimpleNamespace(global_batch_size=100)
-        trainer = types.SimpleNamespace(train_steps=24)
+        trainer = types.SimpleNamespace(train_steps=36)
         params = types.SimpleNamespace(task=types.SimpleNamespace(validation_data=data), trainer=trainer)
         return rehearsal._speed(params, "nowhere", validation_examples)
 
