@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import time
 from typing import Any
@@ -12,7 +13,7 @@ from asvit_tf.cli.console import AS_JSON, Choice, only_result_on_stdout, print_j
 from asvit_tf.cli.options import HARDWARE_OF_RUN, LABELS, TPU, ImageSize, PathName, together
 from asvit_tf.hardware import choice
 from asvit_tf.journals import workspace
-from search.dense.settings import MODELS, TOPOLOGY, DetectionSettings, SegmentationSettings
+from search.dense.settings import MODELS, TOPOLOGY, DenseSettings, DetectionSettings, SegmentationSettings
 
 _OF_THE_TRAINING = together(
     click.option("--topology", help=f"Topology of the backbone.  [default: {TOPOLOGY}]"),
@@ -63,15 +64,7 @@ def detect_run(folder: str, output: str, hardware: str, tpu: str | None, as_json
     if options["init_checkpoint"] is not None:
         options["init_checkpoint"] = os.path.abspath(options["init_checkpoint"])
     settings = DetectionSettings(data_path=os.path.abspath(folder), **options)
-    choice.check(hardware, tpu)
-    with workspace(output, settings.identity()) as directory, only_result_on_stdout():
-        quiet_tensorflow()
-        from asvit_tf.doctor import devices
-
-        chosen = devices.take(hardware, tpu)
-        from search.dense import detecting
-
-        result = detecting.run(directory, settings, lambda line: click.echo(line, err=True), chosen)
+    result = _run("detecting", settings, output, hardware, tpu)
     if as_json:
         print_json(result)
         return
@@ -109,15 +102,7 @@ def segment_run(output: str, hardware: str, tpu: str | None, as_json: bool, **op
         if options[name] is not None:
             options[name] = os.path.abspath(options[name])
     settings = SegmentationSettings(**options)
-    choice.check(hardware, tpu)
-    with workspace(output, settings.identity()) as directory, only_result_on_stdout():
-        quiet_tensorflow()
-        from asvit_tf.doctor import devices
-
-        chosen = devices.take(hardware, tpu)
-        from search.dense import segmenting
-
-        result = segmenting.run(directory, settings, lambda line: click.echo(line, err=True), chosen)
+    result = _run("segmenting", settings, output, hardware, tpu)
     if as_json:
         print_json(result)
         return
@@ -132,6 +117,18 @@ def segment_run(output: str, hardware: str, tpu: str | None, as_json: bool, **op
         f"report      {result['report']}\n"
         f"seconds     {time.monotonic() - started:.0f}"
     )
+
+
+def _run(kind: str, settings: DenseSettings, output: str, hardware: str, tpu: str | None) -> dict[str, Any]:
+    """What a module of `search.dense` runs in a directory, on the devices that are asked for."""
+    choice.check(hardware, tpu)
+    with workspace(output, settings.identity()) as directory, only_result_on_stdout():
+        quiet_tensorflow()
+        from asvit_tf.doctor import devices
+
+        chosen = devices.take(hardware, tpu)
+        module = importlib.import_module(f"search.dense.{kind}")
+        return module.run(directory, settings, lambda line: click.echo(line, err=True), chosen)
 
 
 def _number(value: float | None) -> str:

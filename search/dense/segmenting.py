@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import json
 import math
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,11 +21,11 @@ from asvit_tf.serving import export, segment, segmentation_held_out
 from asvit_tf.serving.held_out import fingerprint
 from asvit_tf.serving.segment import Segmented
 from asvit_tf.serving.segmentation_held_out import Confusion
-from asvit_tf.storage import write_json, write_text
+from asvit_tf.storage import write_json
 from asvit_tf.training import step_log
 from search.dense import experiments
 from search.dense.settings import SegmentationSettings
-from search.dense.steps import PAGE, Steps
+from search.dense.steps import DenseRun
 from search.report import segmentation_page
 from search.report.segmentation_page import Shown
 
@@ -59,78 +57,23 @@ def run(
     return _Run(directory, settings, say, chosen).everything()
 
 
-class _Run:
-    """One run's directory and settings; each method is one step."""
+class _Run(DenseRun):
+    metric, command, count_type = "mean_iou", "segment-run", SplitCount
 
-    def __init__(self, directory: Path, settings: SegmentationSettings, say: Callable[[str], None], chosen: Chosen):
-        self.directory = directory
-        self.settings = settings
-        self._say = say
-        self._steps = Steps(directory, say, chosen, settings.batch_size, settings.init_checkpoint)
-
-    def everything(self) -> dict[str, Any]:
-        """All steps; of a run that is finished, what it wrote."""
-        steps = self._steps
-        if steps.finished is not None:
-            return steps.finished
-        self._say(f"hardware: {steps.runtime}")
-        prepared = steps.timed("data", self.prepare_data)
-        choices = experiments.SegmentationChoices.of(self.settings, prepared, steps.kind, steps.kept)
-        for line in choices.lines:
-            self._say(line)
-        params = experiments.segmentation(self.settings, choices, prepared, steps.kept)
-        steps.write_recipe(params, experiments.registered("segmentation"), "segment-run")
-        steps.runtime.apply(params, prepared.counts["validation"].images)
-        steps.timed("train", steps.train, params, "mean_iou")
-        saved_model = steps.timed("export", steps.export, params)
-        found = steps.timed("predictions", self.answers, params, prepared)
-        last = found.get("test", found["validation"])
-        tested = found.get("test")
-        result = dict(
-            topology=choices.topology,
-            parameters=steps.parameters,
-            mean_iou=found["validation"].mean_iou,
-            pixel_accuracy=found["validation"].accuracy,
-            test_mean_iou=None if tested is None else tested.mean_iou,
-            test_pixel_accuracy=None if tested is None else tested.accuracy,
-            by_class=dict(zip(last.class_names, map(float, last.iou))),
-            images={split: count.images for split, count in prepared.counts.items()},
-            input_size=list(choices.size),
-            saved_model=saved_model.name,
-            report=PAGE,
-            seconds=steps.seconds,
-            seed=self.settings.seed,
-            init_checkpoint=self.settings.init_checkpoint,
-        )
-        self._say("writing the report")
-        steps.timed("report", self.report, result, choices.lines, found, prepared)
-        return steps.finish(result)
-
-    def prepare_data(self) -> Prepared:
-        """TFRecords; those of an earlier start."""
-        folder, kept = self.directory / "data", self.directory / "data.json"
-        if kept.exists() and folder.exists():
-            fields = json.loads(kept.read_text(encoding="utf-8"))
-            counts = {str(split): SplitCount(**count) for split, count in fields["counts"].items()}
-            return Prepared(str(folder), tuple(fields["class_names"]), (), (), counts, 0, (), Skipped())
-        self._say("reading images and label pictures")
-        if folder.exists():  # Whole, but the counts were not written.
-            shutil.rmtree(folder)
+    def prepare(self, folder: Path) -> Prepared:
         its = self.settings
         naming = pairs.Naming(its.image_suffix, its.mask_suffix, its.splits, its.skip_missing)
-        prepared = prepare.prepare(folder, its.images, its.masks, its.classes, its.ignored, naming, progress=True)
-        for note in prepared.notes:
-            self._say(note)
-        written = {split: dataclasses.asdict(count) for split, count in prepared.counts.items()}
-        write_json(kept, dict(class_names=prepared.class_names, counts=written))
-        return prepared
+        return prepare.prepare(folder, its.images, its.masks, its.classes, its.ignored, naming, progress=True)
 
-    def _records(self, prepared: Prepared, split: str) -> str:
-        return str(Path(prepared.directory) / f"{split}.tfrecord")
+    def restored(self, folder: Path, class_names: tuple[str, ...], counts: dict[str, SplitCount]) -> Prepared:
+        return Prepared(str(folder), class_names, (), (), counts, 0, (), Skipped())
+
+    def experiment(self, prepared: Prepared) -> tuple[cfg.ExperimentConfig, experiments.SegmentationChoices, list[str]]:
+        choices = experiments.SegmentationChoices.of(self.settings, prepared, self.kind, self.kept)
+        return experiments.segmentation(self.settings, choices, prepared, self.kept), choices, choices.lines
 
     def answers(self, params: cfg.ExperimentConfig, prepared: Prepared) -> dict[str, Confusion]:
-        """What the exported network answers to the held-out images, and to those of a test split, in pixels."""
-        checkpoint = fingerprint(export.checkpoint_of(params, str(self._steps.checkpoint)))
+        checkpoint = fingerprint(export.checkpoint_of(params, str(self.training)))
         path = self.directory / "predictions.json"
         kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         if kept.get("checkpoint") != checkpoint:
@@ -142,34 +85,41 @@ class _Run:
             if split in kept["pixels"]:
                 found[split] = Confusion(np.array(kept["pixels"][split], np.int64), names, number)
                 continue
-            self._say(f"asking about {number} images of the {split} split")
-            found[split] = segmentation_held_out.iou(params, self._records(prepared, split), saved_model, True, number)
+            self.say(f"asking about {number} images of the {split} split")
+            found[split] = segmentation_held_out.iou(params, self.records(prepared, split), saved_model, True, number)
             kept["pixels"][split] = found[split].pixels.tolist()
             write_json(path, kept)
         return found
 
-    def report(
-        self, result: Mapping[str, Any], lines: Sequence[str], found: Mapping[str, Confusion], prepared: Prepared
-    ) -> None:
-        """Writes the page, and its pictures into `pictures`."""
-        split = "test" if "test" in found else "validation"
+    def numbers(self, answers: Mapping[str, Confusion]) -> dict[str, Any]:
+        validation, tested = answers["validation"], answers.get("test")
+        last = tested or validation
+        return dict(
+            mean_iou=validation.mean_iou,
+            pixel_accuracy=validation.accuracy,
+            test_mean_iou=None if tested is None else tested.mean_iou,
+            test_pixel_accuracy=None if tested is None else tested.accuracy,
+            by_class=dict(zip(last.class_names, map(float, last.iou))),
+        )
+
+    def page(
+        self, result: Mapping[str, Any], lines: Sequence[str], answers: Mapping[str, Confusion], prepared: Prepared
+    ) -> str:
+        split = "test" if "test" in answers else "validation"
         shown = self._pictures(prepared, split)
-        pictures = self.directory / "pictures"
-        pictures.mkdir(exist_ok=True)
         for place, each in enumerate(shown[:_SHOWN]):
-            _beside(each).save(pictures / f"{place + 1}.png")
-        page = segmentation_page.render(
+            _beside(each).save(self.directory / "pictures" / f"{place + 1}.png")
+        return segmentation_page.render(
             source=self.settings.images,
             result=result,
-            found=found,
+            found=answers,
             pixels=prepared.counts["train"].pixels,
             choices=lines,
             shown=shown[:_SHOWN],
             worst=shown[_SHOWN:],
-            blocks=step_log.read_blocks(self._steps.checkpoint),
-            evaluations=self._steps.curves(_CURVES),
+            blocks=step_log.read_blocks(self.training),
+            evaluations=self.curves(_CURVES),
         )
-        write_text(self.directory / PAGE, page)
 
     def _pictures(self, prepared: Prepared, split: str) -> list[Shown]:
         """Twelve pictures, evenly taken, then those of which most pixels are wrong."""
@@ -178,7 +128,7 @@ class _Run:
         even = set(np.linspace(0, number - 1, _SHOWN).astype(int).tolist())
         first: list[Shown] = []
         worst: list[Shown] = []
-        for place, (encoded, truth) in enumerate(segmentation_held_out.rows(self._records(prepared, split))):
+        for place, (encoded, truth) in enumerate(segmentation_held_out.rows(self.records(prepared, split))):
             answered = segment.answer(serve, encoded)
             valid = truth < len(names)
             wrong = float((answered.classes != truth)[valid].mean()) if valid.any() else math.nan

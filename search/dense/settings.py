@@ -9,7 +9,7 @@ from asvit_tf.design.topology import Topology
 from asvit_tf.errors import UserError
 
 MODELS = {"retinanet": "RetinaNet", "cascade": "Cascade Mask R-CNN"}
-TOPOLOGY = "7,8,3,1|3,4,3,1|3,1,3,2|3,1,3,1|16,32"  # 0.9 M parameters with a feature pyramid of 64 channels.
+TOPOLOGY = "7,8,3,1|3,4,3,1|3,1,3,2|3,1,3,1|16,32"  # That of the recipes for synthetic scenes, too.
 _LEAST = {"seed": 0, "epochs": 1, "batch_size": 1, "image_size": 64}
 
 

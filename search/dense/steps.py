@@ -1,10 +1,13 @@
-"""Steps that the runs of detectors and of segmenters share: each leaves one result, and is not repeated then."""
+"""A run of a detector or of a segmenter, in order: each step leaves one result, and is not repeated then."""
 
 from __future__ import annotations
 
+import abc
+import dataclasses
 import json
+import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,35 +27,114 @@ from search.runs.designing import Kept, once
 PAGE = "report.html"
 
 
-class Steps:
-    """One run's directory.
+class DenseRun(abc.ABC):
+    """One run's directory and settings: the order of its steps, and what they share.
 
     Args:
       directory: For everything; owned by this process.
+      settings: What to run.
       say: Receives a line at the start of each step.
       chosen: Devices.
-      batch_size: As asked for; None where the data decide.
-      init_checkpoint: Directory of the network to start from.
 
     Attributes:
       seconds: By step.
       kept: The network to start from.
+      metric: That the training's evaluation reports.
+      command: Of `asvit`.
+      count_type: Of what is counted of a split.
     """
 
-    def __init__(
-        self,
-        directory: Path,
-        say: Callable[[str], None],
-        chosen: Chosen,
-        batch_size: int | None,
-        init_checkpoint: str | None,
-    ):
+    metric: str
+    command: str
+    count_type: type
+
+    def __init__(self, directory: Path, settings: Any, say: Callable[[str], None], chosen: Chosen):
         self.directory = directory
+        self.settings = settings
         self.say = say
         self.kind = chosen.kind
-        self.runtime = Runtime(chosen, batch_size)
-        self.kept = None if init_checkpoint is None else Kept.of(init_checkpoint)
+        self.runtime = Runtime(chosen, settings.batch_size)
+        self.kept = None if settings.init_checkpoint is None else Kept.of(settings.init_checkpoint)
         self.seconds: dict[str, float] = {}
+
+    @abc.abstractmethod
+    def prepare(self, folder: Path) -> Any:
+        """Writes the TFRecords into a folder that is not there; returns what there is of them."""
+
+    @abc.abstractmethod
+    def restored(self, folder: Path, class_names: tuple[str, ...], counts: dict[str, Any]) -> Any:
+        """What `prepare` returned in an earlier start, as far as later steps need it."""
+
+    @abc.abstractmethod
+    def experiment(self, prepared: Any) -> tuple[cfg.ExperimentConfig, Any, list[str]]:
+        """The experiment, what was chosen by the data (`size`, `topology`), and lines about it."""
+
+    @abc.abstractmethod
+    def answers(self, params: cfg.ExperimentConfig, prepared: Any) -> Any:
+        """What the exported network says to held-out images, judged."""
+
+    @abc.abstractmethod
+    def numbers(self, answers: Any) -> dict[str, Any]:
+        """The part of the result that is of this kind of run alone."""
+
+    @abc.abstractmethod
+    def page(self, result: Mapping[str, Any], lines: Sequence[str], answers: Any, prepared: Any) -> str:
+        """The report, as text; its pictures are written into `pictures`."""
+
+    def everything(self) -> dict[str, Any]:
+        """All steps that are not done yet; of a run that is finished, what it wrote."""
+        if self.finished is not None:
+            return self.finished
+        self.say(f"hardware: {self.runtime}")
+        prepared = self.timed("data", self.data)
+        params, choices, lines = self.timed("choices", self.experiment, prepared)
+        for line in lines:
+            self.say(line)
+        registered = type(params)(task=type(params.task)())
+        text = plans.differing_text(params, registered, f"How asvit {self.command} trained.")
+        write_text(self.directory / "recipe.yaml", text)
+        self.runtime.apply(params, prepared.counts["validation"].images)
+        self.timed("train", self.train, params)
+        saved_model = self.timed("export", self.export, params)
+        answers = self.timed("predictions", self.answers, params, prepared)
+        result = dict(
+            topology=choices.topology,
+            parameters=self.parameters,
+            **self.numbers(answers),
+            images={split: count.images for split, count in prepared.counts.items()},
+            input_size=list(choices.size),
+            saved_model=saved_model.name,
+            report=PAGE,
+            seconds=self.seconds,
+            seed=self.settings.seed,
+            init_checkpoint=self.settings.init_checkpoint,
+        )
+        self.say("writing the report")
+        (self.directory / "pictures").mkdir(exist_ok=True)
+        write_text(self.directory / PAGE, self.timed("report", self.page, result, lines, answers, prepared))
+        return self.finish(result)
+
+    def data(self) -> Any:
+        """TFRecords; those of an earlier start."""
+        folder, kept = self.directory / "data", self.directory / "data.json"
+        if kept.exists() and folder.exists():
+            fields = json.loads(kept.read_text(encoding="utf-8"))
+            counts = {split: self.count_type(**count) for split, count in fields["counts"].items()}
+            return self.restored(folder, tuple(fields["class_names"]), counts)
+        if folder.exists():  # Whole, but the counts were not written.
+            shutil.rmtree(folder)
+        self.say("reading images")
+        prepared = self.prepare(folder)
+        for note in prepared.notes:
+            self.say(note)
+        written = {split: dataclasses.asdict(count) for split, count in prepared.counts.items()}
+        write_json(kept, dict(class_names=prepared.class_names, counts=written))
+        return prepared
+
+    @staticmethod
+    def records(prepared: Any, split: str) -> str:
+        """The TFRecords of a split."""
+        return str(Path(prepared.directory) / f"{split}.tfrecord")
 
     @property
     def finished(self) -> dict[str, Any] | None:
@@ -77,13 +159,8 @@ class Steps:
         self.seconds[name] = time.perf_counter() - start
         return result
 
-    def write_recipe(self, params: cfg.ExperimentConfig, registered: cfg.ExperimentConfig, command: str) -> None:
-        """Writes the experiment down, to be edited and given to `asvit train`."""
-        text = plans.differing_text(params, registered, f"How asvit {command} trained.")
-        write_text(self.directory / "recipe.yaml", text)
-
-    def train(self, params: cfg.ExperimentConfig, key: str) -> dict[str, Any]:
-        """The metrics of the last evaluation; `key` is one of them."""
+    def train(self, params: cfg.ExperimentConfig) -> dict[str, Any]:
+        """The metrics of the last evaluation."""
         epochs = params.trainer.train_steps // params.trainer.steps_per_loop
         self.say(f"training: {epochs} epochs of {params.trainer.steps_per_loop} steps")
 
@@ -92,7 +169,7 @@ class Steps:
             write_json(path / "result.json", metrics)
             return metrics
 
-        return once(self.directory / "train", trained, key)
+        return once(self.training, trained, self.metric)
 
     def export(self, params: cfg.ExperimentConfig) -> Path:
         """The SavedModel."""
@@ -100,12 +177,12 @@ class Steps:
         if not saved_model.exists():
             self.say("exporting")
             with captured():
-                export.export(params, str(self.directory / "train"), str(saved_model))
+                export.export(params, str(self.training), str(saved_model))
         return saved_model
 
     @property
-    def checkpoint(self) -> Path:
-        """Directory of the training's checkpoints."""
+    def training(self) -> Path:
+        """Model directory of the training."""
         return self.directory / "train"
 
     @property
@@ -117,5 +194,5 @@ class Steps:
 
     def curves(self, names: tuple[str, ...]) -> dict[str, list[tuple[int, float]]]:
         """Measures of the training's evaluations, by step; those that there are."""
-        found = {name: train.read_evaluations(self.checkpoint, name) for name in names}
+        found = {name: train.read_evaluations(self.training, name) for name in names}
         return {name: points for name, points in found.items() if points}

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from asvit_tf.serving.found import SHOWN_SCORE, Judged
-from search.report import costs, detection_figures, held_out_figures, pages
+from search.report import dense_parts, held_out_figures, pages
 
 _MEASURES = {
     "AP": "all objects, mean over IoU 0.5 to 0.95",
@@ -61,7 +61,7 @@ def render(
       choices: Lines about what was chosen by the data.
       shown: Held-out pictures, evenly taken.
       worst: Those with most mistakes.
-      blocks, evaluations: As `detection_figures.training_figure` takes them.
+      blocks, evaluations: As `dense_parts.training_figure` takes them.
     """
     images = result["images"]
     sections = {
@@ -76,26 +76,15 @@ def render(
         ],
         "Truth beside found": [_pictures(shown, "Held-out pictures, evenly taken; scores from 0.5.")],
         "Most mistakes": [_pictures(worst, "Pictures with most objects missed, mistaken or invented.")],
-        "Chosen by the data": [pages.items(choices)],
-        "Training": [
-            pages.embedded(
-                detection_figures.training_figure(blocks, evaluations),
-                "Training loss of every epoch, and the average precision of the evaluations.",
-            )
-        ],
-        "Time": costs.seconds_parts(result["seconds"]),
-        "What was not done": [pages.items(_not_done(result))],
+        **dense_parts.of_the_run(result, choices, blocks, evaluations),
     }
     parts = [
         f"<p>{html.escape(model)} with As-ViT <code>{html.escape(result['topology'])}</code>, "
         f"{result['parameters']:,} parameters, on {html.escape(source)}: {images['train']} images to train on. On "
         f"{images['validation']} held-out images <b>AP {_number(judged.summary['AP'])}, AP50 "
         f"{_number(judged.summary['AP50'])}</b>.</p>",
-        pages.contents(list(sections)),
     ]
-    for title, section in sections.items():
-        parts += [pages.heading(title), *section]
-    return pages.page(f"As-ViT: {model}", parts)
+    return pages.sections_page(f"As-ViT: {model}", parts, sections)
 
 
 def _number(value: float) -> str:
@@ -139,7 +128,7 @@ def _curves(judged: Judged) -> str:
     order = order[judged.objects[order] > 0]
     if not len(order):
         return pages.paragraph("No object is annotated in the held-out images.")
-    figure = detection_figures.precision_figure(
+    figure = dense_parts.precision_figure(
         judged.precision[:, order], [judged.class_names[i] for i in order], judged.by_class[order, 1]
     )
     return pages.embedded(figure, "Precision over recall at IoU 0.5, for the classes with most objects.")
@@ -151,17 +140,6 @@ def _pictures(shown: Sequence[Beside], caption: str) -> str:
     pairs = [(each.truth, each.found) for each in shown]
     titles = [f"{held_out_figures.short(each.name, 20)}: {each.mistakes}" for each in shown]
     return pages.embedded(
-        detection_figures.beside_figure(pairs, titles),
+        dense_parts.beside_figure(pairs, titles),
         f"{caption} Truth on the left, found on the right; behind the name, the number of mistakes.",
     )
-
-
-def _not_done(result: Mapping[str, Any]) -> list[str]:
-    started = result.get("init_checkpoint")
-    return [
-        "The backbone's topology was not searched for these images: it is the default, the given one, or that of the "
-        "network it started from.",
-        f"One training, seed {result['seed']}: another seed gives other numbers.",
-        "The weights are those of the last step, which the held-out images did not choose; there is no test split.",
-        *([] if started else ["The backbone began with random weights: no classifier was trained before."]),
-    ]

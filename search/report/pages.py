@@ -86,6 +86,20 @@ def page(title: str, parts: Sequence[str]) -> str:
     return _PAGE.format(title=html.escape(title), body="\n".join(parts))
 
 
+def sections_page(title: str, summary: Sequence[str], sections: Mapping[str, Sequence[str]]) -> str:
+    """A whole page of sections.
+
+    Args:
+      title: Plain text.
+      summary: HTML in front of them.
+      sections: HTML, one below the other, by heading.
+    """
+    parts = [*summary, contents(list(sections))]
+    for name, section in sections.items():
+        parts += [heading(name), *section]
+    return page(title, parts)
+
+
 def family_table(family: Sequence[Mapping]) -> str:
     """Every member's topology and size."""
     rows = [(m["topology"], f"{m['parameters']:,}", f"{m['macs'] / 1e6:.2f} M") for m in family]

@@ -103,10 +103,7 @@ def render(
             )
         ],
     }
-    parts = [*_summary(source, result), pages.contents(list(sections))]
-    for title, section in sections.items():
-        parts += [pages.heading(title), *section]
-    return pages.page("As-ViT: searched, grown, trained", parts)
+    return pages.sections_page("As-ViT: searched, grown, trained", _summary(source, result), sections)
 
 
 def _summary(source: str, result: Mapping[str, Any]) -> list[str]:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from asvit_tf.serving import drawing
 from asvit_tf.serving.segmentation_held_out import Confusion
-from search.report import costs, detection_figures, held_out_figures, pages
+from search.report import dense_parts, held_out_figures, pages
 from search.report.figures import COLOURS, WIDTH
 
 
@@ -54,7 +54,7 @@ def render(
       choices: Lines about what was chosen by the data.
       shown: Held-out pictures, evenly taken.
       worst: Those with most wrong pixels.
-      blocks, evaluations: As `detection_figures.training_figure` takes them.
+      blocks, evaluations: As `dense_parts.training_figure` takes them.
     """
     last = found.get("test", found["validation"])
     sections = {
@@ -67,15 +67,7 @@ def render(
         ],
         "Truth beside found": [_pictures(shown, "Held-out pictures, evenly taken.")],
         **({"Most mistakes": [_pictures(worst, "Pictures with most wrong pixels.")]} if worst else {}),
-        "Chosen by the data": [pages.items(choices)],
-        "Training": [
-            pages.embedded(
-                detection_figures.training_figure(blocks, evaluations),
-                "Training loss of every epoch, and the mean IoU of the evaluations.",
-            )
-        ],
-        "Time": costs.seconds_parts(result["seconds"]),
-        "What was not done": [pages.items(_not_done(result))],
+        **dense_parts.of_the_run(result, choices, blocks, evaluations),
     }
     images = result["images"]
     tested = result["test_mean_iou"]
@@ -85,11 +77,8 @@ def render(
         f"{result['parameters']:,} parameters, on {html.escape(source)}: {images['train']} images to train on. Mean "
         f"IoU on {images['validation']} held-out images <b>{_number(result['mean_iou'])}</b>{test}. Every pixel is "
         "judged at the size of its image; a class that neither occurs nor is answered is left out of the mean.</p>",
-        pages.contents(list(sections)),
     ]
-    for title, section in sections.items():
-        parts += [pages.heading(title), *section]
-    return pages.page("As-ViT: segmentation", parts)
+    return pages.sections_page("As-ViT: segmentation", parts, sections)
 
 
 def _number(value: float) -> str:
@@ -128,13 +117,3 @@ def _pictures(shown: Sequence[Shown], caption: str) -> str:
             axis.set_title(title, fontsize=7, color=COLOURS["text"])
             axis.axis("off")
     return pages.embedded(figure, f"{caption} Pixels of no class keep the picture's colour in the truth.")
-
-
-def _not_done(result: Mapping[str, Any]) -> list[str]:
-    return [
-        "The backbone's topology was not searched for these images: it is the default, the given one, or that of the "
-        "network it started from.",
-        f"One training, seed {result['seed']}: another seed gives other numbers.",
-        "The weights are those of the last step, which no held-out image chose.",
-        *([] if result["init_checkpoint"] else ["The backbone began with random weights."]),
-    ]

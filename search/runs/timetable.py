@@ -62,8 +62,8 @@ def choose(
 ) -> Choice:
     """The member to train, and for how many epochs.
 
-    Seconds go with a power of the operations: 1/2 where one member was measured (small networks are bound by memory and
-    by calls, docs/benchmarks.md, "Small networks"), else as between the two measured members that are nearest.
+    Seconds go with a power of the operations: as between the two nearest of the measured members; where only one was
+    measured 1/2, because small networks are bound by memory and by calls. Whoever chooses so measures what it chose.
 
     Args:
       macs: Multiply-accumulates of an image, by member, from the smallest to the largest network.

@@ -1,14 +1,16 @@
-"""Figures of what a detector finds: precision and recall, the loss, truth beside found."""
+"""Parts of the pages of detectors and segmenters: precision and recall, truth beside found, the training."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
+from search.report import costs, pages
 from search.report.figures import COLOURS, WIDTH, tidy
 from search.report.held_out_figures import short
 
@@ -82,3 +84,32 @@ def beside_figure(pairs: Sequence[tuple[Image.Image, Image.Image]], titles: Sequ
             axis.imshow(picture)
             axis.set_title(f"{which}, {title}" if title else which, fontsize=6.5, color=COLOURS["text"])
     return figure
+
+
+def of_the_run(
+    result: Mapping[str, Any],
+    choices: Sequence[str],
+    blocks: Sequence[Mapping],
+    evaluations: Mapping[str, Sequence[tuple[int, float]]],
+) -> dict[str, list[str]]:
+    """The last sections of a page, by heading: what was chosen, the training, its time, what was not done.
+
+    Args:
+      result: Of the run.
+      choices: Lines about what was chosen by the data.
+      blocks, evaluations: As `training_figure` takes them.
+    """
+    not_done = [
+        "The backbone's topology was not searched for these images: it is the default, the given one, or that of the "
+        "network it started from.",
+        f"One training, seed {result['seed']}: another seed gives other numbers.",
+        "The weights are those of the last step, which no held-out image chose.",
+        *([] if result["init_checkpoint"] else ["The backbone began with random weights: no classifier came before."]),
+    ]
+    caption = f"Training loss of every epoch; {' and '.join(evaluations)} of the evaluations."
+    return {
+        "Chosen by the data": [pages.items(choices)],
+        "Training": [pages.embedded(training_figure(blocks, evaluations), caption)],
+        "Time": costs.seconds_parts(result["seconds"]),
+        "What was not done": [pages.items(not_done)],
+    }
