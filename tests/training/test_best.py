@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 import tensorflow as tf
-from three_phases import STEPS, accuracy_of, experiment, scalars
+from three_phases import accuracy_of, experiment, scalars
 
 from asvit_tf.dataloaders import classification as data
 from asvit_tf.modeling import checkpoints
@@ -138,24 +138,28 @@ def test_numbers_that_somebody_removed(tmp_path):
     assert training.kept() == 2
 
 
-RUIN = {"type": "stepwise", "stepwise": {"boundaries": [8, 9], "values": [3e-3, 10.0, 0.0]}}
+LAST_GOOD, LONG = 80, 120  # Enough steps to be well above the spoiled network.
+RUIN = {"type": "stepwise", "stepwise": {"boundaries": [LAST_GOOD, LAST_GOOD + 1], "values": [1e-3, 0.02, 3e-4]}}
 
 
 @pytest.mark.parametrize("averages", [False, True])
 def test_a_training_that_ends_worse(digits, tmp_path, averages):
-    """One absurd step behind the middle ruins the weights: the network from before it is kept, as it was evaluated.
+    """One absurd step behind the middle spoils the weights: the network from before it is kept, as it was evaluated.
 
     Of averaged weights it is the averages that were evaluated, and that the checkpoint's model has.
     """
     optimizer = {"learning_rate": RUIN, **({"ema": {"average_decay": 0.5}} if averages else {})}
-    trainer = {"optimizer_config": optimizer, "validation_interval": 2}
-    params = experiment(digits, task={"guard": {"max_rollbacks": 0}}, trainer=trainer)
+    trainer = {"optimizer_config": optimizer, "train_steps": LONG, "validation_interval": 20}
+    phases = [dict(until_step=None, stride=4, dilation=1)]
+    task = {"guard": {"max_rollbacks": 0}, "retokenization": {"phases": phases}}
+    params = experiment(digits, task={**task, "train_data": {"global_batch_size": 64}}, trainer=trainer)
     last = train.run(params, str(tmp_path), "train_and_eval", keeps_best=True)
     curve = scalars(tmp_path / "validation", "accuracy")
     losses = scalars(tmp_path / "validation", "validation_loss")
     found = best.read(tmp_path)
-    assert list(curve) == list(range(2, STEPS + 1, 2))
-    assert found.step <= 8
+    assert list(curve) == list(range(20, LONG + 1, 20))
+    assert found.step <= LAST_GOOD
+    assert found.metrics["accuracy"] > max(curve[step] for step in curve if step > LAST_GOOD) + 0.05
     assert not last["validation_loss"] <= found.metrics["validation_loss"]
     assert found.metrics["accuracy"] == pytest.approx(curve[found.step])
     assert found.metrics["validation_loss"] == pytest.approx(losses[found.step])
