@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
-# An augmentation costs accuracy before it brings any: the network has to have seen each image many times.
-_COLOUR_EPOCHS = 30
+# An augmentation costs accuracy before it brings any: the network has to have seen each image many times. CIFAR-10
+# without colours and mixing ended where it was after 20 epochs of 28 (docs/benchmarks.md, "Photographs").
+_LONG_EPOCHS = 20
+_ALWAYS_MIXED_EPOCHS, _MIXING_EXAMPLES = 100, 5_000
 # So do phases of few tokens: 15 epochs of CIFAR-10 were worth 1 to 3 points without (docs/benchmarks.md, "Stability").
-_RETOKENIZED_EPOCHS = 30
-_MIXING_EPOCHS, _MIXING_EXAMPLES = 100, 5_000
+_RETOKENIZED_EPOCHS, _RETOKENIZED_TOKENS = 30, 14
 _RATE, _RATE_BATCH, _LARGEST_RATE = 1e-3, 32, 2e-3
 _AVERAGED_SHARE = 0.02  # Of all steps, that the average of the weights reaches back.
 
@@ -43,41 +44,49 @@ def learning_rate(batch_size: int) -> float:
     return min(_LARGEST_RATE, _RATE * (batch_size / _RATE_BATCH) ** 0.5)
 
 
-def fitted(examples: int, epochs: int, batch_size: int, image_size: tuple[int, int]) -> dict[str, Any]:
+def fitted(
+    examples: int, epochs: int, batch_size: int, image_size: tuple[int, int], base_stride: int
+) -> dict[str, Any]:
     """Sections of an experiment by the amount of data and training; what they leave out is the YAML's.
 
-    Images are mirrored and cropped always; colours and shapes change from 30 epochs (RandAugment); parts are erased
-    and images mixed from 100 epochs of at least 5,000 (random erasing, Mixup, CutMix, whose labels come smoothed). The
-    longer a training is, the more a crop may leave out and the more blocks are skipped. Tokens are few at first from 30
-    epochs.
+    Images are mirrored and cropped always. From 20 epochs colours and shapes change (RandAugment), crops may leave out
+    more, blocks are skipped, and, of 5,000 images and more, as many batches of a hundred are mixed as there are epochs
+    (Mixup, CutMix, whose labels come smoothed); from 100 epochs of as many images parts are erased. Tokens are few at
+    first from 30 epochs, where there are at least 14 a side in the end.
 
     Args:
       examples: Training images.
       epochs: Times that each is seen.
       batch_size: Images in a training step.
       image_size: Rows and columns of the network's input.
+      base_stride: Pixels between its tokens at the finest tokenization.
     """
     steps = epochs * (examples // batch_size)
-    mixes = epochs >= _MIXING_EPOCHS and examples >= _MIXING_EXAMPLES
+    long = epochs >= _LONG_EPOCHS
+    retokenized = epochs >= _RETOKENIZED_EPOCHS and min(image_size) >= _RETOKENIZED_TOKENS * base_stride
+    mixes = long and examples >= _MIXING_EXAMPLES
+    always = mixes and epochs >= _ALWAYS_MIXED_EPOCHS
     train_data: dict[str, Any] = {
-        "crop_area_range": [0.35 if mixes else 0.5 if epochs >= _COLOUR_EPOCHS else 0.65, 1.0],
+        "crop_area_range": [0.35 if always else 0.5 if long else 0.65, 1.0],
         "shuffle_buffer_size": min(examples, 10_000),
     }
     losses: dict[str, Any] = {"one_hot": True, "label_smoothing": 0.1}
-    if epochs >= _COLOUR_EPOCHS:
+    if long:
         translation = max(1, min(image_size) // 10)
         # Cutout would hide part of what random erasing hides too.
         randaug = {"num_layers": 2, "magnitude": 5, "translate_const": translation, "exclude_ops": ["Cutout"]}
         train_data["aug_type"] = {"type": "randaug", "randaug": randaug}
     if mixes:
-        train_data["random_erasing"] = {"probability": 0.25}
-        train_data["mixup_and_cutmix"] = {"mixup_alpha": 0.2, "cutmix_alpha": 1.0, "label_smoothing": 0.1}
+        mixing = {"mixup_alpha": 0.2, "cutmix_alpha": 1.0, "label_smoothing": 0.1}
+        train_data["mixup_and_cutmix"] = {**mixing, "prob": min(1.0, epochs / _ALWAYS_MIXED_EPOCHS)}
         losses = {"one_hot": False, "soft_labels": True, "label_smoothing": 0.0}
+    if always:
+        train_data["random_erasing"] = {"probability": 0.25}
     return {
         "task": {
-            "model": {"backbone": {"asvit": {"stochastic_depth": 0.1 if epochs >= _COLOUR_EPOCHS else 0.0}}},
+            "model": {"backbone": {"asvit": {"stochastic_depth": 0.1 if long else 0.0}}},
             "losses": losses,
-            "retokenization": {"preset": "published" if epochs >= _RETOKENIZED_EPOCHS else "none"},
+            "retokenization": {"preset": "published" if retokenized else "none"},
             "train_data": train_data,
         },
         "trainer": {

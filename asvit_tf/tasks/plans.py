@@ -95,7 +95,9 @@ def classifier(plan: Plan, dataset: Dataset, topology: Topology) -> cfg.Experime
     if plan.recipe == PHOTOGRAPHS:
         batch_size = min(plan.batch_size or photographs.batch_size(examples), examples)
         experiment_files.override(
-            params, photographs.fitted(examples, epochs, batch_size, plan.image_size), plan.recipe
+            params,
+            photographs.fitted(examples, epochs, batch_size, plan.image_size, plan.base_stride),
+            plan.recipe,
         )
     experiment_files.override(params, _data(plan, dataset, topology), "asvit run")
     experiment_files.override(params, _steps(examples, epochs, min(batch_size, examples)), "asvit run")

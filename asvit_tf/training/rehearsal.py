@@ -19,7 +19,9 @@ from asvit_tf.tasks import schedules
 from asvit_tf.training.display.log_file import captured
 from asvit_tf.training.session import connected
 
-_STEPS, _BLOCKS = 6, 3  # At each tokenization: the first block traces, in the second images are still being read ahead.
+# Steps of the blocks at each tokenization. The first traces, in the second images are still being read ahead; the last
+# two tell what a step takes from what every block does.
+_BLOCKS = (6, 6, 6, 18)
 _BATCHES, _MORE_BATCHES = 1, 6  # Of an evaluation: its beginning takes a second or two, which is not every batch's.
 
 
@@ -57,12 +59,12 @@ def rehearse(params: cfg.ExperimentConfig, validation_examples: int) -> Speed:
     phases = schedules.schedule_of(params).phases
     params = copy.deepcopy(params)
     strides = [phase.tokenization.stride for phase in phases]
-    spans = [{"stride": stride, "until_step": _BLOCKS * _STEPS * (i + 1)} for i, stride in enumerate(strides)]
+    spans = [{"stride": stride, "until_step": sum(_BLOCKS) * (i + 1)} for i, stride in enumerate(strides)]
     del spans[-1]["until_step"]
     params.override(
         {
             "task": {"init_checkpoint": None, "retokenization": {"phases": spans, "transition": 0.0}},
-            "trainer": {"train_steps": _BLOCKS * _STEPS * len(phases), "steps_per_loop": _STEPS},
+            "trainer": {"train_steps": sum(_BLOCKS) * len(phases), "steps_per_loop": _BLOCKS[0]},
         }
     )
     runtime = params.runtime
@@ -83,15 +85,21 @@ def _speed(params: cfg.ExperimentConfig, scratch: str, validation_examples: int)
     few, many = (min(number, ceil_div(validation_examples, batch_size)) for number in (_BATCHES, _MORE_BATCHES))
     with connected(params, scratch, "train_and_eval") as session, session.strategy.scope():
         trainer = session.trainer
-        for _ in range(params.trainer.train_steps // _STEPS):
-            trainer.train(tf.constant(_STEPS, tf.int32))
+        for steps in _BLOCKS * (params.trainer.train_steps // sum(_BLOCKS)):
+            trainer.train(tf.constant(steps, tf.int32))
         evaluations = []
         for batches in (few, few, many):
             start = time.perf_counter()
             trainer.evaluate(tf.constant(batches, tf.int32))
             evaluations.append(time.perf_counter() - start)
-    warm = {block.stride: block.seconds / block.steps for block in trainer.blocks if not block.traced}
-    tracing = sum(block.seconds - _STEPS * warm[block.stride] for block in trainer.blocks if block.traced)
-    first, short, long = evaluations
+    warm, tracing = {}, 0.0
+    for at in range(0, len(trainer.blocks), len(_BLOCKS)):
+        first, _, short, long = trainer.blocks[at : at + len(_BLOCKS)]
+        # Where the difference is noise, the long block alone bounds it.
+        of_both = (long.seconds - short.seconds) / (long.steps - short.steps)
+        warm[long.stride] = min(max(of_both, 0.5 * long.seconds / long.steps), long.seconds / long.steps)
+        tracing += first.seconds - first.steps * warm[long.stride]
+    beginning, few_seconds, many_seconds = evaluations
     images = min(many * batch_size, validation_examples) - (few * batch_size if many > few else 0)
-    return Speed(warm, max(0.0, tracing + first - short), max(0.0, long - (short if many > few else 0.0)) / images)
+    evaluated = max(0.0, many_seconds - (few_seconds if many > few else 0.0)) / images
+    return Speed(warm, max(0.0, tracing + beginning - few_seconds), evaluated)

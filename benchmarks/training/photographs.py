@@ -30,6 +30,8 @@ RESULTS = Path(__file__).parents[1] / "results" / "photographs.jsonl"
 PEERS = ("vit", "mobilenet", "resnet20")
 RANDOM = 5
 SIZE, BUDGET = 32, 1.0
+BASE_STRIDE = 4  # As `asvit run --hours` chooses it where training has minutes.
+RECIPE = "recipe"  # A preset that the recipe of photographs chooses by the epochs.
 LIKE = 0.15  # Multiply-accumulates of a random topology may differ by so much.
 
 
@@ -39,7 +41,7 @@ class Arm:
 
     Attributes:
       name: Of the network.
-      preset: Of re-tokenization.
+      preset: Of re-tokenization, or `RECIPE`.
       seed: Of weights and data.
       seconds: Of training steps; None for `epochs`.
       epochs: The same in epochs.
@@ -55,7 +57,7 @@ class Arm:
 def arms_of(table: str, names: list[str], seconds: float, epochs: int) -> list[Arm]:
     """The arms of a table, in the order in which they run."""
     if table == "networks":
-        return [Arm(name, "published" if name not in PEERS else "none", 0, seconds) for name in names]
+        return [Arm(name, RECIPE if name not in PEERS else "none", 0, seconds) for name in names]
     presets = ("none", "published", "thirds")
     return [
         Arm("designed", preset, seed, *length)
@@ -71,7 +73,7 @@ def design(directory: Path, dataset: Any) -> Any:
     from search.runs import designing
     from search.runs.settings import RunSettings
 
-    settings = RunSettings(data_path=str(directory), image_size=SIZE, budget=BUDGET)
+    settings = RunSettings(data_path=str(directory), image_size=SIZE, budget=BUDGET, base_stride=BASE_STRIDE)
     scored = designing.scorer(directory, settings, dataset)
     classes = len(dataset.class_names)
     found = designing.search(directory, settings, scored, classes, 20)
@@ -84,7 +86,7 @@ def random_topologies(like: Any, classes: int) -> Iterator[Any]:
     from search.runs import designing
     from search.runs.settings import RunSettings
 
-    settings = RunSettings(data_path=".", image_size=SIZE, budget=BUDGET)
+    settings = RunSettings(data_path=".", image_size=SIZE, budget=BUDGET, base_stride=BASE_STRIDE)
     space, limits = designing.fitting(settings), designing.limits(settings, classes)
     generator = np.random.default_rng(0)
     aim = limits.count(like).macs
@@ -130,9 +132,10 @@ def row_of(arm: Arm, dataset: Any, topology: Any, classes: int) -> dict[str, Any
     from search.runs import designing
     from search.runs.settings import RunSettings
 
-    settings = RunSettings(data_path=".", image_size=SIZE, budget=BUDGET)
+    settings = RunSettings(data_path=".", image_size=SIZE, budget=BUDGET, base_stride=BASE_STRIDE)
+    preset = None if arm.preset == RECIPE else arm.preset
     plan = plans.Plan(
-        settings.size, arm.seed, arm.epochs, None, arm.preset, base_stride=settings.stride, recipe="photographs"
+        settings.size, arm.seed, arm.epochs, None, preset, base_stride=settings.stride, recipe="photographs"
     )
     macs = designing.limits(settings, classes).count(topology).macs
 

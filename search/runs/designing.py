@@ -89,6 +89,12 @@ def fitting(settings: RunSettings) -> space.Space:
     return space.fitting(settings.size, settings.stride, settings.width, LEAST_HEAD_DIM)
 
 
+def smallest(settings: RunSettings) -> Topology:
+    """The topology of the fitting space that has the first of all choices."""
+    choices = fitting(settings)
+    return choices.topology_at([0] * len(choices.choices))
+
+
 def seconds_of_a_score(settings: RunSettings, scored: Scorer) -> float:
     """Seconds that a score takes, measured on the second of two: the first also starts TensorFlow."""
     choices = fitting(settings)

@@ -121,6 +121,8 @@ class _Run:
         self._say(f"hardware: {self._runtime}")
         plans.check(self._plan())  # Before anything takes long.
         dataset = self._timed("data", self.prepare_data)
+        if self._timetable is not None and self.settings.base_stride is None and self._kept is None:
+            self.settings = self._with_base_stride(dataset, self._timetable)
         design = self.design(dataset)
         params = self.experiment(dataset, Topology.parse(design.grown))
         if self._timetable is not None:
@@ -182,8 +184,9 @@ class _Run:
             field.name for field in dataclasses.fields(RunSettings)
         }
         plan = plans.Plan(
-            **{name: getattr(self.settings, name) for name in names - {"image_size", "init_checkpoint"}},
+            **{name: getattr(self.settings, name) for name in names - {"image_size", "base_stride", "init_checkpoint"}},
             image_size=self.settings.size,
+            base_stride=self.settings.stride,
             overrides=self.settings.params_override,
         )
         if self._kept is None:
@@ -205,6 +208,21 @@ class _Run:
         write_text(self.directory / "recipe.yaml", plans.recipe_text(params))
         self._runtime.apply(params, dataset.validation_examples)
         return params
+
+    def _with_base_stride(self, dataset: data.Dataset, table: Timetable) -> RunSettings:
+        """The settings with a base stride by the time that training will have."""
+        settings = self.settings
+
+        def small(stride: int) -> cfg.ExperimentConfig:
+            tried = dataclasses.replace(settings, base_stride=stride)
+            plan = dataclasses.replace(self._plan(), base_stride=stride)
+            params = plans.classifier(plan, dataset, designing.smallest(tried))
+            self._runtime.apply(params, dataset.validation_examples)
+            return params
+
+        asked = (settings.stride, settings.size, small, dataset.validation_examples)
+        decide = functools.partial(speeds.base_stride, *asked, enough_epochs=settings.epochs, say=self._say)
+        return dataclasses.replace(settings, base_stride=table.base_stride(decide))
 
     def choose(self, dataset: data.Dataset, family: list[dict[str, Any]], seconds: float) -> timetable.Choice:
         """The member to train, and its epochs, in the seconds that are left."""

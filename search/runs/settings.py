@@ -61,7 +61,8 @@ class RunSettings:
       retokenization: A preset schedule; None for what the recipe says.
       flip: Mirror training images at random; None likewise.
       base_stride: Pixels between tokens at the finest tokenization. None becomes what fits the image size
-        (`grids.base_stride`), or 4 for the embedded digits, of which 4 pixels are one of the original.
+        (`grids.base_stride`), or 4 for the embedded digits, of which 4 pixels are one of the original; with `hours` it
+        stays None until the speed of this machine is known (`speeds.base_stride`).
       recipe: One of `choices.RECIPES`, or a YAML. None becomes "photographs" for a folder, "digits" without one.
       params_override: Fields of the training, as `asvit train --params_override` takes them.
       hours: What the whole run may take; None for as long as it takes.
@@ -94,9 +95,8 @@ class RunSettings:
     def __post_init__(self) -> None:
         if self.seed >= 2**31:
             raise UserError(f"seed is {self.seed}; it must be below 2**31")
-        if self.base_stride is None:
-            fitting = STRIDE if self.data_path is None else grids.base_stride(self.size)
-            object.__setattr__(self, "base_stride", fitting)
+        if self.base_stride is None and self.hours is None:
+            object.__setattr__(self, "base_stride", self.stride)
         if self.recipe is None:
             object.__setattr__(self, "recipe", "digits" if self.data_path is None else "photographs")
         if self.recipe not in RECIPES and not Path(str(self.recipe)).is_file():
@@ -117,7 +117,7 @@ class RunSettings:
             return
         if self.retokenization not in PRESETS:
             raise UserError(f"unknown retokenization {self.retokenization!r}; allowed are {', '.join(PRESETS)}")
-        phases = len(fitting_phases(self.retokenization, self.size, self.base_stride or STRIDE))
+        phases = len(fitting_phases(self.retokenization, self.size, self.stride))
         if self.epochs is not None and self.epochs < phases:
             raise UserError(f"epochs is {self.epochs}; retokenization {self.retokenization!r} needs at least {phases}")
 
@@ -129,8 +129,10 @@ class RunSettings:
 
     @property
     def stride(self) -> int:
-        """`base_stride`, which is known by now."""
-        return self.base_stride or STRIDE
+        """`base_stride`; where it is not decided yet, the one that fits the images."""
+        if self.base_stride is not None:
+            return self.base_stride
+        return STRIDE if self.data_path is None else grids.base_stride(self.size)
 
     @property
     def most_parameters(self) -> int:

@@ -121,6 +121,16 @@ class Timetable:
         self._kept |= {**decided, "used_seconds": self.used}
         write_json(self._path, self._kept)
 
+    def base_stride(self, decide: Callable[[float], int]) -> int:
+        """Pixels between tokens at the finest tokenization.
+
+        Args:
+          decide: Takes the seconds that training will about have; called where this was not decided before.
+        """
+        if "base_stride" not in self._kept:
+            self.keep(base_stride=decide(self.total * (1 - DESIGN_SHARE) - END_SECONDS))
+        return self._kept["base_stride"]
+
     def search_steps(self, seconds_of_a_score: Callable[[], float]) -> int:
         """Topologies that the search samples.
 

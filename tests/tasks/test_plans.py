@@ -19,7 +19,7 @@ def dataset(examples):
 
 
 def planned(examples=1300, **options):
-    plan = plans.Plan((32, 48), seed=5, base_stride=2, **{"recipe": "photographs", **options})
+    plan = plans.Plan((32, 48), seed=5, **{"base_stride": 2, "recipe": "photographs", **options})
     return plans.classifier(plan, dataset(examples), Topology.parse(TINY))
 
 
@@ -64,7 +64,7 @@ def test_learning_rate_grows_with_the_root_of_the_batch():
 def test_augmentation_by_epochs_and_images():
     """Every combination is one that losses and labels agree with; more training never means less augmentation."""
     strength = {}
-    for examples, epochs in itertools.product((500, 50_000), (15, 30, 100)):
+    for examples, epochs in itertools.product((500, 50_000), (19, 20, 100)):
         params = planned(examples, epochs=epochs)
         checks.check(params)
         data = params.task.train_data
@@ -77,9 +77,15 @@ def test_augmentation_by_epochs_and_images():
             params.task.model.backbone.asvit.stochastic_depth > 0,
             1 - data.crop_area_range[0] > 0.4,
         )
-    assert strength[500, 15] == strength[50_000, 15] == (False, False, False, False, False)
-    assert strength[500, 30] == strength[50_000, 30] == strength[500, 100] == (True, False, False, True, True)
-    assert strength[50_000, 100] == (True, True, True, True, True)
+    few = {epochs: strength[500, epochs] for epochs in (19, 20, 100)}
+    many = {epochs: strength[50_000, epochs] for epochs in (19, 20, 100)}
+    assert few[19] == many[19] == (False, False, False, False, False)
+    assert few[20] == few[100] == (True, False, False, True, True)
+    assert many[20] == (True, True, False, True, True)
+    assert many[100] == (True, True, True, True, True)
+    shares = [planned(5_000, epochs=epochs).task.train_data.mixup_and_cutmix.prob for epochs in (20, 50, 100, 300)]
+    assert shares == [0.2, 0.5, 1.0, 1.0]
+    assert planned(4_999, epochs=300).task.train_data.mixup_and_cutmix is None
     assert planned(500, epochs=30).task.train_data.aug_type.randaug.translate_const == 3  # A tenth of 32 pixels.
 
 
@@ -150,7 +156,7 @@ def test_a_recipe_of_another_kind_is_refused(tmp_path):
 
 
 def test_rules_need_no_configs():
-    sections = photographs.fitted(50_000, 16, 128, (32, 32))
+    sections = photographs.fitted(50_000, 16, 128, (32, 32), 2)
     params = plans.recipe("photographs")
     experiment_files.override(params, sections, "photographs")
 
@@ -187,10 +193,22 @@ def test_balanced_training_finds_what_equal_classes_would():
     np.testing.assert_allclose(learned, likelihoods / likelihoods.sum(1, keepdims=True), atol=1e-3)
 
 
-@pytest.mark.parametrize(("epochs", "preset"), [(3, "none"), (29, "none"), (30, "published"), (80, "published")])
-def test_tokens_are_few_at_first_in_long_trainings(epochs, preset):
-    assert planned(1300, epochs=epochs, retokenization=None).task.retokenization.preset == preset
-    assert planned(1300, epochs=epochs, retokenization="thirds").task.retokenization.preset == "thirds"
+@pytest.mark.parametrize(
+    ("epochs", "stride", "preset"),
+    [
+        (3, 2, "none"),
+        (29, 2, "none"),
+        (30, 2, "published"),
+        (80, 2, "published"),
+        (80, 4, "none"),
+        (80, 1, "published"),
+    ],
+)
+def test_tokens_are_few_at_first_in_long_trainings_of_many(epochs, stride, preset):
+    params = planned(1300, epochs=epochs, retokenization=None, base_stride=stride)
+    assert params.task.retokenization.preset == preset
+    kept = planned(1300, epochs=epochs, retokenization="thirds", base_stride=stride)
+    assert kept.task.retokenization.preset == "thirds"
 
 
 def test_another_recipe_keeps_its_own_schedule():

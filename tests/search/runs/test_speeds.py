@@ -67,3 +67,31 @@ def test_at_the_border_it_ends_with_the_slower_reading(rehearsed):
     member, _, measurements = chosen(4 * 32 + 0.5)
     assert measurements <= 5
     assert member in (0, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("fitting", "size", "seconds", "stride", "measured"),
+    [
+        # An epoch takes 4 s at a base stride of 1, and half at each that is twice as large.
+        (2, (32, 32), 60.5, 2, 1),
+        (2, (32, 32), 59.5, 4, 1),
+        (2, (40, 32), 1.0, 4, 1),
+        (2, (30, 32), 1.0, 2, 0),  # 7 tokens a side would be left.
+        (1, (32, 28), 1.0, 2, 1),
+        (1, (32, 32), 1.0, 4, 2),
+        (1, (32, 32), 60.5, 2, 2),
+        (4, (224, 224), 1.0, 4, 0),
+    ],
+)
+def test_the_base_stride_is_as_fine_as_the_time_allows(rehearsed, fitting, size, seconds, stride, measured):
+    def small(stride):
+        params = experiment(types.SimpleNamespace(depths=[4 / stride]), None)
+        assert stride == fitting * 2 ** len(rehearsed)
+        return params
+
+    scale = seconds / 30 * speeds._ENOUGH_EPOCHS
+    said = []
+    assert speeds.base_stride(fitting, size, small, 7, scale, enough_epochs=None, say=said.append) == stride
+    assert len(said) == len(rehearsed) == measured
+    rehearsed.clear()
+    assert speeds.base_stride(fitting, size, small, 7, seconds, enough_epochs=30, say=said.append) == stride

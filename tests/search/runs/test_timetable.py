@@ -65,6 +65,9 @@ def clock(monkeypatch):
 def test_shares_of_an_hour(tmp_path, clock):
     table = Timetable(tmp_path / "t.json", 1.0, started=90.0)
     assert table.used == 10
+    left = []
+    assert table.base_stride(lambda seconds: left.append(seconds) or 2) == 2
+    assert left == [pytest.approx(3600 * 0.8 - timetable.END_SECONDS)]
     # 3600 * 0.2 / 3 = 240 s for the search.
     assert table.search_steps(lambda: 4.0) == 60
     clock.seconds = 90 + 700
@@ -83,6 +86,7 @@ def test_searches_have_bounds(tmp_path, clock, score, steps):
 def test_a_killed_run_keeps_to_its_decisions(tmp_path, clock):
     path = tmp_path / "t.json"
     first = Timetable(path, 0.5, started=100.0)
+    first.base_stride(lambda seconds: 4)
     first.search_steps(lambda: 2.0)
     clock.seconds += 60
     first.choice(lambda seconds: Choice(2, 11, 300.0))
@@ -90,6 +94,7 @@ def test_a_killed_run_keeps_to_its_decisions(tmp_path, clock):
     again = Timetable(path, 0.5, started=clock.seconds)
     assert again.used == 60
     refuse = pytest.fail
+    assert again.base_stride(refuse) == 4
     assert again.search_steps(refuse) == 60
     assert again.choice(refuse) == Choice(2, 11, 300.0)
     assert json.loads(path.read_text())["choice"]["epochs"] == 11
@@ -105,5 +110,7 @@ def test_what_time_decides_is_left_open():
     assert (RunSettings().search_steps, RunSettings().budget) == (20, 1.0)
     timed = RunSettings(hours=1)
     assert (timed.search_steps, timed.budget) == (None, 100.0)
-    kept = RunSettings(hours=1, search_steps=7, budget=2.5)
-    assert (kept.search_steps, kept.budget) == (7, 2.5)
+    assert (RunSettings(data_path=".").base_stride, RunSettings(data_path=".", hours=1).base_stride) == (2, None)
+    assert RunSettings(data_path=".", hours=1).stride == 2
+    kept = RunSettings(hours=1, search_steps=7, budget=2.5, base_stride=1)
+    assert (kept.search_steps, kept.budget, kept.base_stride, kept.stride) == (7, 2.5, 1, 1)
