@@ -185,8 +185,8 @@ def step_seconds(params: cfg.ExperimentConfig) -> float:
     return seconds / _STEPS
 
 
-def train(params: cfg.ExperimentConfig) -> tuple[dict[str, float], float]:
-    """Metrics after all steps, and the seconds of all training loops but the first, which traces."""
+def trained(params: cfg.ExperimentConfig) -> tuple[base_trainer.Trainer, dict[str, float], float]:
+    """The trainer after all steps, its metrics, and the seconds of all training loops but the first, which traces."""
     with _strategy():
         trainer, warm = _trainer(params), 0.0
         for loop in range(params.trainer.train_steps // params.trainer.steps_per_loop):
@@ -194,4 +194,4 @@ def train(params: cfg.ExperimentConfig) -> tuple[dict[str, float], float]:
             trainer.train(tf.constant(params.trainer.steps_per_loop, tf.int32))
             warm += (time.perf_counter() - start) * (loop > 0)
         metrics = trainer.evaluate(tf.constant(-1, tf.int32))
-    return {name: float(value) for name, value in metrics.items()}, warm
+    return trainer, {name: float(value) for name, value in metrics.items()}, warm

@@ -115,7 +115,7 @@ def train(params: Any) -> dict[str, Any]:
             blocks = step_log.read_blocks(scratch)
             warm = sum(block["seconds"] for block in blocks if not block["traced"])
         else:
-            metrics, warm = photograph_peers.train(params)
+            _, metrics, warm = photograph_peers.trained(params)
         whole = time.perf_counter() - start
     tf_keras.backend.clear_session()
     tf.random.set_seed(0)
