@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import importlib.resources
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from asvit_tf.dataloaders.classification import Dataset
 from asvit_tf.design.grids import ceil_div
 from asvit_tf.design.topology import STRIDE, Topology
 from asvit_tf.errors import UserError
-from asvit_tf.tasks import classification, experiment_files, photographs
+from asvit_tf.tasks import classification, experiment_files, photographs, schedules
 
 PHOTOGRAPHS = "photographs"
 # What the data, the topology, and the number of epochs decide.
@@ -191,6 +192,29 @@ def apply(params: cfg.ExperimentConfig, overrides: Sequence[str]) -> None:
 def epochs_of(params: cfg.ExperimentConfig) -> int:
     """Epochs of an experiment whose loop of steps is one."""
     return max(1, params.trainer.train_steps // params.trainer.steps_per_loop)
+
+
+def with_epochs(params: cfg.ExperimentConfig, epochs: int) -> cfg.ExperimentConfig:
+    """The same training with another end: phases begin where they did, a cosine ends at the last step.
+
+    Args:
+      params: The experiment; it is not changed.
+      epochs: Of the whole training.
+    """
+    schedule, steps = schedules.schedule_of(params), epochs * params.trainer.steps_per_loop
+    params = copy.deepcopy(params)
+    phases = [
+        {"until_step": end, "stride": phase.tokenization.stride, "dilation": phase.tokenization.dilation}
+        for phase, end in zip(schedule.phases, [*schedule.boundaries, None], strict=True)
+    ]
+    # Of the schedule's transition as it is in steps; a preset's share would be another number of them.
+    share = schedule.transition / steps
+    params.override({"task": {"retokenization": {"phases": phases, "transition": share}}})
+    params.trainer.train_steps = steps
+    rate = params.trainer.optimizer_config.learning_rate
+    if rate.type == "cosine":
+        rate.cosine.decay_steps = steps
+    return params
 
 
 def evaluations(epochs: int) -> int:

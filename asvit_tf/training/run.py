@@ -47,6 +47,7 @@ def run(
     progress: bool = False,
     root: str | None = None,
     keeps_best: bool = False,
+    evaluated: Callable[[int], None] | None = None,
 ) -> dict[str, float]:
     """Runs an experiment, continuing from the newest checkpoint in `model_dir`.
 
@@ -63,6 +64,7 @@ def run(
         they are from there; None for `model_dir` itself.
       keeps_best: Save the best network of all evaluations of a classifier, too (`saving.best`), instead of what the
         trainer's `best_checkpoint_export_subdir` asks for. Not with several hosts.
+      evaluated: Called with the step behind each evaluation. What it raises ends the training there, to be continued.
 
     Returns:
       The metrics of an evaluation after the last step where `mode` evaluates; else {}.
@@ -88,7 +90,7 @@ def run(
             say(savings.plan_in_words(phases))
         while True:
             try:
-                return _run_once(params, model_dir, mode, phases, log, progress, root, keeps_best)
+                return _run_once(params, model_dir, mode, phases, log, progress, root, keeps_best, evaluated)
             except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
                 newest = checkpoints.newest(model_dir)
                 # Several hosts cannot connect again inside a process: their scheduler starts all of them anew.
@@ -151,6 +153,7 @@ def _run_once(
     progress: bool,
     root: str | None,
     keeps_best: bool,
+    evaluated: Callable[[int], None] | None,
 ) -> dict[str, float]:
     """Runs a mode on one connection to the devices; returns the metrics of the last evaluation."""
     # TensorFlow needs some seed where its operations are deterministic; Python's generator is the caller's.
@@ -160,7 +163,7 @@ def _run_once(
         if session.writes:
             log.open(model_dir)
         with Screen(session.trainer, phases, shows=progress and session.writes) as screen:
-            evaluation = Evaluation(session, screen)
+            evaluation = Evaluation(session, screen, evaluated)
             if "train" in mode:
                 _train(session, mode, evaluation, screen, phases, root)
             else:

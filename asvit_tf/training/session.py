@@ -99,12 +99,18 @@ def connected(params: cfg.ExperimentConfig, model_dir: str, mode: str, keeps_bes
 
 
 class Evaluation:
-    """Evaluation action: keeps the numbers of the last evaluation in `metrics`, and shows them."""
+    """Evaluation action: keeps the numbers of the last evaluation in `metrics`, and shows them.
 
-    def __init__(self, session: Session, screen: Screen):
+    Args:
+      session, screen: Of the training.
+      evaluated: Called with the step behind each, if it is given.
+    """
+
+    def __init__(self, session: Session, screen: Screen, evaluated: Callable[[int], None] | None = None):
         self.metrics: dict[str, float] = {}
         self._session = session
         self._screen = screen
+        self._evaluated = evaluated
 
     def __call__(self, output: Mapping[str, Any]) -> None:
         # Segmentation reports pictures too.
@@ -115,3 +121,5 @@ class Evaluation:
                 "and drop_remainder leaves the rest out"
             )
         self._screen.evaluated(self._session.step(), self.metrics)
+        if self._evaluated is not None:
+            self._evaluated(self._session.step())

@@ -30,14 +30,14 @@ from asvit_tf.hardware.choice import Chosen
 from asvit_tf.modeling import checkpoints
 from asvit_tf.serving import export
 from asvit_tf.storage import write_json, write_text
-from asvit_tf.tasks import baselines, plans
+from asvit_tf.tasks import baselines, plans, schedules
 from asvit_tf.training import guard
 from asvit_tf.training import run as train
 from asvit_tf.training.runtimes import Runtime
 from asvit_tf.training.saving import best
 from search.runs import designing, evidence, reporting, speeds, timetable
 from search.runs.settings import RunSettings
-from search.runs.timetable import Timetable
+from search.runs.timetable import EpochsChangedError, Pace, Timetable
 
 
 def run(
@@ -136,6 +136,7 @@ class _Run:
         if len(self._chosen.gpus) > 1:
             private_names.end_workers()  # Training needs the memory that they hold of their GPUs.
         metrics = self._timed("train", self.train_model, params)
+        params = self._with_changed_epochs(params)
         failed = baselines.is_failure(metrics)
         saved_model = None if failed else self._timed("export", self.export_model, params).name
         tested = self._timed("test", self.evaluate_test, params, dataset) if dataset.test_path else None
@@ -274,8 +275,22 @@ class _Run:
         directory = self.directory / "train"
 
         def trained(path: Path) -> dict[str, Any]:
-            root = str(self.directory)
-            metrics = train.run(params, str(path), "train_and_eval", progress=True, root=root, keeps_best=True)
+            root, table = str(self.directory), self._timetable
+            while True:
+                current = self._with_changed_epochs(params)
+                pace = None
+                if table is not None and self.settings.epochs is None:
+                    since = max(schedules.schedule_of(current).boundaries, default=0)
+                    pace = Pace(table, plans.epochs_of(current), current.trainer.steps_per_loop, since)
+                try:
+                    metrics = train.run(
+                        current, str(path), "train_and_eval", progress=True, root=root, keeps_best=True, evaluated=pace
+                    )
+                    break
+                except EpochsChangedError as change:
+                    assert table is not None
+                    table.change(change.epochs)
+                    self._say(f"{change.epochs} epochs will fit; {timetable.span(table.used)} are gone")
             found = best.read(path)
             if found is not None:
                 metrics = {**found.metrics, "best_step": found.step}
@@ -283,6 +298,12 @@ class _Run:
             return metrics
 
         return designing.once(directory, trained, "learned")
+
+    def _with_changed_epochs(self, params: cfg.ExperimentConfig) -> cfg.ExperimentConfig:
+        """The training as its own speed changed it."""
+        if self._timetable is None or not self._timetable.changes:
+            return params
+        return plans.with_epochs(params, self._timetable.epochs)
 
     def evaluate_test(self, params: cfg.ExperimentConfig, dataset: data.Dataset) -> dict[str, Any]:
         """Metrics on the test split, of which nothing before has seen an image."""

@@ -3,6 +3,8 @@
 A fifth goes to the design, and of that a third to the search; the training has the rest, but for what export and report
 take. Growth ends when its time does, and leaves a family of sizes: the largest member is trained whose epochs, in the
 time that is left, are as many as a training of so many images needs; if none is small enough for that, the smallest.
+A machine is not evenly fast: where the training itself shows that its epochs will not fit, it gets another number of
+them, at most twice.
 """
 
 from __future__ import annotations
@@ -25,6 +27,10 @@ LEAST_STEPS, MOST_STEPS = 4, 200  # Of a search.
 MOST_EPOCHS = 400  # More were never seen to help; a small data set would be trained on thousands of times.
 END_SECONDS = 60.0  # Export, TFLite, latency and report: 22 to 60 s were seen on two cores.
 _POWER = 0.5  # Of operations, that seconds go with until two networks were measured.
+MOST_CHANGES = 2  # Of the epochs, while they are trained.
+_CHANGE_SECONDS = 40.0  # To begin again at a checkpoint: 20 to 40 s were seen on two cores.
+_TOLERATED = 0.04  # Of the run's time: what is expected to be over or under changes nothing.
+_STRETCHED_UNTIL = 0.7  # Of the epochs; behind that the learning rate is too low to begin to rise again.
 _RESERVE = 0.03  # Of what is left for the training: machines are not evenly fast.
 
 
@@ -164,6 +170,70 @@ class Timetable:
             left = (self.total - self.used - END_SECONDS) * (1 - _RESERVE)
             self.keep(choice=dataclasses.asdict(decide(left)))
         return Choice(**self._kept["choice"])
+
+    @property
+    def changes(self) -> int:
+        """How often the epochs were changed while they were trained."""
+        return len(self._kept.get("changed_epochs", []))
+
+    @property
+    def epochs(self) -> int:
+        """Of the training, as they were chosen or changed."""
+        return [self._kept["choice"]["epochs"], *self._kept.get("changed_epochs", [])][-1]
+
+    def change(self, epochs: int) -> None:
+        """Writes down that the training has another number of epochs."""
+        self.keep(changed_epochs=[*self._kept.get("changed_epochs", []), epochs])
+
+
+class EpochsChangedError(Exception):
+    """Ends a training that is to go on with another number of epochs.
+
+    Attributes:
+      epochs: Of the whole training.
+    """
+
+    def __init__(self, epochs: int):
+        super().__init__(f"{epochs} epochs")
+        self.epochs = epochs
+
+
+class Pace:
+    """Looks, behind every evaluation of a training, whether its epochs will fit.
+
+    Args:
+      table: Of the run.
+      epochs: Of the training.
+      epoch_steps: Steps of one.
+      since: The step from which on all steps take alike, that of the last change of tokens.
+
+    Raises:
+      EpochsChangedError: When called: they will not.
+    """
+
+    def __init__(self, table: Timetable, epochs: int, epoch_steps: int, since: int):
+        self._table = table
+        self._epochs, self._epoch_steps, self._since = epochs, epoch_steps, since
+        self._first: tuple[float, float] | None = None
+
+    def __call__(self, step: int) -> None:
+        now, epoch = time.monotonic(), step / self._epoch_steps
+        if step < self._since or self._table.changes == MOST_CHANGES:
+            return
+        if self._first is None:  # What comes before the first evaluation has programs traced.
+            self._first = now, epoch
+            return
+        began, at = self._first
+        epoch_seconds = (now - began) / (epoch - at)
+        left = self._table.total - self._table.used - END_SECONDS
+        late = (self._epochs - epoch) * epoch_seconds - left
+        if abs(late) < max(_TOLERATED * self._table.total, 1.5 * _CHANGE_SECONDS):
+            return
+        if late < 0 and epoch > _STRETCHED_UNTIL * self._epochs:
+            return
+        epochs = int(epoch) + max(1, int((left - _CHANGE_SECONDS) / epoch_seconds))
+        if min(epochs, MOST_EPOCHS) != self._epochs:
+            raise EpochsChangedError(min(epochs, MOST_EPOCHS))
 
 
 def span(seconds: float) -> str:

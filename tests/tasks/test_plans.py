@@ -11,7 +11,7 @@ from helpers import TINY, records
 
 from asvit_tf import Topology, UserError
 from asvit_tf.dataloaders.classification import Dataset
-from asvit_tf.tasks import checks, classification, experiment_files, photographs, plans
+from asvit_tf.tasks import checks, classification, experiment_files, photographs, plans, schedules
 
 
 def dataset(examples):
@@ -215,3 +215,23 @@ def test_another_recipe_keeps_its_own_schedule():
     plan = plans.Plan((32, 32), seed=5, retokenization=None, recipe="digits")
     kept = plans.recipe("digits").task.retokenization.preset
     assert plans.classifier(plan, dataset(640), Topology.parse(TINY)).task.retokenization.preset == kept
+
+
+@pytest.mark.parametrize("epochs", [30, 60])
+def test_another_end_moves_no_phase(epochs):
+    """Of 40 epochs; fewer or more, tokens change at the steps at which they would have."""
+    params = planned(1300, epochs=40, retokenization="thirds", base_stride=1)
+    before = schedules.schedule_of(params)
+    changed = plans.with_epochs(params, epochs)
+    checks.check(changed)
+    after = schedules.schedule_of(changed)
+    assert [phase.until for phase in after.phases] == [phase.until for phase in before.phases]
+    assert [phase.tokenization for phase in after.phases] == [phase.tokenization for phase in before.phases]
+    assert after.transition == pytest.approx(before.transition, abs=1)
+    assert plans.epochs_of(changed) == epochs
+    assert changed.trainer.optimizer_config.learning_rate.cosine.decay_steps == changed.trainer.train_steps
+    assert changed.trainer.validation_interval == params.trainer.validation_interval
+    assert changed.trainer.optimizer_config.warmup == params.trainer.optimizer_config.warmup
+    assert plans.epochs_of(params) == 40
+    untouched = (other.task.train_data.as_dict() for other in (params, changed))
+    assert next(untouched) == next(untouched)

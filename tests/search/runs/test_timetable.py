@@ -114,3 +114,67 @@ def test_what_time_decides_is_left_open():
     assert RunSettings(data_path=".", hours=1).stride == 2
     kept = RunSettings(hours=1, search_steps=7, budget=2.5, base_stride=1)
     assert (kept.search_steps, kept.budget, kept.base_stride, kept.stride) == (7, 2.5, 1, 1)
+
+
+@pytest.fixture
+def trained(tmp_path, clock):
+    """A training of 20 epochs of 10 steps in an hour, looked at behind every second epoch; seconds by epoch."""
+
+    def behind(seconds_of_an_epoch, used=720.0, since=0, hours=1.0):
+        table = Timetable(tmp_path / "t.json", hours, started=clock.seconds - used)
+        table.choice(lambda seconds: Choice(0, 20, seconds))
+        pace = timetable.Pace(table, 20, 10, since)
+        for epoch in range(2, 21, 2):
+            clock.seconds += 2 * seconds_of_an_epoch
+            try:
+                pace(10 * epoch)
+            except timetable.EpochsChangedError as change:
+                table.change(change.epochs)
+                return epoch, table.epochs
+        return None
+
+    return behind
+
+
+# 3600 - 720 - 60 = 2820 s are left for 20 epochs of 141 s; 4 % of an hour are 144 s.
+def test_epochs_that_fit_stay(trained):
+    assert trained(141.0) is None
+    assert trained(147.0) is None
+    assert trained(135.0) is None
+
+
+def test_fewer_epochs_where_the_training_is_slower(trained):
+    # Behind epoch 4: 2820 - 640 - 40 = 2140 s for epochs of 160.
+    assert trained(160.0) == (4, 4 + 13)
+
+
+def test_more_epochs_where_it_is_faster(trained):
+    # 2820 - 400 - 40 = 2380 s for epochs of 100.
+    assert trained(100.0) == (4, 4 + 23)
+
+
+def test_a_training_that_is_nearly_done_is_not_stretched(trained):
+    assert trained(100.0, since=150) is None
+    assert trained(200.0, since=150) is not None
+
+
+def test_one_more_epoch_is_the_least(trained):
+    assert trained(2000.0) == (4, 5)
+
+
+def test_what_beginning_again_would_cost_is_not_saved(trained):
+    # Of 0.1 hours 44 are left behind epoch 4, for 16 epochs of 5 s: 36 s late, and 60 are tolerated.
+    assert trained(5.0, used=236.0, hours=0.1) is None
+
+
+def test_epochs_change_twice_at_most(tmp_path, clock):
+    table = Timetable(tmp_path / "t.json", 1.0, started=clock.seconds)
+    table.choice(lambda seconds: Choice(0, 20, seconds))
+    assert (table.changes, table.epochs) == (0, 20)
+    for epochs in (18, 17):
+        table.change(epochs)
+    assert Timetable(tmp_path / "t.json", 1.0, started=clock.seconds).epochs == 17
+    pace = timetable.Pace(table, 17, 10, 0)
+    for epoch in range(1, 10):
+        clock.seconds += 1000
+        pace(10 * epoch)
