@@ -5,6 +5,9 @@ from __future__ import annotations
 # Options of the backbone and of the measures.
 NORMALIZATIONS = ("identity", "layer")  # "identity" replaces every norm.
 WINDOWS = ("split", "fixed")
+AUTO, WHOLE = "auto", "whole"
+ATTENTIONS = (AUTO, WHOLE, "chunked")
+RECOMPUTED = ("none", "blocks")
 INITIALIZATIONS = ("released", "lecun")
 RADII = ("sqrt_n", "unit")
 ENGINES = ("jet", "accumulator", "tape")
@@ -18,7 +21,6 @@ RECIPES = {"digits": "digits_asvit_i32_cpu.yaml", "photographs": "photographs_as
 MODES = ("train", "eval", "train_and_eval", "train_and_post_eval", "continuous_eval")
 STRATEGIES = ("tpu", "mirrored", "multi_worker_mirrored", "one_device")
 INPUT_TYPES = ("image_bytes", "image_tensor", "tf_example")
-BACKENDS = ("loky",)  # Of joblib's, those that work here: processes on this machine.
 TFLITE_TYPES = ("fp32", "fp16", "int8")
 HARDWARE = ("auto", "cpu", "gpu", "tpu")
 

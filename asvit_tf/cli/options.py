@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from asvit_tf.choices import BACKENDS, ENGINES, HARDWARE, INITIALIZATIONS, NORMALIZATIONS, RADII
+from asvit_tf.choices import ENGINES, HARDWARE, INITIALIZATIONS, NORMALIZATIONS, RADII
 from asvit_tf.cli.console import Choice
 
 _LONGEST_NAME = 255  # Bytes of one name on the file systems of Linux and macOS.
@@ -83,8 +83,17 @@ def together(*options: Callable) -> Callable:
     return decorate
 
 
+def cluster_option(work: str) -> Callable:
+    """`--cluster`; `work` as of `worker_options`."""
+    return click.option(
+        "--cluster",
+        metavar="ADDRESS|local:N",
+        help=f"A Dask scheduler, such as 10.0.0.1:8786, whose workers score{work}; local:N starts N workers here.",
+    )
+
+
 def worker_options(work: str) -> Callable:
-    """`--workers`, `--worker-threads` and `--backend`, from which `WorkerSettings` are built.
+    """`--workers`, `--worker-threads` and `--cluster`, from which `WorkerSettings` are built.
 
     Args:
       work: What a process does.
@@ -102,13 +111,7 @@ def worker_options(work: str) -> Callable:
             type=click.IntRange(min=1),
             help="Threads of each process.  [default: an equal share of the cores]",
         ),
-        click.option(
-            "--backend",
-            default=BACKENDS[0],
-            show_default=True,
-            type=Choice(BACKENDS),
-            help="Backend of joblib: processes on this machine.",
-        ),
+        cluster_option(work),
     )
 
 

@@ -21,11 +21,12 @@ from asvit_tf.cli.console import (
     quiet_tensorflow,
     setting,
 )
-from asvit_tf.cli.options import BASE_STRIDE, HARDWARE_OF_RUN, TPU, ImageSize, PathName
+from asvit_tf.cli.options import BASE_STRIDE, HARDWARE_OF_RUN, TPU, ImageSize, PathName, cluster_option
 from asvit_tf.dataloaders.folders import layout
 from asvit_tf.design import retokenization
 from asvit_tf.hardware import choice
 from asvit_tf.journals import workspace
+from search.runs.search_settings import WorkerSettings
 from search.runs.settings import RunSettings
 
 _setting = functools.partial(setting, RunSettings)
@@ -88,8 +89,9 @@ _OF_ALL = "(of all evaluations on the held-out images, whose accuracy is a littl
 )
 @HARDWARE_OF_RUN
 @TPU
+@cluster_option(" topologies; this machine trains")
 @AS_JSON
-def run(output: str, hardware: str, tpu: str | None, as_json: bool, **options: Any) -> None:
+def run(output: str, hardware: str, tpu: str | None, cluster: str | None, as_json: bool, **options: Any) -> None:
     """Runs the whole path: search, grow, train, evaluate, export, report. The same command continues a killed run.
 
     Exit status 1: the network learned nothing; it is not exported.
@@ -102,6 +104,7 @@ def run(output: str, hardware: str, tpu: str | None, as_json: bool, **options: A
         options["recipe"] = os.path.abspath(options["recipe"])
     settings = RunSettings(**options)
     choice.check(hardware, tpu)
+    WorkerSettings(cluster=cluster)  # Refuses what is no address.
     if settings.data_path is not None and not (Path(output) / "data" / "dataset.json").exists():
         layout(settings.data_path, [output])
     with workspace(output, settings.identity()) as directory, only_result_on_stdout():
@@ -111,7 +114,7 @@ def run(output: str, hardware: str, tpu: str | None, as_json: bool, **options: A
         chosen = devices.take(hardware, tpu)
         from search.runs import pipeline
 
-        result = pipeline.run(directory, settings, lambda line: click.echo(line, err=True), chosen, started)
+        result = pipeline.run(directory, settings, lambda line: click.echo(line, err=True), chosen, started, cluster)
     if as_json:
         print_json(result)
     else:

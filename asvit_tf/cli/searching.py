@@ -206,7 +206,7 @@ def _run_of(options: Mapping[str, Any], seed: int) -> tuple[Path, ScoredRun]:
         images,
         ScoringSettings(**scoring),
         SizeSettings(**of(SizeSettings)),
-        WorkerSettings(options["workers"], options["worker_threads"], options["backend"]),
+        WorkerSettings(options["workers"], options["worker_threads"], cluster=options["cluster"]),
     )
     gpus = scoring_hardware(options["hardware"]).worker_gpus()
     run = dataclasses.replace(run, workers=dataclasses.replace(run.workers, gpus=gpus))

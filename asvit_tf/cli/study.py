@@ -42,7 +42,7 @@ def study(
     data_path: str | None,
     workers: int,
     worker_threads: int | None,
-    backend: str,
+    cluster: str | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -59,7 +59,7 @@ def study(
         quiet_tensorflow()
         from search.study import run as running
 
-        result = running.run(save_dir, settings, WorkerSettings(workers, worker_threads, backend))
+        result = running.run(save_dir, settings, WorkerSettings(workers, worker_threads, cluster=cluster))
     if as_json:
         print_json(result)
         return

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 import tf_keras
 
+from asvit_tf import choices
 from asvit_tf.design import grids
 from asvit_tf.modeling.layers import dense, seed_stream, statistics_dtype
 
+CHUNKED_TOKENS = 512  # Of a window, from which "auto" keeps no scores.
 _MASKED = -1e9  # Added to a score before the softmax; its exponential is exactly 0 in every float type used.
 
 
@@ -52,11 +55,8 @@ def attend(query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, bias: tf.Tensor |
     softmax's own gradient needs the sum of `weights * d_weights` over the keys. That is the sum of
     `mixed * d_mixed` over the channels, a factor of tokens / channels less.
 
-    With features narrower than the scores, so on an accelerator, the weights are not divided by their sums: the product
-    with the values is, which has that factor fewer numbers, and the sums come with it, as one more value that is 1 for
-    every key. A compiler then computes the exponentials on their way into the product and never writes them.
-
-    Source: the sum is rearranged as in FlashAttention (Dao et al. 2022, appendix B.2); the scores are still built.
+    Source: the sum is rearranged as in FlashAttention (Dao et al. 2022, appendix B.2); the scores are still built, and
+    kept for the gradient. `attend_in_chunks` keeps none.
 
     Args:
       query, key, value: [..., tokens, channels]; the query is scaled already.
@@ -68,37 +68,101 @@ def attend(query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, bias: tf.Tensor |
 
     @tf.custom_gradient
     def attention(query, key, value):
-        scores = tf.matmul(query, key, transpose_b=True)  # [..., tokens, tokens]
+        mixing = _Mixing.of(query, key, value, bias)
+        return tf.cast(mixing.mixed, value.dtype), lambda d_mixed: mixing.gradients(d_mixed, query, key, value)
+
+    return attention(query, key, value)
+
+
+def attend_in_chunks(query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, bias: tf.Tensor | None = None) -> tf.Tensor:
+    """`attend` of one index of the first axis after another; the gradient computes the scores of each again.
+
+    No more than one chunk's scores exist at any time. Two products of scores are computed twice, of five; where scores
+    are large, not writing and reading them saves as much. For gradients, also of gradients; forward mode does not see
+    through the loop.
+
+    Args:
+      query, key, value: [chunks, ..., tokens, channels]; the number of chunks is known.
+      bias: As of `attend`, with an axis of chunks in front.
+
+    Returns:
+      [chunks, ..., tokens, channels].
+    """
+
+    def each(function, outputs, *inputs):
+        signature = [tf.TensorSpec(tensor.shape[1:], tensor.dtype) for tensor in outputs]
+        chunks = inputs if bias is None else (*inputs, bias)
+        # Under XLA, and where memory matters, chunks must not be computed side by side.
+        return tf.map_fn(lambda chunk: function(*chunk), chunks, fn_output_signature=signature, parallel_iterations=1)
+
+    def forward(query, key, value, bias=None):
+        return [tf.cast(_Mixing.of(query, key, value, bias).mixed, value.dtype)]
+
+    def backward(d_mixed, query, key, value, bias=None):
+        return list(_Mixing.of(query, key, value, bias).gradients(d_mixed, query, key, value))
+
+    @tf.custom_gradient
+    def attention(query, key, value):
+        (mixed,) = each(forward, [value], query, key, value)
+
+        def gradient(d_mixed):
+            return tuple(each(backward, [query, key, value], d_mixed, query, key, value))
+
+        return mixed, gradient
+
+    return attention(query, key, value)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Mixing:
+    """Values mixed by the softmax of scores, and what its gradient needs.
+
+    With features narrower than the scores, so on an accelerator, the weights are not divided by their sums: the product
+    with the values is, which has a factor of tokens / channels fewer numbers, and the sums come with it, as one more
+    value that is 1 for every key. A compiler then computes the exponentials on their way into the product and never
+    writes them.
+
+    Attributes:
+      weights: [..., tokens, tokens], of the statistics' type, to be divided by `sums`.
+      sums: [..., tokens, 1].
+      mixed: [..., tokens, channels], of the statistics' type.
+    """
+
+    weights: tf.Tensor
+    sums: tf.Tensor
+    mixed: tf.Tensor
+
+    @classmethod
+    def of(cls, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, bias: tf.Tensor | None) -> _Mixing:
+        """That of `attend`'s arguments."""
+        scores = tf.matmul(query, key, transpose_b=True)
         dtype = statistics_dtype(scores)
         scores = tf.cast(scores, dtype)
         if bias is not None:
             scores += tf.cast(bias, dtype)
         if dtype == value.dtype:
             weights = tf.nn.softmax(scores)
-            sums = tf.ones_like(weights[..., :1])
-            mixed = tf.matmul(weights, value)
-        else:
-            weights = tf.exp(scores - tf.reduce_max(scores, axis=-1, keepdims=True))
-            extended = tf.concat([value, tf.ones_like(value[..., :1])], axis=-1)
-            products = tf.cast(tf.matmul(tf.cast(weights, value.dtype), extended), dtype)
-            sums = products[..., -1:]
-            mixed = products[..., :-1] / sums
+            return cls(weights, tf.ones_like(weights[..., :1]), tf.matmul(weights, value))
+        weights = tf.exp(scores - tf.reduce_max(scores, axis=-1, keepdims=True))
+        extended = tf.concat([value, tf.ones_like(value[..., :1])], axis=-1)
+        products = tf.cast(tf.matmul(tf.cast(weights, value.dtype), extended), dtype)
+        return cls(weights, products[..., -1:], products[..., :-1] / products[..., -1:])
 
-        def gradient(d_mixed):
-            d_products = tf.cast(d_mixed, dtype) / sums
-            shared = tf.reduce_sum(mixed * d_products, axis=-1, keepdims=True)
-            d_products = tf.cast(d_products, value.dtype)
-            d_weights = tf.cast(tf.matmul(d_products, value, transpose_b=True), dtype)
-            d_scores = tf.cast(weights * (d_weights - shared), value.dtype)
-            return (
-                tf.matmul(d_scores, key),
-                tf.matmul(d_scores, query, transpose_a=True),
-                tf.matmul(tf.cast(weights, value.dtype), d_products, transpose_a=True),
-            )
-
-        return tf.cast(mixed, value.dtype), gradient
-
-    return attention(query, key, value)
+    def gradients(
+        self, d_mixed: tf.Tensor, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Of query, key and value, from that of what was mixed."""
+        dtype = self.weights.dtype
+        d_products = tf.cast(d_mixed, dtype) / self.sums
+        shared = tf.reduce_sum(self.mixed * d_products, axis=-1, keepdims=True)
+        d_products = tf.cast(d_products, value.dtype)
+        d_weights = tf.cast(tf.matmul(d_products, value, transpose_b=True), dtype)
+        d_scores = tf.cast(self.weights * (d_weights - shared), value.dtype)
+        return (
+            tf.matmul(d_scores, key),
+            tf.matmul(d_scores, query, transpose_a=True),
+            tf.matmul(tf.cast(self.weights, value.dtype), d_products, transpose_a=True),
+        )
 
 
 class WindowedAttention(tf_keras.layers.Layer):
@@ -107,16 +171,21 @@ class WindowedAttention(tf_keras.layers.Layer):
     Args:
       num_heads: Number of heads.
       head_dim: Channels of a head; `num_heads * head_dim` may be less than the width.
+      scores: In training, "whole" keeps all scores for the gradient, "chunked" computes them a window and head at a
+        time, and again for the gradient; "auto" does so in windows of `CHUNKED_TOKENS` and more.
 
     Call: windows of tokens [B, windows, tokens, C]; or, with the argument `windows`, a grid [B, H, W, C] that is cut
     into them. The result has the shape of the input.
     """
 
-    def __init__(self, num_heads: int, head_dim: int, seed: int | None = None, **kwargs: Any):
+    def __init__(
+        self, num_heads: int, head_dim: int, seed: int | None = None, scores: str = choices.WHOLE, **kwargs: Any
+    ):
         super().__init__(**kwargs)
         self.num_heads = num_heads
         self.head_dim = head_dim
         self.seed = seed
+        self.scores = scores
 
     def build(self, input_shape):
         seeds = seed_stream(self.seed)
@@ -128,19 +197,40 @@ class WindowedAttention(tf_keras.layers.Layer):
             with tf.name_scope(layer.name):
                 layer.build((*input_shape[:-1], channels))
 
-    def call(self, x: tf.Tensor, windows: grids.Windows | None = None) -> tf.Tensor:
+    def call(self, x: tf.Tensor, windows: grids.Windows | None = None, training: bool | None = None) -> tf.Tensor:
         # One product each: a TPU then writes the heads where attention wants them. Mapped together, as the weights are
         # stored, they are moved afterwards, which there costs more than the products.
         maps = zip(tf.split(self.qkv.kernel, 3, axis=1), tf.split(self.qkv.bias, 3))
         tokens = [tf.nn.bias_add(tf.einsum("bwtc,cd->bwtd", x, kernel), offset) for kernel, offset in maps]
         if windows is not None:
             tokens = [to_windows(each, windows) for each in tokens]
-        heads = [-1, *tokens[0].shape[1:3], self.num_heads, self.head_dim]
-        query, key, value = (tf.transpose(tf.reshape(each, heads), [0, 1, 3, 2, 4]) for each in tokens)
-
+        shape = tokens[0].shape[1:]
+        query, key, value = (tf.reshape(each, [-1, *shape[:2], self.num_heads, self.head_dim]) for each in tokens)
+        attention = self._in_chunks if training is True and self._chunked(shape[1]) else self._whole
         bias = padding_bias(windows) if windows is not None else None
-        mixed = attend(query * self.head_dim**-0.5, key, value, bias)  # [B, windows, heads, tokens, head_dim]
-        mixed = tf.reshape(tf.transpose(mixed, [0, 1, 3, 2, 4]), [-1, *tokens[0].shape[1:]])
+        mixed = tf.reshape(attention(query * self.head_dim**-0.5, key, value, bias), [-1, *shape])
         if windows is not None:
             mixed = from_windows(mixed, windows)
         return tf.nn.bias_add(tf.einsum("bwtd,dc->bwtc", mixed, self.proj.kernel), self.proj.bias)
+
+    def _chunked(self, tokens: int) -> bool:
+        """Whether scores among so many tokens are not kept."""
+        return self.scores == "chunked" or (self.scores == choices.AUTO and tokens >= CHUNKED_TOKENS)
+
+    def _whole(self, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, bias: tf.Tensor | None) -> tf.Tensor:
+        """Attention of [B, windows, tokens, heads, channels], all windows and heads at once."""
+        heads = [0, 1, 3, 2, 4]  # Its own inverse.
+        query, key, value = (tf.transpose(each, heads) for each in (query, key, value))
+        return tf.transpose(attend(query, key, value, bias), heads)
+
+    def _in_chunks(self, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, bias: tf.Tensor | None) -> tf.Tensor:
+        """The same, a window and head at a time."""
+        windows, tokens, heads, channels = query.shape[1:]
+
+        def chunks(x: tf.Tensor) -> tf.Tensor:
+            return tf.reshape(tf.transpose(x, [1, 3, 0, 2, 4]), [windows * heads, -1, tokens, channels])
+
+        if bias is not None:
+            bias = tf.repeat(bias[:, 0], heads, axis=0)  # [chunks, 1, tokens]
+        mixed = attend_in_chunks(chunks(query), chunks(key), chunks(value), bias)
+        return tf.transpose(tf.reshape(mixed, [windows, heads, -1, tokens, channels]), [2, 0, 3, 1, 4])

@@ -44,6 +44,8 @@ class AsViT(tf_keras.Model):
         detection: the norm would get no gradient.
       stochastic_depth: Rate of the last block; it rises linearly from 0 at the first. In [0, 1).
       seed: Seed of the initial weights; None draws a fresh one.
+      attention: How training treats attention's scores: "whole", "chunked" or "auto" (see `WindowedAttention`).
+      recompute: What training computes again for the gradient instead of keeping it: "none", or "blocks".
       kwargs: As of every Keras model; `dtype`, a policy such as "mixed_bfloat16", holds for all layers inside.
 
     Call: images [B, H, W, 3], normalized, to a dict: "2" to "5", the output of every stage [B, rows, columns, C],
@@ -66,6 +68,8 @@ class AsViT(tf_keras.Model):
         pre_logits: bool = True,
         seed: int | None = None,
         base_stride: int = STRIDE,
+        attention: str = choices.WHOLE,
+        recompute: str = "none",
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -80,12 +84,16 @@ class AsViT(tf_keras.Model):
             stochastic_depth=stochastic_depth,
             pre_logits=pre_logits,
             seed=seed,
+            attention=attention,
+            recompute=recompute,
         )
         image_size = tuple(input_specs.shape[1:3])
         if None in image_size or min(image_size) < 1:
             raise UserError(f"image size is {image_size[0]} x {image_size[1]}; both sides must be known and at least 1")
-        if window not in choices.WINDOWS:
-            raise UserError(f"unknown window {window!r}; allowed are {', '.join(choices.WINDOWS)}")
+        options = dict(window=choices.WINDOWS, attention=choices.ATTENTIONS, recompute=choices.RECOMPUTED)
+        for option, allowed in options.items():
+            if self._config[option] not in allowed:
+                raise UserError(f"unknown {option} {self._config[option]!r}; allowed are {', '.join(allowed)}")
         if not 0 <= stochastic_depth < 1:
             raise UserError(f"stochastic_depth is {stochastic_depth}; allowed are rates from 0 to below 1")
         if representation_size is not None and not pre_logits:
@@ -127,6 +135,8 @@ class AsViT(tf_keras.Model):
                         expansion_ratio=stage.expansion_ratio,
                         drop_rate=next(drop_rates),
                         seed=next(seeds),
+                        scores=attention,
+                        recomputed=recompute == "blocks",
                         name=f"block_{depth}",
                     )
                     for depth in range(stage.depth)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
 import tf_keras
 
+from asvit_tf import choices
 from asvit_tf.design import grids
 from asvit_tf.modeling.attention import WindowedAttention, from_windows, to_windows
 from asvit_tf.modeling.draws import StochasticDepth
@@ -22,6 +23,8 @@ class Block(tf_keras.layers.Layer):
       num_heads, head_dim: As `WindowedAttention`.
       expansion_ratio: Hidden width of the FFN over C.
       drop_rate: Probability that training skips a branch for an image (stochastic depth), in [0, 1).
+      scores: As `WindowedAttention`.
+      recomputed: In training, keep the input only, and compute what is inside again for the gradient.
 
     Call: as `WindowedAttention`.
     """
@@ -34,21 +37,36 @@ class Block(tf_keras.layers.Layer):
         expansion_ratio: int,
         drop_rate: float = 0.0,
         seed: int | None = None,
+        scores: str = choices.WHOLE,
+        recomputed: bool = False,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
+        self.recomputed = recomputed
         seeds = seed_stream(seed)
         self.norm1 = LayerNorm(name="norm1")
-        self.attention = WindowedAttention(num_heads, head_dim, seed=next(seeds), name="attention")
+        self.attention = WindowedAttention(num_heads, head_dim, next(seeds), scores, name="attention")
         self.norm2 = LayerNorm(name="norm2")
         self.fc1 = dense(width * expansion_ratio, next(seeds), "fc1")
         self.fc2 = dense(width, next(seeds), "fc2")
         self.drop_path = StochasticDepth(drop_rate, seed=next(seeds), name="drop_path")
 
     def call(self, x: tf.Tensor, windows: grids.Windows | None = None, training: bool | None = None) -> tf.Tensor:
-        x = x + self.drop_path(self.attention(self.norm1(x), windows), training=training)
-        hidden = tf.nn.gelu(self.fc1(self.norm2(x)), approximate=False)
-        return x + self.drop_path(self.fc2(hidden), training=training)
+        def branches(x: tf.Tensor, *factors: tf.Tensor) -> tf.Tensor:
+            kept = iter(factors)
+            x += _scaled(self.attention(self.norm1(x), windows, training=training), kept)
+            hidden = tf.nn.gelu(self.fc1(self.norm2(x)), approximate=False)
+            return x + _scaled(self.fc2(hidden), kept)
+
+        # Drawn outside: what is computed again has to skip the same branches.
+        factors = [self.drop_path.factors(x) for _ in range(2)] if training and self.drop_path.rate else []
+        return (tf.recompute_grad(branches) if training and self.recomputed else branches)(x, *factors)
+
+
+def _scaled(branch: tf.Tensor, factors: Iterator[tf.Tensor]) -> tf.Tensor:
+    """A branch times the next factor, if there is one."""
+    factor = next(factors, None)
+    return branch if factor is None else branch * factor
 
 
 class Stage(tf_keras.layers.Layer):

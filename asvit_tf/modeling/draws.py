@@ -72,6 +72,10 @@ class StochasticDepth(tf_keras.layers.Dropout):
     def __init__(self, rate: float, seed: int | None = None, name: str | None = None):
         super().__init__(rate, noise_shape=(None, 1, 1, 1), seed=seed, name=name)
 
+    def factors(self, x: tf.Tensor) -> tf.Tensor:
+        """What training multiplies a branch by: 0 or `1 / (1 - rate)` for each image [B, 1, 1, 1]."""
+        return self(tf.ones([tf.shape(x)[0], 1, 1, 1], x.dtype), training=True)
+
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         if _current is None or training is not True:
             return super().call(inputs, training=training)

@@ -9,6 +9,7 @@ from official.modeling import hyperparams
 from official.vision.configs import backbones
 from official.vision.modeling.backbones import factory
 
+from asvit_tf import choices
 from asvit_tf.design.retokenization import Tokenization
 from asvit_tf.design.topology import NAMED, Topology
 from asvit_tf.errors import UserError
@@ -27,6 +28,8 @@ class AsViT(hyperparams.Config):
       stochastic_depth: Rate of the last block.
       pre_logits: Final norm and pooled features behind the stages; a classifier needs them, a detector does not.
       base_stride: Pixels between tokens at the finest tokenization (see backbone.AsViT); presets are multiples of it.
+      attention: How training treats attention's scores: "auto", "whole" or "chunked" (see backbone.AsViT).
+      recompute: "none"; or "blocks", which keeps less of every block for the gradient, and computes it again.
       stride, dilation: Tokenization of evaluation and export; training follows the task's schedule.
     """
 
@@ -37,6 +40,8 @@ class AsViT(hyperparams.Config):
     stochastic_depth: float = 0.0
     pre_logits: bool = True
     base_stride: int = 4
+    attention: str = choices.WHOLE
+    recompute: str = "none"
     stride: int = 4
     dilation: int = 1
 
@@ -77,4 +82,6 @@ def build_asvit(
         representation_size=topology.widths[-1] if config.representation else None,
         stochastic_depth=config.stochastic_depth,
         pre_logits=config.pre_logits,
+        attention=config.attention,
+        recompute=config.recompute,
     )

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-# An augmentation costs accuracy before it brings any: the network has to have seen each image many times. CIFAR-10
-# without colours and mixing ended where it was after 20 epochs of 28 (docs/benchmarks.md, "Photographs").
+# An augmentation costs accuracy before it brings any: the network has to have seen each image many times. CIFAR-10 with
+# mirrors and crops alone ended where it was after 20 epochs of 28; with colours and mixing as well it was 2 points
+# behind in the middle of 35 (docs/benchmarks.md, "Photographs").
 _LONG_EPOCHS = 20
+_COLOUR_EPOCHS, _MANY_COLOUR_EPOCHS, _MANY = 30, 60, 20_000
 _ALWAYS_MIXED_EPOCHS, _MIXING_EXAMPLES = 100, 5_000
 # So do phases of few tokens: 15 epochs of CIFAR-10 were worth 1 to 3 points without (docs/benchmarks.md, "Stability").
 _RETOKENIZED_EPOCHS, _RETOKENIZED_TOKENS = 30, 14
@@ -49,10 +51,11 @@ def fitted(
 ) -> dict[str, Any]:
     """Sections of an experiment by the amount of data and training; what they leave out is the YAML's.
 
-    Images are mirrored and cropped always. From 20 epochs colours and shapes change (RandAugment), crops may leave out
-    more, blocks are skipped, and, of 5,000 images and more, as many batches of a hundred are mixed as there are epochs
-    (Mixup, CutMix, whose labels come smoothed); from 100 epochs of as many images parts are erased. Tokens are few at
-    first from 30 epochs, where there are at least 14 a side in the end.
+    Images are mirrored and cropped always. From 20 epochs crops may leave out more, blocks are skipped, and, of 5,000
+    images and more, as many batches of a hundred are mixed as there are epochs (Mixup, CutMix, whose labels come
+    smoothed). Colours and shapes change from 30 epochs, of 20,000 images and more from 60 (RandAugment); from 100
+    epochs of 5,000 images parts are erased. Tokens are few at first from 30 epochs, where there are at least 14 a side
+    in the end.
 
     Args:
       examples: Training images.
@@ -71,7 +74,7 @@ def fitted(
         "shuffle_buffer_size": min(examples, 10_000),
     }
     losses: dict[str, Any] = {"one_hot": True, "label_smoothing": 0.1}
-    if long:
+    if epochs >= (_COLOUR_EPOCHS if examples < _MANY else _MANY_COLOUR_EPOCHS):
         translation = max(1, min(image_size) // 10)
         # Cutout would hide part of what random erasing hides too.
         randaug = {"num_layers": 2, "magnitude": 5, "translate_const": translation, "exclude_ops": ["Cutout"]}

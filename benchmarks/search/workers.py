@@ -20,7 +20,7 @@ import numpy as np
 
 from asvit_tf import Topology
 from search.runs.search_settings import WorkerSettings
-from search.runs.workers import ParallelScorer
+from search.runs.workers import ParallelScorer, Pool
 from search.scoring.settings import ScoringSettings
 from search.scoring.training_free import TrainingFreeScorer
 from search.strategy import growth as grow
@@ -44,9 +44,9 @@ def run(name):
     """Scores all candidates in the arm `name`; prints a row."""
     images = np.random.default_rng(0).standard_normal((16, 224, 224, 3)).astype(np.float32)
     arm = ARMS[name]
-    scorer = (
-        TrainingFreeScorer(SETTINGS, images) if arm is None else ParallelScorer(SETTINGS, images, WorkerSettings(*arm))
-    )
+    scorer = TrainingFreeScorer(SETTINGS, images)
+    if arm is not None:
+        scorer = ParallelScorer(SETTINGS, images, Pool(WorkerSettings(*arm)))
     topologies = tried()
     list(scorer([Topology.parse("4,2,2|2,1,2|2,1,2|2,1,2|16,8")] * (arm[0] if arm else 1)))  # Warms up.
     start = time.perf_counter()

@@ -74,10 +74,10 @@ def design(directory: Path, dataset: Any) -> Any:
     from search.runs.settings import RunSettings
 
     settings = RunSettings(data_path=str(directory), image_size=SIZE, budget=BUDGET, base_stride=BASE_STRIDE)
-    scored = designing.scorer(directory, settings, dataset)
     classes = len(dataset.class_names)
-    found = designing.search(directory, settings, scored, classes, 20)
-    grown = designing.grow(directory, settings, Topology.parse(found["topology"]), scored, classes, None)
+    with designing.scoring(directory, settings, dataset) as scored:
+        found = designing.search(directory, settings, scored, classes, 20)
+        grown = designing.grow(directory, settings, Topology.parse(found["topology"]), scored, classes, None)
     return Topology.parse(grown["topology"])
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from asvit_tf.journals import Journal
 from asvit_tf.modeling import checkpoints
 from asvit_tf.serving import export
 from asvit_tf.training.saving import best
+from search.runs import cluster
 from search.runs.search_settings import WorkerSettings
 from search.runs.settings import PROXY_DIVISOR, RunSettings
 from search.runs.workers import ParallelScorer
@@ -47,17 +49,20 @@ def once(path: Path, step: Callable[[Path], dict[str, Any]], key: str | None = N
     return result if result is not None and (key is None or key in result) else step(path)
 
 
-def scorer(directory: Path, settings: RunSettings, dataset: data.Dataset, gpus: tuple[str, ...] = ("",)) -> Scorer:
-    """Scores on a data set's images, each topology once.
+@contextlib.contextmanager
+def scoring(
+    directory: Path, settings: RunSettings, dataset: data.Dataset, workers: WorkerSettings = WorkerSettings()
+) -> Iterator[Scorer]:
+    """Scores on a data set's images, each topology once, for the length of a `with` block.
 
     Args:
       directory: Of the run.
       settings: Of the run.
       dataset: Whose training images are taken.
-      gpus: CUDA_VISIBLE_DEVICES of the processes that score; one of them is this process.
+      workers: What scores.
 
     Raises:
-      UserError: There are fewer images than a score takes.
+      UserError: There are fewer images than a score takes, or the cluster cannot be used.
     """
     if settings.score_batch > dataset.train_examples:
         raise UserError(
@@ -65,15 +70,18 @@ def scorer(directory: Path, settings: RunSettings, dataset: data.Dataset, gpus: 
         )
     source = images.Source(data_path=dataset.train_path)
     sample, _ = images.sample(source, settings.score_batch, settings.size, settings.seed, progress=True)
-    scoring = ScoringSettings(
+    options = ScoringSettings(
         image_size=settings.size,
         base_stride=settings.stride,
         repeats=settings.repeats,
         seed=settings.seed,
     )
-    workers = WorkerSettings(len(gpus), gpus=gpus)
-    scored: Scorer = TrainingFreeScorer(scoring, sample) if len(gpus) == 1 else ParallelScorer(scoring, sample, workers)
-    return Remembered(scored, directory / "scores.jsonl")
+    path = directory / "scores.jsonl"
+    if workers.spread:
+        with cluster.opened(workers) as pool:
+            yield Remembered(ParallelScorer(options, sample, pool), path)
+    else:
+        yield Remembered(TrainingFreeScorer(options, sample), path)
 
 
 def limits(settings: RunSettings, num_classes: int) -> Limits:

@@ -29,15 +29,18 @@ from asvit_tf.design.topology import Topology
 from asvit_tf.hardware.choice import Chosen
 from asvit_tf.modeling import checkpoints
 from asvit_tf.serving import export
-from asvit_tf.storage import write_json, write_text
+from asvit_tf.storage import write_json
 from asvit_tf.tasks import baselines, plans, schedules
 from asvit_tf.training import guard
 from asvit_tf.training import run as train
 from asvit_tf.training.runtimes import Runtime
 from asvit_tf.training.saving import best
-from search.runs import designing, evidence, reporting, speeds, timetable
+from search.runs import designing, evidence, reporting, timetable
+from search.runs.planning import Planning
+from search.runs.search_settings import WorkerSettings
 from search.runs.settings import RunSettings
 from search.runs.timetable import EpochsChangedError, Pace, Timetable
+from search.scoring.score import Scorer
 
 
 def run(
@@ -46,6 +49,7 @@ def run(
     say: Callable[[str], None],
     chosen: Chosen = Chosen(),
     started: float | None = None,
+    cluster: str | None = None,
 ) -> dict[str, Any]:
     """Runs every step that is not done yet.
 
@@ -55,6 +59,7 @@ def run(
       say: Receives a line at the start of each step.
       chosen: Devices, as `doctor.devices.take` took them; no part of the settings, so another start may have others.
       started: When the command began, of `time.monotonic`, for `hours`; None for now.
+      cluster: Of Dask, whose workers score (see `WorkerSettings`); it trains nothing.
 
     Returns:
       `topology` (found by search), `grown` (trained), `parameters`; on held-out images, at all tokens, `accuracy` with
@@ -71,7 +76,8 @@ def run(
       UserError: The images are too few or cannot be read, no network fits the budget, or a batch cannot be divided
         among the devices.
     """
-    return _Run(directory, settings, say, chosen, time.monotonic() if started is None else started).everything()
+    started = time.monotonic() if started is None else started
+    return _Run(directory, settings, say, chosen, started, cluster).everything()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,18 +104,30 @@ class _Run:
     """One run's directory and settings; each method is one step."""
 
     def __init__(
-        self, directory: Path, settings: RunSettings, say: Callable[[str], None], chosen: Chosen, started: float
+        self,
+        directory: Path,
+        settings: RunSettings,
+        say: Callable[[str], None],
+        chosen: Chosen,
+        started: float,
+        cluster: str | None,
     ):
         self.directory = directory
-        self.settings = settings
         self._chosen = chosen
-        self._runtime = Runtime(chosen, settings.batch_size)
+        gpus = chosen.worker_gpus()
+        self._workers = WorkerSettings(1 if cluster else len(gpus), gpus=gpus, cluster=cluster)
         self.seconds: dict[str, float] = {}
         self._say = say
         self._timetable = (
             None if settings.hours is None else Timetable(directory / "timetable.json", settings.hours, started)
         )
-        self._kept = None if settings.init_checkpoint is None else designing.Kept.of(settings.init_checkpoint)
+        kept = None if settings.init_checkpoint is None else designing.Kept.of(settings.init_checkpoint)
+        self._planning = Planning(directory, settings, Runtime(chosen, settings.batch_size), kept)
+
+    @property
+    def settings(self) -> RunSettings:
+        """Of the run; the base stride may be decided on the way."""
+        return self._planning.settings
 
     def everything(self) -> dict[str, Any]:
         """All steps; of a run that is finished, what it wrote."""
@@ -118,17 +136,17 @@ class _Run:
             finished = json.loads(written.read_text(encoding="utf-8"))
             if "learned" in finished:  # Else it is of an earlier version: its network is evaluated again.
                 return self._placed(finished)
-        self._say(f"hardware: {self._runtime}")
-        plans.check(self._plan())  # Before anything takes long.
+        self._say(f"hardware: {self._planning.runtime}")
+        plans.check(self._planning.plan())  # Before anything takes long.
         dataset = self._timed("data", self.prepare_data)
-        if self._timetable is not None and self.settings.base_stride is None and self._kept is None:
-            self.settings = self._with_base_stride(dataset, self._timetable)
+        if self._timetable is not None and self.settings.base_stride is None and self._planning.kept is None:
+            self._planning = self._planning.with_base_stride(dataset, self._timetable, self._say)
         design = self.design(dataset)
-        params = self.experiment(dataset, Topology.parse(design.grown))
+        params = self._planning.experiment(dataset, Topology.parse(design.grown))
         if self._timetable is not None:
-            choice = self._timetable.choice(lambda seconds: self.choose(dataset, design.family, seconds))
+            choice = self._timetable.choice(functools.partial(self._planning.choose, dataset, design.family, self._say))
             design = dataclasses.replace(design, family=design.family[: choice.member + 1])
-            params = self.experiment(dataset, Topology.parse(design.grown), choice.epochs)
+            params = self._planning.experiment(dataset, Topology.parse(design.grown), choice.epochs)
             self._say(
                 f"training will take about {timetable.span(choice.seconds)}, export and report "
                 f"{timetable.span(timetable.END_SECONDS)}; {timetable.span(self._timetable.used)} are gone"
@@ -179,58 +197,6 @@ class _Run:
         names = {key: result[key] for key in ("saved_model", "report") if result[key] is not None}
         return {**result, **{key: str(self.directory / Path(name).name) for key, name in names.items()}}
 
-    def _plan(self, dataset: data.Dataset | None = None) -> plans.Plan:
-        """How the network is trained."""
-        names = {field.name for field in dataclasses.fields(plans.Plan)} & {
-            field.name for field in dataclasses.fields(RunSettings)
-        }
-        plan = plans.Plan(
-            **{name: getattr(self.settings, name) for name in names - {"image_size", "base_stride", "init_checkpoint"}},
-            image_size=self.settings.size,
-            base_stride=self.settings.stride,
-            overrides=self.settings.params_override,
-        )
-        if self._kept is None:
-            return plan
-        same = dataset is None or dataset.class_names == self._kept.class_names
-        return dataclasses.replace(
-            plan,
-            base_stride=self._kept.base_stride,
-            init_checkpoint=self._kept.checkpoint,
-            init_modules="all" if same else "backbone",
-        )
-
-    def experiment(self, dataset: data.Dataset, topology: Topology, epochs: int | None = None) -> cfg.ExperimentConfig:
-        """What trains the network; its recipe is written down, to be edited and given back."""
-        plan = self._plan(dataset)
-        params = plans.classifier(
-            plan if epochs is None else dataclasses.replace(plan, epochs=epochs), dataset, topology
-        )
-        write_text(self.directory / "recipe.yaml", plans.recipe_text(params))
-        self._runtime.apply(params, dataset.validation_examples)
-        return params
-
-    def _with_base_stride(self, dataset: data.Dataset, table: Timetable) -> RunSettings:
-        """The settings with a base stride by the time that training will have."""
-        settings = self.settings
-
-        def small(stride: int) -> cfg.ExperimentConfig:
-            tried = dataclasses.replace(settings, base_stride=stride)
-            plan = dataclasses.replace(self._plan(), base_stride=stride)
-            params = plans.classifier(plan, dataset, designing.smallest(tried))
-            self._runtime.apply(params, dataset.validation_examples)
-            return params
-
-        asked = (settings.stride, settings.size, small, dataset.validation_examples)
-        decide = functools.partial(speeds.base_stride, *asked, enough_epochs=settings.epochs, say=self._say)
-        return dataclasses.replace(settings, base_stride=table.base_stride(decide))
-
-    def choose(self, dataset: data.Dataset, family: list[dict[str, Any]], seconds: float) -> timetable.Choice:
-        """The member to train, and its epochs, in the seconds that are left."""
-        experiment = functools.partial(self.experiment, dataset)
-        choice = speeds.choose(family, experiment, dataset.validation_examples, seconds, self._say)
-        return choice if self.settings.epochs is None else dataclasses.replace(choice, epochs=self.settings.epochs)
-
     def _timed(self, name: str, step: Callable, *arguments: Any) -> Any:
         start = time.perf_counter()
         result = step(*arguments)
@@ -246,10 +212,14 @@ class _Run:
     def design(self, dataset: data.Dataset) -> _Design:
         """Searched and grown; or that of the network to start from."""
         settings, classes = self.settings, len(dataset.class_names)
-        if self._kept is not None:
-            family = self._kept.family(settings, classes)
-            return _Design(str(self._kept.topology), family, 0)
-        scored = designing.scorer(self.directory, settings, dataset, self._chosen.worker_gpus())
+        if self._planning.kept is not None:
+            family = self._planning.kept.family(settings, classes)
+            return _Design(str(self._planning.kept.topology), family, 0)
+        with designing.scoring(self.directory, settings, dataset, self._workers) as scored:
+            return self._searched_and_grown(dataset, scored)
+
+    def _searched_and_grown(self, dataset: data.Dataset, scored: Scorer) -> _Design:
+        settings, classes = self.settings, len(dataset.class_names)
         steps, stop = settings.search_steps, None
         if self._timetable is not None:
             steps = steps or self._timetable.search_steps(lambda: designing.seconds_of_a_score(settings, scored))
@@ -310,7 +280,7 @@ class _Run:
         self._say(f"evaluating {dataset.test_examples} images of the test split")
         params = copy.deepcopy(params)
         params.task.validation_data.input_path = dataset.test_path
-        self._runtime.evaluate(params, dataset.test_examples)
+        self._planning.runtime.evaluate(params, dataset.test_examples)
 
         def tested(path: Path) -> dict[str, Any]:
             # In a directory of its own: the training's holds the curve of the validation images.

@@ -8,10 +8,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import zlib
 from typing import Any
 
-from asvit_tf.choices import BACKENDS
 from asvit_tf.design.topology import STRIDE
 from asvit_tf.errors import UserError
 from search.runs.settings import check_least
@@ -19,6 +19,9 @@ from search.scoring.settings import ScoringSettings
 from search.strategy import space
 from search.strategy.limits import Limits
 from search.strategy.space import Space
+
+LOCAL_CLUSTER = "local:"
+_CLUSTER = re.compile(r"local:\d+|(\w+://)?[^\s:/]+:\d+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,8 +95,8 @@ class WorkerSettings:
     Attributes:
       processes: How many, >= 1; one is this process itself.
       threads: Threads of each process, >= 1; None shares the cores out.
-      backend: joblib's, one of `choices.BACKENDS`.
       gpus: CUDA_VISIBLE_DEVICES of the processes, in turn (`choice.Chosen.worker_gpus`); none leaves it as it is.
+      cluster: Of Dask, instead of processes: a scheduler's address such as "10.0.0.1:8786", or "local:N".
 
     Raises:
       UserError: A value is out of range.
@@ -101,19 +104,42 @@ class WorkerSettings:
 
     processes: int = 1
     threads: int | None = None
-    backend: str = "loky"
     gpus: tuple[str, ...] = ()
+    cluster: str | None = None
 
     def __post_init__(self) -> None:
         if self.processes < 1 or (self.threads is not None and self.threads < 1):
             raise UserError(f"workers is {self.processes} and threads {self.threads}; both must be at least 1")
-        if self.backend not in BACKENDS:
-            raise UserError(f"unknown backend {self.backend!r}; allowed are {', '.join(BACKENDS)}")
+        if self.cluster is None:
+            return
+        if self.processes > 1:
+            raise UserError("--workers are processes of this command, and --cluster has its own; give one of the two")
+        if not _CLUSTER.fullmatch(self.cluster) or self.local_workers == 0:
+            raise UserError(
+                f"cluster is {self.cluster!r}; it must be a scheduler's address such as 10.0.0.1:8786, or local:N with "
+                "N of at least 1"
+            )
 
     @property
     def threads_each(self) -> int:
-        """Threads of every worker."""
-        return self.threads or max(1, (os.cpu_count() or 1) // self.processes)
+        """Threads of every process."""
+        return self.threads_of(self.processes)
+
+    def threads_of(self, number: int) -> int:
+        """Threads of each of so many processes."""
+        return self.threads or max(1, (os.cpu_count() or 1) // number)
+
+    @property
+    def local_workers(self) -> int | None:
+        """N of a cluster `local:N`."""
+        if self.cluster is None or not self.cluster.startswith(LOCAL_CLUSTER):
+            return None
+        return int(self.cluster.removeprefix(LOCAL_CLUSTER))
+
+    @property
+    def spread(self) -> bool:
+        """Whether other processes than this one work."""
+        return self.processes > 1 or self.cluster is not None
 
 
 @dataclasses.dataclass(frozen=True)

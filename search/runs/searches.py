@@ -136,7 +136,7 @@ def _scoring(directory: Path, run: ScoredRun, fixed: dict[str, Any]) -> Iterator
       fixed: What else must not change between starts.
     """
     workers = run.workers
-    if workers.processes == 1 and workers.threads is not None:
+    if not workers.spread and workers.threads is not None:
         from search.runs.workers import set_threads
 
         set_threads(workers.threads)  # Before anything starts TensorFlow.
@@ -145,7 +145,8 @@ def _scoring(directory: Path, run: ScoredRun, fixed: dict[str, Any]) -> Iterator
     with workspace(directory, {**run.identity(), **fixed}) as owned:
         try:
             images, skipped = _images(owned / "images.npz", run.images, run.scoring.seed)
-            yield Remembered(_scorer(run, images), owned / "scores.jsonl"), skipped
+            with _scorer(run, images) as scorer:
+                yield Remembered(scorer, owned / "scores.jsonl"), skipped
         except UserError:
             if not (owned / "scores.jsonl").exists():  # Nothing is lost: other settings may be tried here.
                 for name in ("settings.json", "images.npz"):
@@ -170,10 +171,14 @@ def _images(path: Path, settings: ImageSettings, seed: int) -> tuple[np.ndarray,
         return kept["images"], Skipped.of_text(text)
 
 
-def _scorer(run: ScoredRun, images: np.ndarray) -> Scorer:
+@contextlib.contextmanager
+def _scorer(run: ScoredRun, images: np.ndarray) -> Iterator[Scorer]:
+    from search.runs import cluster
     from search.runs.workers import ParallelScorer
     from search.scoring.predicting import scorer_of
 
-    if run.workers.processes == 1 and run.workers.backend == "loky":
-        return scorer_of(run.scoring, images)
-    return ParallelScorer(run.scoring, images, run.workers)
+    if run.workers.spread:
+        with cluster.opened(run.workers) as pool:
+            yield ParallelScorer(run.scoring, images, pool)
+    else:
+        yield scorer_of(run.scoring, images)

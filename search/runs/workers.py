@@ -1,4 +1,4 @@
-"""Work in several processes at once, through joblib, so that its backends can also spread it over hosts.
+"""Work in several processes at once: on this machine through joblib, or on a cluster (`cluster.py`).
 
 A score, as a training, is a function of the topology and the settings alone, so it does not matter which process
 computes it.
@@ -29,13 +29,14 @@ from asvit_tf.errors import UserError
 from search.runs.search_settings import WorkerSettings
 
 if TYPE_CHECKING:
+    from search.runs.cluster import ClusterPool
     from search.scoring.predicting import PredictingScorer
     from search.scoring.score import Score
     from search.scoring.settings import ScoringSettings
     from search.scoring.training_free import TrainingFreeScorer
 
 _ORPHAN_CHECK_SECONDS = 2.0
-_LEAK_BYTES = 8e9
+LEAK_BYTES = 8e9  # By which a process may grow before a new one takes its place.
 
 _prepared = False  # Whether this process is set up for work.
 _places: list[IO[str]] = []  # What this worker process holds locked until it ends: its place among the others.
@@ -68,23 +69,23 @@ class Pool:
     """Calls a function many times, side by side; the order of the results is that of the calls.
 
     Args:
-      workers: How many processes, threads of each, and joblib's backend.
+      workers: How many processes, and threads of each.
       growth: Bytes by which a process may grow before a new one takes its place.
     """
 
-    def __init__(self, workers: WorkerSettings, growth: float = _LEAK_BYTES):
+    def __init__(self, workers: WorkerSettings, growth: float = LEAK_BYTES):
         self._places = tempfile.TemporaryDirectory(prefix="asvit-workers-")
         self._process = _Process(workers.threads_each, growth, workers.gpus, workers.processes, self._places.name)
-        self._parallel = dict(n_jobs=workers.processes, backend=workers.backend)
+        self._parallel = dict(n_jobs=workers.processes, backend="loky")
 
-    def map(self, function: Callable, calls: Iterable[tuple]) -> Iterator[Any]:
-        """`function(*arguments)` for each of the calls.
+    def map(self, function: Callable, calls: Iterable[tuple], shared: tuple = ()) -> Iterator[Any]:
+        """`function(*shared, *arguments)` for each of the calls.
 
         Raises:
           UserError: A process was killed from outside.
         """
         pool = joblib.Parallel(**self._parallel, return_as="generator", batch_size=1)
-        tasks = (joblib.delayed(_work)(self._process, function, arguments) for arguments in calls)
+        tasks = (joblib.delayed(_work)(self._process, function, (*shared, *arguments)) for arguments in calls)
         try:
             yield from pool(tasks)
         except process_executor.TerminatedWorkerError as error:
@@ -98,16 +99,15 @@ class ParallelScorer:
 
     Args:
       settings, images: As `TrainingFreeScorer`.
-      workers: As `Pool`.
+      pool: Where: a `Pool` or a `cluster.ClusterPool`.
     """
 
-    def __init__(self, settings: ScoringSettings, images: np.ndarray, workers: WorkerSettings):
-        self._pool = Pool(workers)
-        self._images = images
-        self._key = (settings, hashlib.sha256(images.tobytes()).hexdigest())
+    def __init__(self, settings: ScoringSettings, images: np.ndarray, pool: Pool | ClusterPool):
+        self._pool = pool
+        self._shared = (settings, hashlib.sha256(images.tobytes()).hexdigest()), images
 
     def __call__(self, topologies: Sequence[Topology]) -> Iterator[Score]:
-        return self._pool.map(_score, ((self._key, self._images, str(topology)) for topology in topologies))
+        return self._pool.map(_score, ((str(topology),) for topology in topologies), self._shared)
 
 
 def _work(process: _Process, function: Callable, arguments: tuple) -> Any:
@@ -128,11 +128,16 @@ def _score(key: tuple[ScoringSettings, str], images: np.ndarray, topology: str) 
     return _kept[1].score(Topology.parse(topology))
 
 
-def _prepare_process(process: _Process) -> None:
-    """Sets up TensorFlow before its first use, and ends the process when its parent is gone."""
+def quiet() -> None:
+    """Keeps TensorFlow silent; call it before its first use."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     warnings.filterwarnings("ignore")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
+
+
+def _prepare_process(process: _Process) -> None:
+    """Sets up TensorFlow before its first use, and ends the process when its parent is gone."""
+    quiet()
     # loky ends a worker that has grown by 300 MB, to stop leaks; a larger topology is no leak, and a new process would
     # import TensorFlow again.
     private_names.let_workers_grow(process.growth)

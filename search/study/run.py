@@ -6,6 +6,7 @@ soon as it is done, further seeds of some topologies go to `repeats.jsonl`; star
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -70,13 +71,14 @@ def run(save_dir: str, settings: StudySettings, workers: WorkerSettings = Worker
     """
     if settings.data_path is not None and not (Path(save_dir) / "data" / "dataset.json").exists():
         layout(settings.data_path, [save_dir])
-    with workspace(save_dir, settings.identity()) as directory:
+    with workspace(save_dir, settings.identity()) as directory, contextlib.ExitStack() as opened:
         try:
-            from search.runs.workers import Pool, set_threads
+            from search.runs import cluster
+            from search.runs.workers import set_threads
 
-            pool = Pool(workers, _GROWTH)
-            if workers.processes == 1:
+            if not workers.spread:
                 set_threads(workers.threads_each)  # Before anything starts TensorFlow.
+            pool = opened.enter_context(cluster.opened(workers, _GROWTH))
             own = not (directory / "data").exists()
             images, shares, skipped = prepare(directory, settings)
         except UserError:
@@ -148,8 +150,7 @@ def _rows(
         # One queue, so that no worker waits for another between the two kinds.
         calls: list[tuple] = [(topology, None) for topology in drawn if topology not in measured]
         calls += [key for key in again if key not in repeated]
-        calls = [(settings, place, images, *call) for call in calls]
-        for row in spread(study_work.work, calls) if calls else ():
+        for row in spread(study_work.work, calls, (settings, place, images)) if calls else ():
             (more if "seed" in row else first).append(row)
             _show(row, bar)
     shutil.rmtree(directory / study_work.SCRATCH, ignore_errors=True)

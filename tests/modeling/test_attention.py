@@ -7,8 +7,10 @@ import pytest
 import tensorflow as tf
 from helpers import relative_error
 
+from asvit_tf import choices
 from asvit_tf.design import grids
-from asvit_tf.modeling import attention, blocks
+from asvit_tf.measures import derivatives
+from asvit_tf.modeling import attention, blocks, draws
 
 RNG = np.random.default_rng(0)
 
@@ -79,8 +81,33 @@ def test_stochastic_depth_drops_whole_branches_in_training_only():
     assert not np.any(np.all((block(x, training=False) - x).numpy() == 0, axis=(1, 2, 3)))
 
 
-@pytest.mark.parametrize("bias", [None, np.where(np.arange(5) == 3, -1e9, 0.0)], ids=["", "masked"])
-def test_gradients_of_attention_are_those_of_its_formula(bias):
+def whole(query, key, value, bias):
+    return attention.attend(query, key, value, bias)
+
+
+def chunked(query, key, value, bias):
+    """The first of the axes a chunk at a time."""
+    if bias is not None:
+        bias = tf.constant(np.broadcast_to(bias, (query.shape[0], 1, query.shape[1])))
+    return attention.attend_in_chunks(query, key, value, bias)
+
+
+MASKED = np.where(np.arange(5) == 3, -1e9, 0.0)
+RULES = pytest.mark.parametrize(
+    ("rule", "bias"),
+    [(rule, bias) for rule in (whole, chunked) for bias in (None, MASKED)],
+    ids=["whole", "whole masked", "chunked", "chunked masked"],
+)
+MODES = {
+    "eager": lambda function: function,
+    "graph": lambda function: tf.function(function, autograph=False),
+    "compiled": lambda function: tf.function(function, autograph=False, jit_compile=True),
+}
+
+
+@RULES
+@pytest.mark.parametrize("mode", MODES)
+def test_gradients_of_attention_are_those_of_its_formula(rule, bias, mode):
     """First by the layer's own rule, second through it; against TensorFlow's gradients of the plain formula."""
     inputs = [tf.constant(RNG.standard_normal((2, 5, 3))) for _ in range(3)]
     cotangent = tf.constant(RNG.standard_normal((2, 5, 3)))
@@ -89,7 +116,7 @@ def test_gradients_of_attention_are_those_of_its_formula(bias):
         scores = query @ tf.transpose(key, (0, 2, 1))
         return tf.nn.softmax(scores if bias is None else scores + bias) @ value
 
-    def derivatives(function):
+    def both(function):
         with tf.GradientTape() as outer:
             outer.watch(inputs)
             with tf.GradientTape() as inner:
@@ -99,15 +126,31 @@ def test_gradients_of_attention_are_those_of_its_formula(bias):
             total = tf.add_n([tf.reduce_sum(tf.sin(gradient)) for gradient in first])
         return [output, *first, *outer.gradient(total, inputs)]
 
-    for run in (lambda function: derivatives(function), lambda function: tf.function(derivatives)(function)):
-        ours = run(lambda *arguments: attention.attend(*arguments, bias))
-        for actual, expected in zip(ours, run(plain), strict=True):
-            np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-12)
+    ours = MODES[mode](lambda: both(lambda *arguments: rule(*arguments, bias)))()
+    for actual, expected in zip(ours, both(plain), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("bias", [None, np.where(np.arange(5) == 3, -1e9, 0.0)], ids=["", "masked"])
+@pytest.mark.parametrize("engine", choices.ENGINES)
+def test_measures_see_whole_scores(engine):
+    """Outside of training, where curves are followed, a layer without kept scores is the other one."""
+    x, dx, ddx = (tf.constant(RNG.standard_normal((2, 1, 6, 5)), tf.float32) for _ in range(3))
+    whole, chunked = (attention.WindowedAttention(2, 3, seed=1, scores=scores) for scores in ("whole", "chunked"))
+    for layer in (whole, chunked):
+        layer(x)
+    chunked.set_weights(whole.get_weights())
+
+    def along(layer):
+        return tf.function(lambda: derivatives.derivatives(layer, x, [dx, ddx], engine), autograph=False)()
+
+    for actual, expected in zip(along(chunked), along(whole), strict=True):
+        np.testing.assert_array_equal(actual, expected)
+
+
+@RULES
 @pytest.mark.parametrize("offset", [0.0, 200.0])
-def test_attention_in_bfloat16_is_the_formula_up_to_its_rounding(bias, offset):
+@pytest.mark.parametrize("mode", MODES)
+def test_attention_in_bfloat16_is_the_formula_up_to_its_rounding(rule, bias, offset, mode):
     """Weights that are divided by their sum only after the product; also where all scores of a row are large."""
     query, key = (RNG.integers(-1, 2, (2, 5, 4)).astype(np.float64) for _ in range(2))
     query[..., 3], key[..., 3] = offset, 1
@@ -115,13 +158,58 @@ def test_attention_in_bfloat16_is_the_formula_up_to_its_rounding(bias, offset):
     narrow = [tf.cast(array, tf.bfloat16) for array in exact]
     exact = [tf.cast(array, tf.float64) for array in narrow]  # Both start from the same numbers; scores are whole.
 
-    def run(inputs, cotangent):
+    def run(rule, inputs, cotangent):
         with tf.GradientTape() as tape:
             tape.watch(inputs)
-            output = attention.attend(*inputs, bias)
+            output = rule(*inputs, bias)
         return [output, *tape.gradient(output, inputs, output_gradients=cotangent)]
 
-    for actual, expected in zip(run(narrow[:3], narrow[3]), run(exact[:3], exact[3]), strict=True):
+    ours = MODES[mode](lambda: run(rule, narrow[:3], narrow[3]))()
+    for actual, expected in zip(ours, run(whole, exact[:3], exact[3]), strict=True):
         assert actual.dtype == tf.bfloat16
         assert np.all(np.isfinite(tf.cast(actual, tf.float64)))
         assert relative_error(tf.cast(actual, tf.float64), expected) < 0.05
+
+
+def trained_by(block, x, windows, step):
+    """Output and gradients of a training step, draws included."""
+    with draws.of_step(3, step), tf.GradientTape() as tape:
+        tape.watch(x)
+        output = block(x, windows, training=True)
+        loss = tf.reduce_sum(tf.sin(output))
+        return [output, *tape.gradient(loss, [x, *block.trainable_variables])]
+
+
+@pytest.mark.parametrize(
+    "options", [{"scores": "chunked"}, {"recomputed": True}, {"scores": "chunked", "recomputed": True}]
+)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("grid", [(4, 6), (5, 7)], ids=["divided", "padded"])
+def test_a_block_that_keeps_less_is_the_same(options, mode, grid):
+    """Scores in chunks, the inside computed again: values and gradients, skipped branches among them."""
+    x = tf.constant(RNG.standard_normal((16, *grid, 6)), tf.float32)
+    windows = grids.Windows.cut(grid, 2)
+    plain, saving = (blocks.Block(6, 2, 3, 2, drop_rate=0.5, seed=1, **each) for each in ({"scores": "whole"}, options))
+    for block in (plain, saving):
+        block(x, windows)
+    for variable, same in zip(plain.weights, saving.weights, strict=True):
+        variable.assign(RNG.standard_normal(variable.shape) / 2)
+        same.assign(variable)
+    step = tf.Variable(7, dtype=tf.int64)
+    # Compiled, draws are others.
+    expected, ours = (
+        MODES[mode](lambda block=block: trained_by(block, x, windows, step))() for block in (plain, saving)
+    )
+    assert np.any(np.all((expected[0] - x).numpy() == 0, axis=(1, 2, 3)))
+    for actual, theirs in zip(ours, expected, strict=True):
+        assert relative_error(actual, theirs) < 1e-6
+
+
+def test_scores_are_kept_of_small_windows_only(monkeypatch):
+    """By "auto" in training; evaluation and export keep nothing anyway."""
+    layer = attention.WindowedAttention(2, 3, scores="auto")
+    seen = []
+    monkeypatch.setattr(attention.WindowedAttention, "_in_chunks", lambda self, q, *_: seen.append(q.shape[2]) or q)
+    for tokens, training in [(511, True), (512, True), (512, False), (512, None)]:
+        layer(tf.zeros((1, 1, tokens, 6)), training=training)
+    assert seen == [512]

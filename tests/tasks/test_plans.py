@@ -64,7 +64,7 @@ def test_learning_rate_grows_with_the_root_of_the_batch():
 def test_augmentation_by_epochs_and_images():
     """Every combination is one that losses and labels agree with; more training never means less augmentation."""
     strength = {}
-    for examples, epochs in itertools.product((500, 50_000), (19, 20, 100)):
+    for examples, epochs in itertools.product((500, 50_000), (19, 20, 30, 60, 100)):
         params = planned(examples, epochs=epochs)
         checks.check(params)
         data = params.task.train_data
@@ -77,11 +77,13 @@ def test_augmentation_by_epochs_and_images():
             params.task.model.backbone.asvit.stochastic_depth > 0,
             1 - data.crop_area_range[0] > 0.4,
         )
-    few = {epochs: strength[500, epochs] for epochs in (19, 20, 100)}
-    many = {epochs: strength[50_000, epochs] for epochs in (19, 20, 100)}
+    few = {epochs: strength[500, epochs] for epochs in (19, 20, 30, 60, 100)}
+    many = {epochs: strength[50_000, epochs] for epochs in (19, 20, 30, 60, 100)}
     assert few[19] == many[19] == (False, False, False, False, False)
-    assert few[20] == few[100] == (True, False, False, True, True)
-    assert many[20] == (True, True, False, True, True)
+    assert few[20] == (False, False, False, True, True)
+    assert few[30] == few[100] == (True, False, False, True, True)
+    assert many[20] == many[30] == (False, True, False, True, True)
+    assert many[60] == (True, True, False, True, True)
     assert many[100] == (True, True, True, True, True)
     shares = [planned(5_000, epochs=epochs).task.train_data.mixup_and_cutmix.prob for epochs in (20, 50, 100, 300)]
     assert shares == [0.2, 0.5, 1.0, 1.0]

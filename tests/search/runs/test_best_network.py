@@ -1,5 +1,7 @@
 """What a run reports, exports and tests is the best network of its training; the training is planted."""
 
+import time
+
 import pytest
 import tensorflow as tf
 from official.core import exp_factory
@@ -10,10 +12,12 @@ from asvit_tf.dataloaders.classification import Dataset
 from asvit_tf.hardware.choice import Chosen
 from asvit_tf.modeling import checkpoints
 from asvit_tf.serving import export
+from asvit_tf.tasks import plans
 from asvit_tf.training import run as train
 from asvit_tf.training.saving.best import BestKeeper
 from search.runs.pipeline import _Run
 from search.runs.settings import RunSettings
+from search.runs.timetable import Choice, EpochsChangedError, Pace
 
 STEP = 10
 CURVE = (0.5, 0.9, 0.4)  # Of the accuracy; the network of step s holds the number s.
@@ -25,7 +29,7 @@ class Killed(Exception):
 
 @pytest.fixture
 def run(tmp_path):
-    return _Run(tmp_path, RunSettings(), lambda line: None, Chosen(), 0.0)
+    return _Run(tmp_path, RunSettings(), lambda line: None, Chosen(), 0.0, None)
 
 
 @pytest.fixture
@@ -42,7 +46,7 @@ def metrics(accuracy):
 def planted(keeps=True, killed_after=None):
     """A training that is killed after so many evaluations, or not."""
 
-    def fake(params, model_dir, mode, progress=False, root=None, keeps_best=False):
+    def fake(params, model_dir, mode, progress=False, root=None, keeps_best=False, evaluated=None):
         assert keeps_best
         number = tf.Variable(0)
         checkpoint = tf.train.Checkpoint(number=number)
@@ -113,3 +117,38 @@ def test_a_training_of_an_earlier_version_has_its_last_network(run, params, monk
     assert "best_step" not in result
     assert exported_by(run, params, monkeypatch) is None
     assert answers_of(run, params, monkeypatch) == (3 * STEP, True)
+
+
+def test_a_training_goes_on_with_the_epochs_that_fit(tmp_path, monkeypatch):
+    """Another number behind an evaluation: the same directory, the recipe that was begun, the new end; also later."""
+    timed = _Run(tmp_path, RunSettings(data_path=".", hours=1), lambda line: None, Chosen(), time.monotonic(), None)
+    timed._timetable.choice(lambda seconds: Choice(0, 4, seconds))
+    params = exp_factory.get_exp_config("asvit_digits")
+    params.override({"trainer": {"train_steps": 40, "steps_per_loop": 10}})
+    asked, paced = [], []
+
+    def fake(params, model_dir, mode, *, evaluated, **options):
+        asked.append(params.trainer.train_steps)
+        paced.append(evaluated)
+        if len(asked) == 1:
+            raise EpochsChangedError(6)
+        return metrics(0.5)
+
+    monkeypatch.setattr(train, "run", fake)
+    timed.train_model(params)
+    assert asked == [40, 60]
+    assert all(isinstance(pace, Pace) for pace in paced)
+    assert plans.epochs_of(timed._with_changed_epochs(params)) == 6
+    again = _Run(tmp_path, RunSettings(data_path=".", hours=1), lambda line: None, Chosen(), time.monotonic(), None)
+    assert plans.epochs_of(again._with_changed_epochs(params)) == 6
+
+
+@pytest.mark.parametrize("settings", [RunSettings(), RunSettings(data_path=".", hours=1, epochs=4)])
+def test_epochs_that_were_asked_for_stay(tmp_path, monkeypatch, settings):
+    run = _Run(tmp_path, settings, lambda line: None, Chosen(), time.monotonic(), None)
+    if run._timetable is not None:
+        run._timetable.choice(lambda seconds: Choice(0, 4, seconds))
+    asked = []
+    monkeypatch.setattr(train, "run", lambda *args, evaluated, **options: asked.append(evaluated) or metrics(0.5))
+    run.train_model(exp_factory.get_exp_config("asvit_digits"))
+    assert asked == [None]

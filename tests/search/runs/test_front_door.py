@@ -16,7 +16,7 @@ from sklearn import datasets
 
 from asvit_tf import Topology, cli
 from asvit_tf.serving import export
-from search.runs import designing, timetable
+from search.runs import designing, speeds, timetable
 from search.scoring.score import Score
 
 OPTIONS = [
@@ -53,7 +53,8 @@ def finished(folder, tmp_path_factory):
     """Directory and result of a run of three minutes, which trains for three epochs at the most."""
     output = tmp_path_factory.mktemp("runs") / "timed"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(designing, "scorer", lambda *_: Sizes())
+        patch.setattr(designing, "scoring", lambda *_: contextlib.nullcontext(Sizes()))
+        patch.setattr(speeds, "_ENOUGH_EPOCHS", 3)
         patch.setattr(timetable, "MOST_EPOCHS", 3)
         patch.setattr(timetable, "MOST_STEPS", 5)
         arguments = ["--data-path", str(folder), "--hours", "0.05", "--budget", "0.6", "--balanced", *OPTIONS]
@@ -75,6 +76,7 @@ def test_hours_decide_steps_member_and_epochs(finished):
     decided = json.loads((output / "timetable.json").read_text())
     assert decided["search_steps"] == 5
     assert decided["choice"]["epochs"] == 3
+    assert decided["base_stride"] == 2
     grown = json.loads((output / "grow/result.json").read_text())["family"]
     assert result["grown"] == grown[decided["choice"]["member"]]["topology"]
     params = export.read_params(str(output / "train"))

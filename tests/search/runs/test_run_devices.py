@@ -1,5 +1,6 @@
 """The whole path on two GPUs, with two devices of the CPU in their place; and gone on with on the CPU."""
 
+import contextlib
 import json
 import shutil
 
@@ -30,6 +31,7 @@ class Scorers:
             self.made.append(workers)
             return fake_scorer
 
+        monkeypatch.setattr(designing.cluster, "opened", contextlib.nullcontext)
         monkeypatch.setattr(designing, "ParallelScorer", make)
         monkeypatch.setattr(pipeline.private_names, "end_workers", self.end)
 

@@ -190,7 +190,6 @@ def test_a_directory_of_another_configuration_is_refused_and_says_all_that_diffe
         (SizeSettings, {"num_classes": 0}, "num_classes is 0; it must be at least 1"),
         (WorkerSettings, {"processes": 0}, "workers is 0 and threads None; both must be at least 1"),
         (WorkerSettings, {"threads": 0}, "workers is 1 and threads 0; both must be at least 1"),
-        (WorkerSettings, {"backend": "dask"}, "unknown backend 'dask'; allowed are loky"),
     ],
 )
 def test_settings_check_themselves(kind, options, message):

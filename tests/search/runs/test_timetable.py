@@ -121,6 +121,7 @@ def trained(tmp_path, clock):
     """A training of 20 epochs of 10 steps in an hour, looked at behind every second epoch; seconds by epoch."""
 
     def behind(seconds_of_an_epoch, used=720.0, since=0, hours=1.0):
+        (tmp_path / "t.json").unlink(missing_ok=True)
         table = Timetable(tmp_path / "t.json", hours, started=clock.seconds - used)
         table.choice(lambda seconds: Choice(0, 20, seconds))
         pace = timetable.Pace(table, 20, 10, since)

@@ -137,7 +137,7 @@ def test_one_worker_scores_in_this_process_and_other_images_are_others():
     topology = Topology.parse("4,2,2|2,1,2|2,1,2|2,1,2|16,8")
     for _ in range(2):
         images = generator.standard_normal((2, 16, 16, 3)).astype(np.float32)
-        (parallel,) = workers.ParallelScorer(settings, images, WorkerSettings(1, 1))([topology])
+        (parallel,) = workers.ParallelScorer(settings, images, workers.Pool(WorkerSettings(1, 1)))([topology])
         assert parallel.measures == TrainingFreeScorer(settings, images).score(topology).measures
 
 
