@@ -85,6 +85,8 @@ class ClusterPool:
                 "run again to continue"
             ) from error
         except _lost_errors() as error:
+            if future.status == "error":  # The task's own.
+                raise
             raise UserError(
                 f"the scheduler of --cluster {self._address} is gone; start it, and run again to continue"
             ) from error

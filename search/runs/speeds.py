@@ -31,7 +31,7 @@ def base_stride(
     """The least base stride, from the fitting one, at which a small network is trained for enough epochs.
 
     On CIFAR-10 in 0.2 hours of two cores, three epochs at 16 x 16 tokens ended at 50.8 %, six at 8 x 8 at 57.1 %
-    (docs/benchmarks.md, "Photographs by the hour").
+    (docs/benchmarks.md, "Photographs").
 
     Args:
       fitting: Base stride by the image size.

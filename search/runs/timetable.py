@@ -218,7 +218,7 @@ class Pace:
 
     def __call__(self, step: int) -> None:
         now, epoch = time.monotonic(), step / self._epoch_steps
-        if step < self._since or self._table.changes == MOST_CHANGES:
+        if step < self._since or epoch >= self._epochs or self._table.changes == MOST_CHANGES:
             return
         if self._first is None:  # What comes before the first evaluation has programs traced.
             self._first = now, epoch

@@ -113,6 +113,16 @@ def test_a_task_that_no_worker_survives(scheduler):
     assert "\n" not in str(error.value)
 
 
+def lacks_a_file(number):
+    raise FileNotFoundError("no such image")
+
+
+def test_an_error_of_the_task_is_not_the_schedulers(scheduler):
+    _, address = scheduler
+    with workers(address, 1), pool(address) as there, pytest.raises(FileNotFoundError, match="no such image"):
+        list(there.map(lacks_a_file, [(0,)]))
+
+
 def slow(number):
     time.sleep(1)
     return number

@@ -159,6 +159,10 @@ def test_a_training_that_is_nearly_done_is_not_stretched(trained):
     assert trained(200.0, since=150) is not None
 
 
+def test_a_training_that_has_ended_late_gets_no_more(trained):
+    assert trained(2000.0, since=170) is None
+
+
 def test_one_more_epoch_is_the_least(trained):
     assert trained(2000.0) == (4, 5)
 
