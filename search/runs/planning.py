@@ -88,5 +88,6 @@ class Planning:
     ) -> timetable.Choice:
         """The member to train, and its epochs, in the seconds that are left."""
         experiment = functools.partial(self.experiment, dataset)
-        choice = speeds.choose(family, experiment, dataset.validation_examples, seconds, say)
-        return choice if self.settings.epochs is None else dataclasses.replace(choice, epochs=self.settings.epochs)
+        asked = self.settings.epochs
+        choice = speeds.choose(family, experiment, dataset.validation_examples, seconds, enough_epochs=asked, say=say)
+        return choice if asked is None else dataclasses.replace(choice, epochs=asked)

@@ -40,9 +40,9 @@ def experiment(topology, epochs):
     )
 
 
-def chosen(seconds):
+def chosen(seconds, enough_epochs=20):
     said = []
-    choice = speeds.choose(FAMILY, experiment, 7, seconds, said.append)
+    choice = speeds.choose(FAMILY, experiment, 7, seconds, enough_epochs=enough_epochs, say=said.append)
     return choice.member, choice.epochs, len(said)
 
 
@@ -60,6 +60,12 @@ def test_whichever_is_chosen_was_measured(rehearsed):
 def test_long_trainings_are_measured_with_their_augmentation(rehearsed):
     assert chosen(4 * 100 + 0.5) == (2, 50, 2)
     assert rehearsed == [(4, False), (4, True)]
+
+
+def test_a_recipe_of_few_epochs_is_not_enough(rehearsed):
+    """The largest has 38 epochs where the recipe has 20; the next has twice as many, and more than 40."""
+    assert chosen(2 * 4 * 38 + 0.5) == (2, 38, 2)
+    assert chosen(2 * 4 * 38 + 0.5, enough_epochs=None) == (1, 76, 2)
 
 
 def test_at_the_border_it_ends_with_the_slower_reading(rehearsed):
