@@ -121,6 +121,13 @@ def profile(step):
     return {kind: round(value, 4) for kind, value in seconds.most_common(12)}
 
 
+def peak_mib():
+    """Peak resident size of this process."""
+    # Not getrusage: its maximum counts the parent from which this process was forked.
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["VmHWM"].split()[0]) / 1024
+
+
 def peak_of(arm):
     """Peak resident size, in MiB, of a process that runs one arm only."""
     finished = subprocess.run([sys.executable, __file__, arm], capture_output=True, text=True, check=True)
@@ -132,9 +139,7 @@ def main():
         step = arms(sys.argv[1])[0][sys.argv[1]]
         for _ in range(3):
             step()
-        # Not getrusage: its maximum counts the parent from which this process was forked.
-        status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-        print(int(status["VmHWM"].split()[0]) / 1024)
+        print(peak_mib())
         return
     steps, facts = arms()
     first = {arm: timed(step) for arm, step in steps.items()}

@@ -2,7 +2,8 @@
 
 A fifth goes to the design, and of that a third to the search; the training has the rest, but for what export and report
 take. Growth ends when its time does, and leaves a family of sizes: the largest member is trained whose epochs, in the
-time that is left, are as many as a training of so many images needs; if none is small enough for that, the smallest.
+time that is left, are as many as a training of so many images needs, and 40 at least; if none is small enough for that,
+the smallest.
 A machine is not evenly fast: where the training itself shows that its epochs will not fit, it gets another number of
 them, at most twice.
 """
