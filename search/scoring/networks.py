@@ -81,6 +81,7 @@ class PublishedMeasures:
         if not names:
             return
         head = self._programs.network.head
+        assert head is not None
         head.assign(weights.drawn(tuple(head.shape), np.random.default_rng([self._seed, _HEAD, repeat]), scheme))
         (seed,) = np.random.SeedSequence([self._seed, _SIGNS, repeat]).generate_state(1)
         with clock("published"):
