@@ -1,10 +1,12 @@
 """The interface of published measures: what is registered, what is refused in a line, what is undefined."""
 
 import math
+import re
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import ROOT
 from small_networks import CLASSES, block, images, linear, weights
 
 from asvit_tf import UserError, choices
@@ -31,6 +33,19 @@ def test_a_name_is_registered_once_and_stands_in_choices(name):
     proxies.load()
     with pytest.raises(ValueError, match=r"one line in asvit_tf/choices\.py"):
         registry.measure(name, "nowhere")
+
+
+def test_the_example_of_the_contributing_page_is_a_measure(monkeypatch):
+    proxies.load()
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
+    monkeypatch.setitem(choices.PROXIES, "feature_size", 1)
+    monkeypatch.setattr(registry, "MEASURES", dict(registry.MEASURES))
+    exec(compile(example, "CONTRIBUTING.md", "exec"), {})
+    network = block(weights())
+    size = np.abs(network.call(PICTURES).features).mean()
+    assert Programs(network).measure(["feature_size"], PICTURES)["feature_size"].value == pytest.approx(size)
+    nothing = Programs(linear(EYE, np.zeros((3, 3)), EYE)).measure(["feature_size"], PICTURES)["feature_size"]
+    assert nothing.reason == "all features are 0"
 
 
 def without(network, **parts):
