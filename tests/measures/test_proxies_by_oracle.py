@@ -10,6 +10,7 @@ import tensorflow as tf
 from small_networks import KERNELS, TOKENS, WIDTH, Slow, block, jacobian, slope
 
 from asvit_tf.measures import passes
+from asvit_tf.measures.proxies import l_swag
 from asvit_tf.measures.registry import Programs
 
 IMAGES, LABELS, SEED = small_networks.images(5), np.array([0, 2, 1, 1, 0]), 7
@@ -138,6 +139,14 @@ def test_l_swag(measured, gradients):
     slopes = sum(sums(gradients, lambda size, std: 1 / std))
     assert 1 < len(patterns) < 2 ** len(IMAGES)
     assert measured["l_swag"] == pytest.approx(slopes * len(patterns), rel=1e-4)
+
+
+@pytest.mark.parametrize("count", [1, 8, 9, 64, 65, 130])
+def test_patterns_of_any_number_of_images(count):
+    gates = [np.random.default_rng(i).standard_normal((count, 3, 4)).astype(np.float32) for i in range(3)]
+    gates[1][:, :2] = gates[0][:, :2]
+    every = {tuple(unit > 0) for gate in gates for unit in gate.reshape(count, -1).T}
+    assert l_swag.patterns(map(tf.constant, gates)) == len(every)
 
 
 def test_naswot(measured):

@@ -40,5 +40,10 @@ def patterns(gates: Iterable[tf.Tensor]) -> int:
         bits = np.packbits(on, axis=0)  # [B / 8, units]
         words = np.zeros((bits.shape[1], -(-len(bits) // 8) * 8), np.uint8)
         words[:, : len(bits)] = bits.T
-        different.append(np.unique(words.view(np.uint64), axis=0))
-    return len(np.unique(np.concatenate(different), axis=0))
+        different.append(_unique(words.view(np.uint64)))
+    return len(_unique(np.concatenate(different)))
+
+
+def _unique(words: np.ndarray) -> np.ndarray:
+    """The different rows of [units, words]; whole numbers are sorted ten times as fast as rows."""
+    return np.unique(words)[:, None] if words.shape[1] == 1 else np.unique(words, axis=0)
