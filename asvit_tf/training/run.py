@@ -64,12 +64,13 @@ def run(
         they are from there; None for `model_dir` itself.
       keeps_best: Save the best network of all evaluations of a classifier, too (`saving.best`), instead of what the
         trainer's `best_checkpoint_export_subdir` asks for. Not with several hosts.
-      evaluated: Called with the step behind each evaluation. What it raises ends the training there, to be continued.
+      evaluated: Called with the step behind each evaluation; a `PausedError` ends the training there, to be continued.
 
     Returns:
       The metrics of an evaluation after the last step where `mode` evaluates; else {}.
 
     Raises:
+      PausedError: That of `evaluated`; there is a checkpoint of its step.
       UserError: The experiment or its schedule is contradictory, data are missing or wrong, there is no checkpoint to
         evaluate, or the one to continue is damaged or of another network.
       StoppedError: The disk is full, a worker was lost for good, or the training diverged: its loss is no number, or

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from asvit_tf.errors import UserError
+from asvit_tf.errors import PausedError, UserError
 from asvit_tf.storage import write_json
 
 LEAST_HOURS = 0.05
@@ -187,7 +187,7 @@ class Timetable:
         self.keep(changed_epochs=[*self._kept.get("changed_epochs", []), epochs])
 
 
-class EpochsChangedError(Exception):
+class EpochsChangedError(PausedError):
     """Ends a training that is to go on with another number of epochs.
 
     Attributes:
