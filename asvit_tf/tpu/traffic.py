@@ -108,7 +108,8 @@ def _update(computation: Computation, operation: Operation) -> Tensor | None:
     """What an update puts into a tensor; None for any other operation."""
     if operation.opcode != "dynamic-update-slice":
         return None
-    return computation.operations[operation.operands[1]].tensors[0]
+    update = computation.operations.get(operation.operands[1])
+    return update.tensors[0] if update and update.tensors else None
 
 
 def product_flops(module: Module, computation: Computation, operation: Operation) -> int:
@@ -122,10 +123,10 @@ def product_flops(module: Module, computation: Computation, operation: Operation
         return sum(product_flops(module, inside, each) for each in inside.operations.values())
     if operation.opcode != "convolution":
         return 0
-    left, right, output = (
-        *(computation.operations[name].tensors[0].sides for name in operation.operands[:2]),
-        operation.tensors[0].sides,
-    )
+    operands = [computation.operations[name].tensors for name in operation.operands[:2]]
+    if not all((*operands, operation.tensors)):
+        return 0  # Of a type whose size is not known here, as complex numbers.
+    left, right, output = (tensors[0].sides for tensors in (*operands, operation.tensors))
     of_left, rest = (operation.attribute("dim_labels") or "").split("_")
     of_right, of_output = rest.split("->")
     channels = right[of_right.index("i")]
