@@ -250,8 +250,9 @@ class _Run:
                 current = self._with_changed_epochs(params)
                 pace = None
                 if table is not None and self.settings.epochs is None:
-                    since = max(schedules.schedule_of(current).boundaries, default=0)
-                    pace = Pace(table, plans.epochs_of(current), current.trainer.steps_per_loop, since)
+                    newest, since = checkpoints.newest(path), schedules.schedule_of(current).settled
+                    begun = checkpoints.step_of(newest) if newest else 0
+                    pace = Pace(table, plans.epochs_of(current), current.trainer.steps_per_loop, since, begun)
                 try:
                     metrics = train.run(
                         current, str(path), "train_and_eval", progress=True, root=root, keeps_best=True, evaluated=pace

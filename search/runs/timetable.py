@@ -200,28 +200,32 @@ class EpochsChangedError(Exception):
 
 
 class Pace:
-    """Looks, behind every evaluation of a training, whether its epochs will fit.
+    """Looks, behind every evaluation of a training, whether its epochs will fit; writes down the seconds so far.
 
     Args:
       table: Of the run.
       epochs: Of the training.
       epoch_steps: Steps of one.
-      since: The step from which on all steps take alike, that of the last change of tokens.
+      since: The step from which on all steps take alike: behind the last change of tokens.
+      begun: The step at which this start of the training goes on; an evaluation there is before programs are traced.
 
     Raises:
       EpochsChangedError: When called: they will not.
     """
 
-    def __init__(self, table: Timetable, epochs: int, epoch_steps: int, since: int):
+    def __init__(self, table: Timetable, epochs: int, epoch_steps: int, since: int, begun: int = 0):
         self._table = table
-        self._epochs, self._epoch_steps, self._since = epochs, epoch_steps, since
+        self._epochs, self._epoch_steps, self._since, self._begun = epochs, epoch_steps, since, begun
         self._first: tuple[float, float] | None = None
 
     def __call__(self, step: int) -> None:
+        self._table.keep()
         now, epoch = time.monotonic(), step / self._epoch_steps
-        if step < self._since or epoch >= self._epochs or self._table.changes == MOST_CHANGES:
+        if step < self._since or step <= self._begun or epoch >= self._epochs or self._table.changes == MOST_CHANGES:
             return
-        if self._first is None:  # What comes before the first evaluation has programs traced.
+        # What comes before the first evaluation has programs traced; one at an earlier step than that follows a loss of
+        # devices.
+        if self._first is None or epoch <= self._first[1]:
             self._first = now, epoch
             return
         began, at = self._first

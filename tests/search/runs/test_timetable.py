@@ -172,6 +172,33 @@ def test_what_beginning_again_would_cost_is_not_saved(trained):
     assert trained(5.0, used=236.0, hours=0.1) is None
 
 
+def test_a_start_that_was_killed_in_its_training_has_used_its_time(trained, tmp_path):
+    assert trained(141.0) is None
+    again = Timetable(tmp_path / "t.json", 1.0, started=timetable.time.monotonic())
+    assert again.used == 720 + 20 * 141
+
+
+def test_an_evaluation_before_programs_are_traced_tells_nothing_of_the_speed(tmp_path, clock):
+    """A start goes on at epoch 4 and evaluates there; the next two epochs take 60 s more, then it is as expected."""
+    table = Timetable(tmp_path / "t.json", 1.0, started=clock.seconds - 720 - 4 * 141)
+    table.choice(lambda seconds: Choice(0, 20, seconds))
+    pace = timetable.Pace(table, 20, 10, since=0, begun=40)
+    pace(40)
+    clock.seconds += 60
+    for epoch in range(6, 21, 2):
+        clock.seconds += 2 * 141
+        pace(10 * epoch)
+
+
+def test_a_training_that_lost_its_devices_is_timed_anew(tmp_path, clock):
+    table = Timetable(tmp_path / "t.json", 1.0, started=clock.seconds - 720)
+    table.choice(lambda seconds: Choice(0, 20, seconds))
+    pace = timetable.Pace(table, 20, 10, since=0)
+    for epoch, seconds in ((2, 282), (2, 60), (4, 282), (6, 282)):
+        clock.seconds += seconds
+        pace(10 * epoch)
+
+
 def test_epochs_change_twice_at_most(tmp_path, clock):
     table = Timetable(tmp_path / "t.json", 1.0, started=clock.seconds)
     table.choice(lambda seconds: Choice(0, 20, seconds))
