@@ -89,5 +89,4 @@ class Planning:
         """The member to train, and its epochs, in the seconds that are left."""
         experiment = functools.partial(self.experiment, dataset)
         asked = self.settings.epochs
-        choice = speeds.choose(family, experiment, dataset.validation_examples, seconds, enough_epochs=asked, say=say)
-        return choice if asked is None else dataclasses.replace(choice, epochs=asked)
+        return speeds.choose(family, experiment, dataset.validation_examples, seconds, enough_epochs=asked, say=say)

@@ -66,6 +66,7 @@ def choose(
     available_seconds: float,
     enough_epochs: int,
     least_epochs: int,
+    is_asked: bool = False,
 ) -> Choice:
     """The member to train, and for how many epochs.
 
@@ -79,6 +80,7 @@ def choose(
       available_seconds: For it.
       enough_epochs: As many as such a training needs.
       least_epochs: As few as the schedule allows.
+      is_asked: Whether it has just `enough_epochs`, also where there is time for more, or for fewer only.
     """
 
     def seconds(member: int, epochs: int) -> float:
@@ -90,15 +92,15 @@ def choose(
         return near_seconds * (macs[member] / macs[near]) ** power
 
     def affordable(member: int) -> int:
-        low, high = least_epochs, MOST_EPOCHS
+        low, high = least_epochs, max(MOST_EPOCHS, enough_epochs)
         while low < high:
             middle = (low + high + 1) // 2
             low, high = (middle, high) if seconds(member, middle) <= available_seconds else (low, middle - 1)
         return low
 
-    fits = [member for member in range(len(macs)) if affordable(member) >= enough_epochs]
+    fits = [member for member in range(len(macs)) if seconds(member, enough_epochs) <= available_seconds]
     member = max(fits, key=lambda i: macs[i]) if fits else 0
-    epochs = affordable(member)
+    epochs = enough_epochs if is_asked else affordable(member)
     return Choice(member, epochs, seconds(member, epochs))
 
 

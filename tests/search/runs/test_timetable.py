@@ -45,6 +45,25 @@ def test_of_one_measured_member_seconds_go_with_the_root_of_operations():
     assert choose(80.1, measured=(3,)).member == 1
 
 
+@pytest.mark.parametrize(
+    ("asked", "seconds", "expected"),
+    [
+        (5, 1000, (3, 5, 40)),  # Time for more.
+        (500, 4000, (3, 500, 4000)),  # More than are ever chosen.
+        (500, 2000, (2, 500, 2000)),
+        (500, 100, (0, 500, 500)),  # Time for fewer.
+        (3, 20, (2, 3, 12)),  # As few as the schedule allows, which is no time for a large one.
+    ],
+)
+def test_epochs_that_were_asked_for(asked, seconds, expected):
+    epoch = {member: lambda epochs, member=member: MACS[member] * epochs for member in (0, 3)}
+    assert timetable.choose(MACS, epoch, seconds + 1e-9, asked, 3, is_asked=True) == Choice(*expected)
+
+
+def test_a_recipe_of_more_epochs_than_are_ever_chosen():
+    assert (choose(4000, enough=500).member, choose(4000, enough=500).epochs) == (3, 500)
+
+
 def test_networks_that_are_as_fast_as_each_other():
     choice = timetable.choose([1.0, 2.0, 4.0], {0: lambda epochs: 2.0 * epochs, 2: lambda epochs: epochs}, 30, 20, 1)
     assert choice == Choice(2, 30, 30)  # The larger was measured to be faster; no power below 0 comes of it.
