@@ -42,7 +42,7 @@ _WRITTEN_ALWAYS = (
     "trainer.optimizer_config.optimizer.adamw.weight_decay_rate",
     "trainer.optimizer_config.learning_rate.cosine.initial_learning_rate",
 )
-_KEPT = ("num_classes", "input_size", "backbone.asvit.topology", "backbone.asvit.base_stride")
+_KEPT = ("num_classes", "input_size", "backbone.type", "backbone.asvit.topology", "backbone.asvit.base_stride")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +117,9 @@ def recipe(name: str) -> cfg.ExperimentConfig:
     path = str(importlib.resources.files("official_configs") / RECIPES[name]) if name in RECIPES else name
     experiment_files.override(params, experiment_files.read(path), path)
     experiment_files.check_types(params, registered)
+    kind = params.task.model.backbone.type
+    if kind != "asvit":
+        raise UserError(f"{path}: task.model.backbone.type is {kind!r}; it must be asvit, whose design is trained")
     return params
 
 
@@ -232,11 +235,13 @@ def _epochs(params: cfg.ExperimentConfig, recipe: str, examples: int) -> int:
 
 def _design(params: cfg.ExperimentConfig) -> list[Any]:
     """What `_KEPT` names."""
-    model = params.task.model.as_dict()
+    model, backbone = params.task.model, params.task.model.backbone
     return [
-        model["num_classes"],
-        model["input_size"],
-        *(model["backbone"]["asvit"][n.split(".")[-1]] for n in _KEPT[2:]),
+        model.num_classes,
+        list(model.input_size),
+        backbone.type,
+        backbone.asvit.topology,
+        backbone.asvit.base_stride,
     ]
 
 

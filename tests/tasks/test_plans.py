@@ -136,6 +136,11 @@ def test_fields_come_last():
         ({"overrides": ("trainer.max_to_keep=many",)}, "trainer.max_to_keep is 'many'; it must be a whole number"),
         ({"overrides": ("task.model.num_classes=4",)}, "changes the design"),
         ({"overrides": ("task.model.backbone.asvit.base_stride=1",)}, "changes the design"),
+        ({"overrides": ("task.model.backbone.type=resnet",)}, "changes the design"),
+        (
+            {"overrides": ("trainer.optimizer_config.learning_rate.type=cosines",)},
+            "learning_rate.type is 'cosines'; allowed are .*cosine",
+        ),
         ({"recipe": "no_such.yaml"}, "cannot read no_such.yaml"),
     ],
 )
@@ -154,6 +159,13 @@ def test_a_recipe_of_another_kind_is_refused(tmp_path):
     path = tmp_path / "detector.yaml"
     path.write_text("task: {model: {anchor: {num_scales: 3}}}")
     with pytest.raises(UserError, match="anchor"):
+        plans.recipe(str(path))
+
+
+def test_a_recipe_for_another_backbone_is_refused(tmp_path):
+    path = tmp_path / "resnet.yaml"
+    path.write_text("task: {model: {backbone: {type: resnet}}}")
+    with pytest.raises(UserError, match=r"backbone\.type is 'resnet'; it must be asvit"):
         plans.recipe(str(path))
 
 
