@@ -139,6 +139,7 @@ class _Run:
         self._say(f"hardware: {self._planning.runtime}")
         plans.check(self._planning.plan())  # Before anything takes long.
         dataset = self._timed("data", self.prepare_data)
+        self._planning.check(dataset)
         if self._timetable is not None and self.settings.base_stride is None and self._planning.kept is None:
             self._planning = self._planning.with_base_stride(dataset, self._timetable, self._say)
         design = self.design(dataset)
