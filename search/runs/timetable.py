@@ -148,7 +148,7 @@ class Timetable:
         """
         if "search_steps" not in self._kept:
             seconds = seconds_of_a_score()
-            affordable = self.total * DESIGN_SHARE * SEARCH_SHARE / seconds
+            affordable = self.total * DESIGN_SHARE * SEARCH_SHARE / max(seconds, 1e-3)
             steps = max(LEAST_STEPS, min(MOST_STEPS, int(affordable)))
             self.keep(search_steps=steps, seconds_of_a_score=seconds)
         return self._kept["search_steps"]
