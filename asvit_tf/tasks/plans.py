@@ -91,6 +91,7 @@ def classifier(plan: Plan, dataset: Dataset, topology: Topology) -> cfg.Experime
         design.
     """
     params = recipe(plan.recipe)
+    _check_amounts(plan, params)
     examples, epochs = dataset.train_examples, plan.epochs or _epochs(params, plan.recipe, dataset.train_examples)
     batch_size = plan.batch_size or params.task.train_data.global_batch_size
     if plan.recipe == PHOTOGRAPHS:
@@ -129,7 +130,23 @@ def check(plan: Plan) -> None:
     Raises:
       UserError: As `classifier`.
     """
-    apply(recipe(plan.recipe), plan.overrides)
+    params = recipe(plan.recipe)
+    _check_amounts(plan, params)
+    apply(params, plan.overrides)
+
+
+def _check_amounts(plan: Plan, params: cfg.ExperimentConfig) -> None:
+    """Refuses a recipe that says neither batch nor epochs where the plan leaves them to it."""
+    batch, trainer = params.task.train_data.global_batch_size, params.trainer
+    if plan.batch_size is None and batch < 1:
+        raise UserError(
+            f"{plan.recipe}: task.train_data.global_batch_size is {batch}; it must be at least 1, or give --batch-size"
+        )
+    if plan.epochs is None and not 1 <= trainer.steps_per_loop <= trainer.train_steps:
+        raise UserError(
+            f"{plan.recipe}: trainer.train_steps is {trainer.train_steps} and steps_per_loop {trainer.steps_per_loop}; "
+            "epochs are the one over the other, at least 1, or give --epochs"
+        )
 
 
 def differing_text(params: cfg.ExperimentConfig, usual: cfg.ExperimentConfig, comment: str) -> str:
