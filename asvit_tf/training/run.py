@@ -76,7 +76,7 @@ def run(
       StoppedError: The disk is full, a worker was lost for good, or the training diverged: its loss is no number, or
         stays at that of guessing.
     """
-    _check(params, model_dir, mode)
+    check(params, model_dir, mode)
     phases = plan_of(params)
     params = copy.deepcopy(params)
     for data in (params.task.train_data, params.task.validation_data):
@@ -109,8 +109,14 @@ def run(
                 raise explained from error
 
 
-def _check(params: cfg.ExperimentConfig, model_dir: str, mode: str) -> None:
-    """Refuses, before anything is built, what could only fail later."""
+def check(params: cfg.ExperimentConfig, model_dir: str, mode: str) -> None:
+    """Refuses, before anything is built, what could only fail later.
+
+    Args: as `run`.
+
+    Raises:
+      UserError: As `run`.
+    """
     if mode not in MODES:
         raise UserError(f"mode {mode!r} is not supported; allowed are {', '.join(MODES)}")
     if mode == "eval" and checkpoints.newest(model_dir) is None:

@@ -139,6 +139,7 @@ class _Run:
         self._say(f"hardware: {self._planning.runtime}")
         plans.check(self._planning.plan())  # Before anything takes long.
         dataset = self._timed("data", self.prepare_data)
+        self._planning.check(dataset)
         if self._timetable is not None and self.settings.base_stride is None and self._planning.kept is None:
             self._planning = self._planning.with_base_stride(dataset, self._timetable, self._say)
         design = self.design(dataset)
@@ -250,8 +251,9 @@ class _Run:
                 current = self._with_changed_epochs(params)
                 pace = None
                 if table is not None and self.settings.epochs is None:
-                    since = max(schedules.schedule_of(current).boundaries, default=0)
-                    pace = Pace(table, plans.epochs_of(current), current.trainer.steps_per_loop, since)
+                    newest, since = checkpoints.newest(path), schedules.schedule_of(current).settled
+                    begun = checkpoints.step_of(newest) if newest else 0
+                    pace = Pace(table, plans.epochs_of(current), current.trainer.steps_per_loop, since, begun)
                 try:
                     metrics = train.run(
                         current, str(path), "train_and_eval", progress=True, root=root, keeps_best=True, evaluated=pace
