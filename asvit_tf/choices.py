@@ -31,13 +31,27 @@ CIRCLE_MEASURES = (
     *SHAPE_MEASURES,
 )
 NTK_MEASURES = ("ntk_condition_number", "ntk_trace", "ntk_effective_rank")
+# Measures that others published, one file each in asvit_tf/measures/proxies/, and which way is better, as published.
+PROXIES = {
+    "expressivity": 1,
+    "progressivity": 1,
+    "trainability": 1,
+    "dss": 1,
+    "synflow": 1,
+    "gradient_norm": 1,
+    "snip": 1,
+    "zico": 1,
+    "naswot": 1,
+    "l_swag": 1,
+}
 PREDICTED = "predicted_accuracy"  # By a study's regression on the others.
 # Sizes: what a measure has to beat.
 SIZE_MEASURES = ("parameters", "macs", "product_of_kernel_sizes")
 
 # +1: larger is better; -1: smaller is. The signs of the first three are those of their published correlation with
-# accuracy (0.49, -0.49, and -0.01, which decides nothing: more turning counts as better). No search uses the others;
-# their directions are guesses: more turning, rounder, larger gradients, more images told apart, a larger network.
+# accuracy (0.49, -0.49, and -0.01, which decides nothing: more turning counts as better). No search uses the others of
+# the circle and the NTK, nor sizes; their directions are guesses: more turning, rounder, larger gradients, more images
+# told apart, a larger network.
 DIRECTIONS = {
     "length_distortion": 1,
     "curvature": -1,
@@ -49,8 +63,10 @@ DIRECTIONS = {
     "ntk_trace": 1,
     "ntk_effective_rank": 1,
     PREDICTED: 1,
+    **PROXIES,
     **dict.fromkeys(SIZE_MEASURES, 1),
 }
 # What searches and growth may rank by, and what they rank by unless told otherwise.
-RANKABLE = ("length_distortion", "curvature", "length_distortion_with_curvature", "ntk_condition_number", PREDICTED)
+RELEASED_MEASURES = ("length_distortion", "curvature", "length_distortion_with_curvature", "ntk_condition_number")
+RANKABLE = (*RELEASED_MEASURES, *PROXIES, PREDICTED)
 SEARCHED = ("length_distortion", "ntk_condition_number")

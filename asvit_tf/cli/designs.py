@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from asvit_tf.choices import RANKABLE, SHAPE_MEASURES
+from asvit_tf.choices import PROXIES, RELEASED_MEASURES, SHAPE_MEASURES
 from asvit_tf.cli.console import (
     AS_JSON,
     Choice,
@@ -20,6 +20,7 @@ from asvit_tf.cli.console import (
 from asvit_tf.cli.options import BASE_STRIDE, HARDWARE_OF_SCORES, IMAGES, MEASURING
 from asvit_tf.design import counting, grids, retokenization, savings
 from asvit_tf.design.topology import Topology
+from asvit_tf.errors import UserError
 
 
 @click.command()
@@ -126,10 +127,15 @@ def _by(sides: tuple[int, int]) -> str:
 @click.option(
     "--seed", default=8, show_default=True, type=click.IntRange(min=0), help="Seed of weights, circles and images."
 )
+@click.option(
+    "--measures",
+    help="Measures by name, with commas, or all.  [default: those along the circle, and the NTK condition number]",
+)
 @HARDWARE_OF_SCORES
 @AS_JSON
 def complexity(
     topology: str,
+    measures: str | None,
     dataset: str | None,
     data_path: str | None,
     data_dir: str | None,
@@ -141,10 +147,12 @@ def complexity(
     as_json: bool,
     **settings: Any,
 ) -> None:
-    """Measures TOPOLOGY without training: length distortion, curvature, both, NTK condition number.
+    """Measures TOPOLOGY without training: length distortion, curvature, both, NTK condition number, or --measures.
 
-    TOPOLOGY is a topology string or a named size. Prints means over the repeats, with their standard errors.
+    TOPOLOGY is a topology string or a named size. Prints means over the repeats, with their standard errors, and the
+    seconds of a repeat; measures that share a computation are each given its seconds.
     """
+    chosen_measures = _measures(measures)
     parsed = Topology.parse(topology)
     if dataset is None and data_path is None:
         dataset = "noise"
@@ -160,14 +168,14 @@ def complexity(
         scoring_hardware(hardware)
         sample, skipped = images.sample(source, batch_size, size, seed, progress=True)
         stride = base_stride or grids.base_stride(size)
-        measures = (*RANKABLE[:-1], *SHAPE_MEASURES)
-        chosen = ScoringSettings(image_size=size, base_stride=stride, seed=seed, measures=measures, **settings)
+        chosen = ScoringSettings(image_size=size, base_stride=stride, seed=seed, measures=chosen_measures, **settings)
         score = TrainingFreeScorer(chosen, sample, profile=True).score(parsed)
-    third = score.measures["length_distortion_with_curvature"]
+    third = score.measures.get("length_distortion_with_curvature")
     turning = None if third is None else complexity.turning_number(third)
     # Fewer points lie opposite each other, and any odd map fits them.
-    nonlinearity, axis_ratio = (score.measures[name] if chosen.points >= 5 else None for name in SHAPE_MEASURES)
-    seconds = {name: score.split[name] for name in ("trace", "forward", "measures", "ntk")}
+    nonlinearity, axis_ratio = (score.measures.get(name) if chosen.points >= 5 else None for name in SHAPE_MEASURES)
+    parts = ("trace", "forward", "measures", "ntk", "published", *PROXIES)
+    seconds = {name: score.split[name] for name in parts if name in score.split}
     result = dict(
         topology=str(parsed),
         **score.measures,
@@ -181,16 +189,37 @@ def complexity(
     if as_json:
         print_json(result)
         return
-    click.echo(f"{parsed}\n{'measure':<34}{'mean':>14}{'standard error':>17}")
+    click.echo(f"{parsed}\n{'measure':<34}{'mean':>14}{'standard error':>17}{'seconds':>10}")
     for name, value in score.measures.items():
         error = score.errors[name]
         columns = "undefined" if value is None else f"{value:.6g}", "" if error is None else f"{error:.2g}"
-        click.echo(f"{name:<34}{columns[0]:>14}{columns[1]:>17}")
+        part = name if name in PROXIES else "ntk" if name == "ntk_condition_number" else "measures"
+        click.echo(f"{name:<34}{columns[0]:>14}{columns[1]:>17}{seconds[part]:>10.2f}")
     for name, count in score.failures.items():
         click.echo(f"{name}: undefined in {count} of {chosen.repeats} repeats: {score.reasons[name]}")
     if turning is not None and nonlinearity is not None and axis_ratio is not None:
         click.echo(complexity.in_words(turning, nonlinearity, axis_ratio))
     elif turning is not None:
         click.echo(f"turning number {turning:.4f}")
-    click.echo("seconds: " + ", ".join(f"{name} {value:.2f}" for name, value in seconds.items()))
+    whole = {name: value for name, value in seconds.items() if name not in PROXIES}
+    click.echo("seconds: " + ", ".join(f"{name} {value:.2f}" for name, value in whole.items()))
     echo_skipped(result)
+
+
+def _measures(text: str | None) -> tuple[str, ...]:
+    """Measures by name.
+
+    Raises:
+      UserError: One is unknown.
+    """
+    own = (*RELEASED_MEASURES, *SHAPE_MEASURES)
+    if text is None:
+        return own
+    allowed = (*own, *PROXIES)
+    if text.strip() == "all":
+        return allowed
+    names = tuple(dict.fromkeys(word.strip() for word in text.split(",")))
+    for name in names:
+        if name not in allowed:
+            raise UserError(f"unknown measure {name!r}; allowed are all, {', '.join(allowed)}")
+    return names

@@ -61,6 +61,26 @@ def derivatives(fn: Function, x: tf.Tensor, dxs: Sequence[tf.Tensor], engine: st
     return [y, dy, ddy]
 
 
+def product(x: tf.Tensor, y: tf.Tensor, dx: tf.Tensor) -> tf.Tensor:
+    """J dx, with J the Jacobian of y by x, two tensors of the graph that is being traced. Call it in a `tf.function`.
+
+    Forward mode; where an operation between them has no Taylor rule, two reverse passes (see "tape" above).
+
+    Args:
+      x: Anywhere before `y`.
+      y: Depends on `x`, or the result is 0.
+      dx: Shape and dtype of `x`.
+    """
+    try:
+        return jets.along(x, y, [dx])[0]
+    except jets.NoRuleError as error:
+        _note(str(error), "tape")
+    u = tf.zeros_like(y)
+    zero = tf.UnconnectedGradients.ZERO
+    (pulled,) = tf.gradients(y, x, u, unconnected_gradients=zero)
+    return tf.gradients(pulled, u, dx, unconnected_gradients=zero)[0]
+
+
 @functools.cache
 def _note(reason: str, engine: str) -> None:
     """Logs a slower engine once: a search traces hundreds of functions with the same operation."""

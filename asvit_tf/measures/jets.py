@@ -42,6 +42,20 @@ def derivatives(fn: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor, dxs: Sequenc
     """
     x = tf.identity(x)  # Marks where in the graph the function starts.
     y = fn(x)
+    return [y, *along(x, y, dxs)]
+
+
+def along(x: tf.Tensor, y: tf.Tensor, dxs: Sequence[tf.Tensor]) -> Derivatives:
+    """`[y']` or `[y', y'']` of two tensors of the graph that is being traced, as `x` moves and nothing else does.
+
+    Args:
+      x: Anywhere before `y`.
+      y: 0 derivatives where it does not depend on `x`.
+      dxs: As of `derivatives`.
+
+    Raises:
+      NoRuleError: As of `derivatives`.
+    """
     operations = x.graph.get_operations()  # In the order of their creation, so inputs come first.
     between = _leading_to(y, operations[operations.index(x.op) + 1 :])
     jets: dict[object, Derivatives] = {x.ref(): list(dxs)}
@@ -58,7 +72,7 @@ def derivatives(fn: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor, dxs: Sequenc
             raise NoRuleError(f"no rule for the operation {operation.type}")
         for tensor, derived in zip(operation.outputs, RULES[operation.type](operation, jet_of)):
             jets[tensor.ref()] = derived
-    return [y, *jets.get(y.ref(), [tf.zeros_like(y)] * len(dxs))]
+    return jets.get(y.ref(), [tf.zeros_like(y)] * len(dxs))
 
 
 def _leading_to(y: tf.Tensor, operations: Sequence[tf.Operation]) -> list[tf.Operation]:

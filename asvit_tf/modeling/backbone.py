@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -220,6 +221,19 @@ class AsViT(tf_keras.Model):
             yield
         finally:
             self.set_normalization(before)
+
+    @contextlib.contextmanager
+    def observed(self) -> Iterator[dict[str, blocks.Observed]]:
+        """Yields what goes through each block, by name and in order, when the network is called in a `with` block."""
+        seen: dict[str, blocks.Observed] = {}
+        named = {f"{stage.name}.{block.name}": block for stage in self.stages for block in stage.blocks}
+        for name, block in named.items():
+            block.observer = functools.partial(seen.__setitem__, name)
+        try:
+            yield seen
+        finally:
+            for block in named.values():
+                block.observer = None
 
     def get_config(self):
         return {

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 import tf_keras
@@ -13,6 +13,15 @@ from asvit_tf.design import grids
 from asvit_tf.modeling.attention import WindowedAttention, from_windows, to_windows
 from asvit_tf.modeling.draws import StochasticDepth
 from asvit_tf.modeling.layers import LayerNorm, dense, seed_stream
+
+
+class Observed(NamedTuple):
+    """What goes through a block: its input, after the attention, the FFN's hidden layer before the GELU, its output."""
+
+    entry: tf.Tensor
+    attended: tf.Tensor
+    hidden: tf.Tensor
+    output: tf.Tensor
 
 
 class Block(tf_keras.layers.Layer):
@@ -43,6 +52,7 @@ class Block(tf_keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         self.recomputed = recomputed
+        self.observer: Callable[[Observed], None] | None = None  # Called in every call, where there is one.
         seeds = seed_stream(seed)
         self.norm1 = LayerNorm(name="norm1")
         self.attention = WindowedAttention(num_heads, head_dim, next(seeds), scores, name="attention")
@@ -54,9 +64,12 @@ class Block(tf_keras.layers.Layer):
     def call(self, x: tf.Tensor, windows: grids.Windows | None = None, training: bool | None = None) -> tf.Tensor:
         def branches(x: tf.Tensor, *factors: tf.Tensor) -> tf.Tensor:
             kept = iter(factors)
-            x += _scaled(self.attention(self.norm1(x), windows, training=training), kept)
-            hidden = tf.nn.gelu(self.fc1(self.norm2(x)), approximate=False)
-            return x + _scaled(self.fc2(hidden), kept)
+            attended = x + _scaled(self.attention(self.norm1(x), windows, training=training), kept)
+            hidden = self.fc1(self.norm2(attended))
+            output = attended + _scaled(self.fc2(tf.nn.gelu(hidden, approximate=False)), kept)
+            if self.observer is not None:
+                self.observer(Observed(x, attended, hidden, output))
+            return output
 
         # Drawn outside: what is computed again has to skip the same branches.
         factors = [self.drop_path.factors(x) for _ in range(2)] if training and self.drop_path.rate else []

@@ -28,6 +28,18 @@ def linear_layers(backbone: AsViT) -> Iterator[tf_keras.layers.Dense | PatchMerg
         yield backbone.representation
 
 
+def drawn(shape: tuple[int, ...], generator: np.random.Generator, scheme: str = "released") -> np.ndarray:
+    """A weight of a linear map, [..., outputs] float32, as `draw_linear` draws it.
+
+    Raises:
+      UserError: Unknown scheme.
+    """
+    if scheme not in INITIALIZATIONS:
+        raise UserError(f"unknown initialization {scheme!r}; allowed are {', '.join(INITIALIZATIONS)}")
+    deviation = _RELEASED_DEVIATION if scheme == "released" else int(np.prod(shape[:-1])) ** -0.5
+    return deviation * generator.standard_normal(shape, np.float32)
+
+
 def draw_linear(backbone: AsViT, generator: np.random.Generator, scheme: str = "released") -> None:
     """Redraws every linear map and zeroes its bias; stem and norms stay.
 
@@ -40,13 +52,8 @@ def draw_linear(backbone: AsViT, generator: np.random.Generator, scheme: str = "
     Raises:
       UserError: Unknown scheme.
     """
-    if scheme not in INITIALIZATIONS:
-        raise UserError(f"unknown initialization {scheme!r}; allowed are {', '.join(INITIALIZATIONS)}")
     for layer in linear_layers(backbone):
-        shape = tuple(layer.kernel.shape)
-        fan_in = int(np.prod(shape[:-1]))
-        deviation = _RELEASED_DEVIATION if scheme == "released" else fan_in**-0.5
-        layer.kernel.assign(deviation * generator.standard_normal(shape, np.float32))
+        layer.kernel.assign(drawn(tuple(layer.kernel.shape), generator, scheme))
         if isinstance(layer, tf_keras.layers.Dense):
             layer.bias.assign(np.zeros(layer.bias.shape, np.float32))
 

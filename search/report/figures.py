@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from asvit_tf.choices import PREDICTED
 from asvit_tf.design.retokenization import Schedule
 from asvit_tf.design.topology import Topology
+from search.scoring.names import in_words
 
 WIDTH = 6.4  # Inches; a page shows them at 125 pixels each, as wide as its text.
 _DOTS_PER_INCH = 190  # Sharp on screens with two pixels for each of a page's.
@@ -58,7 +59,7 @@ def draw_measure(axis: Axes, trace: Sequence[Mapping], name: str) -> None:
     """One measure of the sampled topologies over the steps."""
     colour = COLOURS["first" if name == "length_distortion" else "second"]
     axis.plot(_column(trace, "step"), _column(trace, "scores", name), ".-", color=colour)
-    axis.set_ylabel(_LABELS[name])
+    axis.set_ylabel(_LABELS.get(name) or in_words(name))
     if name == "ntk_condition_number":
         axis.set_yscale("log")
 

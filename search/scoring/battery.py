@@ -2,7 +2,8 @@
 
 A measure's name says its variant: `length_distortion:lecun:identity` is the length distortion with LeCun weights and
 the norms off. The weights and circles of a repeat are those of `training_free`, so each number is the one that a
-search with those settings would see. The NTK with norms off is the exception: no search takes it.
+search with those settings would see. The NTK with norms off is the exception: no search takes it. Published measures
+have one variant, that of a search with released weights, and bear their plain name.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -31,15 +32,17 @@ class Battery:
 
     Args:
       settings: How to measure; `initialization`, `normalization` and `measures` are ignored, because all are taken.
-      images: [B, H, W, 3], normalized, for the NTK; B >= 2.
+      images: [B, H, W, 3], normalized, for the NTK and published measures; B >= 2.
+      published: Measures of `choices.PROXIES` to take besides.
 
     Raises:
       UserError: Settings that cannot be measured.
     """
 
-    def __init__(self, settings: ScoringSettings, images: np.ndarray):
+    def __init__(self, settings: ScoringSettings, images: np.ndarray, published: Sequence[str] = ()):
         settings.check_images(len(images))
         self._settings = settings
+        self._published = published
         self._circles = circles(settings)
         self._images = tf.constant(images, tf.float32)
 
@@ -49,33 +52,41 @@ class Battery:
         """The measures by name; `split` holds the seconds by program, tracing included."""
         start = time.perf_counter()
         clock = Clock()
-        values: dict[str, list[float]] = {name: [] for name in measure_names()}
+        values: dict[str, list[float]] = {name: [] for name in (*measure_names(), *self._published)}
         reasons: dict[str, str] = {}
+
+        def keep(name: str, value: float, reason: str | None) -> None:
+            values[name].append(value)
+            if not math.isfinite(value):
+                reasons[name] = reason or "not finite"
+
         with clock("build"):
-            programs = _Programs(topology, self._settings)
+            programs = _Programs(topology, self._settings, self._images)
         for scheme in INITIALIZATIONS:
             generator = weights_generator(self._settings, topology)
             initialization.draw_stem(programs.backbone, generator)
-            for circle in self._circles:
+            for number, circle in enumerate(self._circles):
                 initialization.draw_linear(programs.backbone, generator, scheme)
                 for normalization in NORMALIZATIONS:
                     for measure, value, reason in itertools.chain(
                         programs.along(circle, normalization, clock),
                         programs.kernel(self._images, normalization, clock),
                     ):
-                        name = name_of(measure, scheme, normalization)
-                        values[name].append(value)
-                        if not math.isfinite(value):
-                            reasons[name] = reason or "not finite"
+                        keep(name_of(measure, scheme, normalization), value, reason)
+                if scheme == INITIALIZATIONS[0]:
+                    for measured in programs.published.measure(self._published, number, scheme, clock):
+                        keep(*measured)
         return summarize(values, time.perf_counter() - start, reasons, clock.totals())
 
 
 class _Programs:
-    """One network, with a program along the circle and one for the kernel for each normalization."""
+    """One network, with a program along the circle and one for the kernel for each normalization, and those of the
+    published measures."""
 
-    def __init__(self, topology: Topology, settings: ScoringSettings):
+    def __init__(self, topology: Topology, settings: ScoringSettings, images: tf.Tensor):
         probe = Probe(topology, settings, np.random.default_rng(settings.seed))
         self.backbone = probe.backbone
+        self.published = probe.published(images)
 
         def features(normalization: str) -> Callable[[tf.Tensor], tf.Tensor]:
             return lambda images: reference_weights.pooled_features(self.backbone, images, normalization)

@@ -25,8 +25,9 @@ class Score:
       seconds: It took.
       errors: Standard error of each mean; None for one repeat.
       reasons: Why a measure was undefined, by measure.
-      split: Seconds by cost: `trace` (building, and what first passes took beyond warm ones), `measures` and `ntk`
-        (warm, one repeat), and `forward` if it was profiled.
+      split: Seconds by cost: `trace` (building, and what first passes took beyond warm ones), `measures`, `ntk` and
+        `published` (warm, one repeat), each published measure by name with the passes that it shares (likewise), and
+        `forward` if it was profiled.
     """
 
     measures: dict[str, float | None]
@@ -62,6 +63,7 @@ class Clock:
 
     def __init__(self) -> None:
         self._seconds: dict[str, list[float]] = {}
+        self._parts: dict[str, list[float]] = {}
         self._processor = time.process_time()
 
     @contextlib.contextmanager
@@ -70,17 +72,23 @@ class Clock:
         yield
         self._seconds.setdefault(name, []).append(time.perf_counter() - start)
 
+    def add_part(self, name: str, seconds: float) -> None:
+        """Seconds of a part of a call; parts may overlap."""
+        self._parts.setdefault(name, []).append(seconds)
+
     def totals(self) -> dict[str, float]:
-        """Seconds of all calls by name; and, as `processor`, the processor's since the clock was made, of all threads.
+        """Seconds of all calls and parts by name; as `processor` the processor's, of all threads, since this was made.
 
         Where other work shares the cores, the latter says better what a thing costs.
         """
-        totals = {name: sum(seconds) for name, seconds in self._seconds.items()}
+        totals = {name: sum(seconds) for name, seconds in {**self._seconds, **self._parts}.items()}
         return {**totals, "processor": time.process_time() - self._processor}
 
     def split(self) -> dict[str, float]:
-        """Warm seconds of a call by name, and, as `trace`, all that first calls took beyond that."""
+        """Warm seconds of a call, or part, by name, and, as `trace`, all that first calls took beyond that."""
         split = {"trace": 0.0}
+        for name, (first, *warm) in self._parts.items():
+            split[name] = statistics.median(warm) if warm else first
         for name, (first, *warm) in self._seconds.items():
             if name != "build":
                 split[name] = statistics.median(warm) if warm else first

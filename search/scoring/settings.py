@@ -9,6 +9,7 @@ from asvit_tf.choices import (
     INITIALIZATIONS,
     NORMALIZATIONS,
     PREDICTED,
+    PROXIES,
     RADII,
     RANKABLE,
     SEARCHED,
@@ -30,7 +31,8 @@ class ScoringSettings:
       seed: Seed of weights and circles.
       radius: Radius of the circles, "sqrt_n" or "unit".
       initialization: "released" or "lecun".
-      normalization: Norms of the network that maps the circle, "identity" or "layer"; the NTK keeps its norms.
+      normalization: Norms of the network that maps the circle, "identity" or "layer"; the NTK keeps its norms, and so
+        do the published measures but SynFlow, which never has them.
       measures: Which to compute.
       engine: How to differentiate along the circle, one of `choices.ENGINES`.
       predictor: Predictor of a study, for the measure `predicted_accuracy`; None where that is not measured.
@@ -90,3 +92,6 @@ class ScoringSettings:
             self.predictor.check(self.image_size, images, self.points, self.radius)
         if "ntk_condition_number" in self.measures and images < 2:
             raise UserError(f"the NTK needs at least 2 images, not {images}")
+        for name in self.measures:
+            if name in PROXIES and images < 2:
+                raise UserError(f"{name} needs at least 2 images, not {images}")

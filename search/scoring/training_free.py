@@ -11,11 +11,12 @@ import tensorflow as tf
 import tf_keras
 
 from asvit_tf import precision, traces
-from asvit_tf.choices import SHAPE_MEASURES
+from asvit_tf.choices import PROXIES, SHAPE_MEASURES
 from asvit_tf.design.topology import Topology
 from asvit_tf.measures import complexity, ntk
 from asvit_tf.modeling import initialization, reference_weights
 from asvit_tf.modeling.backbone import AsViT
+from search.scoring.networks import PublishedMeasures
 from search.scoring.score import Clock, Score, summarize
 from search.scoring.settings import ScoringSettings
 
@@ -58,6 +59,10 @@ class Probe:
             lambda images: reference_weights.pooled_features(self.backbone, images),
             reference_weights.ntk_variables(self.backbone),
         )
+
+    def published(self, images: tf.Tensor) -> PublishedMeasures:
+        """The measures of `choices.PROXIES`, on these images."""
+        return PublishedMeasures(self.backbone, self.settings.seed, images)
 
     def features(self, images: tf.Tensor) -> tf.Tensor:
         """[n, H, W, 3] to [n, C]: what is measured along the circle."""
@@ -105,19 +110,20 @@ class TrainingFreeScorer:
         generator = weights_generator(self.settings, topology)
         with clock("build"):
             probe = Probe(topology, self.settings, generator)
+            published = probe.published(self._images)
         if self._profile:
-            self._warm_up(probe, clock)
-        for circle in self._circles:
+            self._warm_up(probe, published, clock)
+        for number, circle in enumerate(self._circles):
             probe.draw(generator)
-            for name, value, reason in self._repeat(probe, circle, clock):
+            for name, value, reason in self._repeat(probe, published, number, circle, clock):
                 values[name].append(value)
                 if reason is not None:
                     reasons[name] = reason
         return summarize(values, time.perf_counter() - start, reasons, clock.split())
 
-    def _warm_up(self, probe: Probe, clock: Clock) -> None:
+    def _warm_up(self, probe: Probe, published: PublishedMeasures, clock: Clock) -> None:
         probe.draw(np.random.default_rng(self.settings.seed))
-        for _ in self._repeat(probe, self._circles[0], clock):
+        for _ in self._repeat(probe, published, 0, self._circles[0], clock):
             pass
         forward = tf.function(probe.features, autograph=False)
         points = tf.constant(self._circles[0].path()[0], tf.float32)
@@ -125,9 +131,12 @@ class TrainingFreeScorer:
             with clock("forward"):
                 forward(points).numpy()
 
-    def _repeat(self, probe: Probe, circle: complexity.Circle, clock: Clock) -> Iterator[tuple[str, float, str | None]]:
+    def _repeat(
+        self, probe: Probe, published: PublishedMeasures, number: int, circle: complexity.Circle, clock: Clock
+    ) -> Iterator[tuple[str, float, str | None]]:
         """Name, value, and why it is undefined, of every measure for the present weights."""
-        along_circle = [name for name in self.settings.measures if name != "ntk_condition_number"]
+        others = [name for name in self.settings.measures if name in PROXIES]
+        along_circle = [name for name in self.settings.measures if name not in (*others, "ntk_condition_number")]
         if along_circle:
             with clock("measures"):
                 measured = probe.measure_circle(circle)
@@ -138,3 +147,4 @@ class TrainingFreeScorer:
             with clock("ntk"):
                 gram = probe.gram_of(self._images)
             yield "ntk_condition_number", *ntk.condition_number_or_reason(gram)
+        yield from published.measure(others, number, self.settings.initialization, clock)

@@ -1,4 +1,4 @@
-"""TensorBoard scalars of search and growth, under the names that the released search code uses."""
+"""TensorBoard scalars of search and growth, under the names that the released search code uses, where it has one."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from typing import Any
 
 import tensorflow as tf
 
+from asvit_tf.choices import PROXIES
+
 MEASURES = {
     "ntk_condition_number": "TE/NTK",
     "length_distortion": "TE/Exp",
     "curvature": "TE/Curvature",
     "length_distortion_with_curvature": "TE/ExpCurvature",
+    **{name: f"TE/{name}" for name in PROXIES},
 }
 COUNTS = {"macs": "TE/flops", "parameters": "TE/params"}
 POLICY = {"entropy": "reinforce/entropy", "reward": "reward/reward", "baseline": "reward/baseline"}

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from asvit_tf.choices import INITIALIZATIONS, NORMALIZATIONS, SIZE_MEASURES
+from asvit_tf.choices import INITIALIZATIONS, NORMALIZATIONS, PROXIES, SIZE_MEASURES
 from asvit_tf.design.topology import Topology
 from asvit_tf.errors import UserError
 from asvit_tf.tasks import baselines
-from search.scoring.names import RANK_SUM, SEARCHED_VARIANTS, direction, in_words, measure_names
+from search.scoring.names import RANK_SUM, SEARCHED_VARIANTS, column_names, direction, in_words, measure_names
 from search.scoring.predictor import Predictor
 from search.scoring.sizes import sizes
 from search.study import regression
@@ -54,7 +54,7 @@ def columns_of(settings: StudySettings, rows: Sequence[Row], num_classes: int) -
     image_size = (settings.image_size, settings.image_size)
     counts = [sizes(image_size, Topology.parse(row["topology"]), num_classes) for row in rows]
     columns = {name: np.array([count[name] for count in counts], np.float64) for name in SIZE_MEASURES}
-    for name in measure_names():
+    for name in column_names():
         values = (row["measures"].get(name) for row in rows)
         columns[name] = np.array([math.nan if value is None else value for value in values])
     columns[RANK_SUM] = study_selection.rank_sum(columns, SEARCHED_VARIANTS, tuple(map(direction, SEARCHED_VARIANTS)))
@@ -177,9 +177,13 @@ def _repeated(rows: Sequence[Row], repeats: Sequence[Row]) -> list[list[float]]:
 
 def _seconds(name: str, rows: Sequence[Row]) -> float | None:
     """Median over topologies of half of what both kinds of weights took together, tracing included; less than a measure
-    alone would take, because they share the tracing. Measures of one program share it."""
+    alone would take, because they share the tracing. Measures of one program share it. Of a published measure, which is
+    taken with one kind only, all it took, with the passes that it shares with others."""
     if name in SIZE_MEASURES:
         return 0.0
+    if name in PROXIES:
+        known = [row["seconds"][name] for row in rows if name in row["seconds"]]
+        return statistics.median(known) if known else None
     names = SEARCHED_VARIANTS if name == RANK_SUM else (name,)
     total = 0.0
     for measure, _, norms in (part.split(":") for part in names):
@@ -194,7 +198,7 @@ def _seconds(name: str, rows: Sequence[Row]) -> float | None:
 def _mean_seconds(rows: Sequence[Row], repeats: Sequence[Row]) -> dict[str, float]:
     """Means over topologies by part, and over all trainings."""
     parts = ["build", *(f"{kind}:{norms}" for kind in ("circle", "ntk") for norms in NORMALIZATIONS)]
-    parts += ["measuring", "processor"]
+    parts += ["published", "measuring", "processor"]
     known = {part: [row["seconds"][part] for row in rows if part in row["seconds"]] for part in parts}
     means = {part: statistics.fmean(seconds) for part, seconds in known.items() if seconds}
     return {**means, "training": statistics.fmean(row["seconds"]["training"] for row in (*rows, *repeats))}

@@ -1,8 +1,9 @@
 """Is there a better measure than length distortion, parameters and MACs? One half chooses, the other half judges.
 
 The candidates are fixed here, before any accuracy is known: every measure alone; the rank sum of two measures of the
-same variant, and that of a search; and ridge regressions of accuracy on the logarithms of all measures, without and
-with the sizes. Which way is better is learned on the choosing half, for the baselines too. No TensorFlow.
+same variant, and that of a search; and ridge regressions of accuracy on the logarithms of all measures (but those that
+others published, of which some are negative), without and with the sizes. Which way is better is learned on the
+choosing half, for the baselines too. No TensorFlow.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import scipy.stats
 
 from asvit_tf.choices import INITIALIZATIONS, NORMALIZATIONS, SIZE_MEASURES
 from search.scoring import predictor
-from search.scoring.names import RANK_SUM, SEARCHED_VARIANTS, SIZES, measure_names, name_of
+from search.scoring.names import RANK_SUM, SEARCHED_VARIANTS, SIZES, column_names, measure_names, name_of
 from search.study import regression
 from search.study.statistics import ROUNDING, percentiles, relative_range, resampled_taus, resamples, tau_b
 
@@ -141,7 +142,7 @@ class _Split:
         usable = {name: column for name, column in columns.items() if self._usable(column)}
         signs = {name: self._sign(column) for name, column in usable.items()}
         self.candidates: list[_Candidate] = []
-        for name in measure_names():
+        for name in column_names():
             if name in usable and not name.startswith(
                 "length_distortion_with_curvature"
             ):  # The turning number's order.

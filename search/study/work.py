@@ -17,6 +17,7 @@ import tensorflow as tf
 import tf_keras
 
 from asvit_tf import traces
+from asvit_tf.choices import PROXIES
 from asvit_tf.dataloaders import classification as data
 from asvit_tf.design.topology import Topology
 from asvit_tf.errors import DivergedError, StoppedError
@@ -47,7 +48,7 @@ def measure_and_train(settings: StudySettings, directory: str, images: np.ndarra
     Args:
       settings: Settings of the study.
       directory: Directory of the study; holds `data`, receives `log.txt`.
-      images: Images of the NTK.
+      images: Images of the NTK and of published measures.
       topology: The string.
 
     Returns:
@@ -103,7 +104,7 @@ def _attempt(part: str, failed: dict[str, str], work: Callable[[], Any]) -> Any:
 def _measure(settings: StudySettings, images: np.ndarray, topology: str) -> Score:
     size = (settings.image_size, settings.image_size)
     chosen = ScoringSettings(image_size=size, repeats=settings.repeats, points=settings.points, seed=settings.seed)
-    return Battery(chosen, images).score(Topology.parse(topology))
+    return Battery(chosen, images, tuple(PROXIES)).score(Topology.parse(topology))
 
 
 def _trained(

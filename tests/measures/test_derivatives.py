@@ -142,3 +142,21 @@ def test_a_slower_engine_is_named_once_for_each_operation(dxs, engine, caplog):
 def test_unknown_engine():
     with pytest.raises(UserError, match=r"'reverse'.*jet, accumulator, tape"):
         derivatives(tf.sin, "reverse")
+
+
+@pytest.mark.parametrize("name", ["a rule for each operation", "tf.cumsum has none"])
+def test_product_between_two_tensors_of_a_graph(name, caplog):
+    """Of what lies between them only: the second factor depends on the input too, but not through the first tensor."""
+    through = tf.tanh if name.startswith("a rule") else tf.cumsum
+
+    @tf.function(autograph=False)
+    def program(x, dx):
+        first = tf.sin(x)
+        return first, autodiff.product(first, through(first) * tf.exp(x), dx)
+
+    first, moved = program(X, DX)
+    h = 1e-4
+    after, before = (through(first + t * DX) * tf.exp(X) for t in (h, -h))
+    assert relative_error(moved, (after - before) / (2 * h)) < 1e-6
+    nothing = tf.function(lambda x, dx: autodiff.product(tf.sin(x), tf.exp(x), dx), autograph=False)
+    np.testing.assert_array_equal(nothing(X, DX), np.zeros(X.shape))

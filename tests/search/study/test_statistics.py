@@ -122,7 +122,7 @@ def test_regret_is_the_mean_over_ways_to_break_ties(direction):
 def planted(count=120, seed=0):
     """Columns of which one pair predicts, and accuracies."""
     generator = np.random.default_rng(seed)
-    names = [*study_names.measure_names(), *choices.SIZE_MEASURES]
+    names = [*study_names.column_names(), *choices.SIZE_MEASURES]
     columns = {name: np.exp(generator.standard_normal(count)) for name in names}
     columns[study_names.RANK_SUM] = study_selection.rank_sum(columns, study_names.SEARCHED_VARIANTS, (1, -1))
     true = np.log(columns["curvature:lecun:layer"]) - np.log(columns["ntk_trace:lecun:layer"])

@@ -49,7 +49,7 @@ def work(monkeypatch):
         count()
         if topology in state["broken"]:
             raise ValueError("no such\nthing")
-        values = {name: [1 + number(topology + name, 0)] for name in study_names.measure_names()}
+        values = {name: [1 + number(topology + name, 0)] for name in study_names.column_names()}
         values["curvature:released:layer"] = [3.0]
         reasons = {}
         if topology[0] == "4":
@@ -183,7 +183,7 @@ def test_what_fails_is_listed_and_what_is_undefined_is_counted(work, tmp_path):
     written = json.loads((tmp_path / "result.json").read_text())
     assert written["failed"] == result["failed"]
     assert set(written["measures"]) == {
-        *study_names.measure_names(),
+        *study_names.column_names(),
         *choices.SIZE_MEASURES,
         "rank_sum",
     }
@@ -286,9 +286,10 @@ def test_a_small_study_of_a_users_folder(tmp_path, capsys):
     result = json.loads(capsys.readouterr().out)
     assert result["failed"] == []
     assert result["trained"] == 2
-    assert set(result["measures"]) >= set(study_names.measure_names())
+    assert set(result["measures"]) >= set(study_names.column_names())
     rows = without_seconds(tmp_path / "out")
     assert all(row["measures"]["length_distortion:released:identity"] > 0 for row in rows)
+    assert all(math.isfinite(row["measures"][name]) for row in rows for name in choices.PROXIES)
     assert all(0 <= row["accuracy"] <= 1 for row in rows)
     # The same topology, trained again: the row does not depend on what the process did before.
     settings = StudySettings(**json.loads((tmp_path / "out/settings.json").read_text()))

@@ -1,0 +1,95 @@
+"""Published measures of a linear network of two layers, against values that are derived by hand."""
+
+import math
+
+import numpy as np
+import pytest
+from small_networks import linear
+
+from asvit_tf.measures.registry import ATTENTION, FFN, Programs
+
+EYE = np.eye(3)
+AXES = np.concatenate([EYE, -EYE])[None, None]  # One image of six tokens, one each way along every axis.
+# Two images of one token each, of two classes, for which u = (1, -1, 0) is at right angles to both features. With the
+# head (u, -u) both logits are 0, so the gradient by the features is -u for label 0 and u for label 1; by the head it is
+# (-1/2, 1/2) and (1/2, -1/2) times the features.
+FIRST, SECOND = (1.0, 1.0, 1.0), (2.0, 2.0, -3.0)
+PAIR, LABELS = np.array([FIRST, SECOND])[:, None, None], [0, 1]
+HEAD = np.array([[1.0, -1.0], [-1.0, 1.0], [0.0, 0.0]])
+
+
+def value(name, network, images, labels=None):
+    measured = Programs(network).measure([name], images, labels)[name]
+    assert measured.reason is None
+    return measured.value
+
+
+def test_entropy_of_axes_is_the_logarithm_of_their_number():
+    """Covariance I / 3 behind the first layer, without the third axis behind the second: log 3, then log 2."""
+    network = linear(EYE, np.diag([1.0, 1.0, 0.0]), np.ones((3, 2)))
+    assert value("expressivity", network, AXES) == pytest.approx(math.log(6), rel=1e-6)
+    assert value("progressivity", network, AXES) == pytest.approx(math.log(2) - math.log(3), rel=1e-5)
+
+
+def test_entropy_of_unequal_axes():
+    """Covariance diag(4, 1, 0) / 3: shares 0.8 and 0.2."""
+    network = linear(np.diag([2.0, 1.0, 0.0]), EYE, np.ones((3, 2)))
+    entropy = -0.8 * math.log(0.8) - 0.2 * math.log(0.2)
+    assert value("expressivity", network, AXES) == pytest.approx(2 * entropy, rel=1e-6)
+
+
+def test_the_identity_is_perfectly_trainable_and_twice_it_is_not():
+    """sigma = 1 exactly, however few tokens: 0. sigma = 2 in both layers: -2 - 1 / 2 + 2."""
+    assert value("trainability", linear(EYE, EYE, np.ones((3, 2))), AXES[:, :, :1]) == pytest.approx(0, abs=1e-6)
+    many = np.zeros((1, 300, 300, 3))
+    assert value("trainability", linear(2 * EYE, -2 * EYE, np.ones((3, 2))), many) == pytest.approx(-0.5, abs=0.02)
+
+
+def test_every_layer_of_a_chain_carries_the_whole_flow():
+    """R = 1^T |A| |B| |H| 1 = 18, and each of three layers has sum |w| dR/d|w| = R."""
+    network = linear(np.diag([2.0, -1.0, 0.0]), -np.ones((3, 3)), np.ones((3, 2)))
+    assert value("synflow", network, AXES) == pytest.approx(math.log(3 * 18), rel=1e-6)
+
+
+def test_a_long_chain_does_not_leave_float32():
+    """Flow of 1e50 in all."""
+    network = linear(1e25 * EYE, 1e25 * EYE, EYE)
+    assert value("synflow", network, AXES) == pytest.approx(math.log(9) + 50 * math.log(10), rel=1e-6)
+
+
+def test_singular_values_of_attention_and_saliency_of_the_rest():
+    """The gradient by |A| is 1 (|B| |H| 1)^T = 1 (2, 2, 2)^T, whose norm is 6; |A| = diag(2, 1, 1) has 4: 24. By |B|
+    and |H| the saliency is the sum of the logits, 8, each."""
+    network = linear(np.diag([2.0, -1.0, 1.0]), -EYE, np.ones((3, 2)), (ATTENTION, FFN))
+    assert value("dss", network, AXES) == pytest.approx(24 + 8 + 8, rel=1e-6)
+
+
+def test_gradient_of_the_head_alone():
+    """With both columns of the head u, the logits of an image are equal and nothing reaches the layers before. By the
+    head the gradient is (f_2 - f_1) (1/4, -1/4)^T for features f."""
+    u = np.array([1.0, 2.0, 0.5])
+    network = linear(EYE, EYE, np.stack([u, u], axis=1))
+    difference = np.subtract(SECOND, FIRST)  # (1, 1, -4)
+    norm = np.linalg.norm(difference) * math.hypot(0.25, 0.25)
+    assert value("gradient_norm", network, PAIR, LABELS) == pytest.approx(norm, rel=1e-6)
+    snip = 2 * 0.25 * np.sum(np.abs(difference) * u)
+    assert value("snip", network, PAIR, LABELS) == pytest.approx(snip, rel=1e-6)
+
+
+def test_variation_of_two_gradients():
+    """Row r of a gradient is -x_1r v for the first image and x_2r v for the second one, with v = u (or a half and minus
+    a half behind the head): mean |g| / std g = (|x_1r| + |x_2r|) / |x_1r + x_2r|, which is 1, 1 and 4 / 2. Two numbers
+    of v are not 0, so each of three layers has 2 (1 + 1 + 2)."""
+    assert value("zico", linear(EYE, EYE, HEAD), PAIR, LABELS) == pytest.approx(3 * math.log(8), rel=1e-6)
+
+
+def test_deviation_of_two_gradients_and_two_patterns():
+    """1 / std g = 2 / (|x_1r + x_2r| |v|): 2 (2/3 + 2/3 + 2/2) for two layers, and twice that for the head. The signs
+    of the three units are (+, +), (+, +) and (+, -): two patterns."""
+    slopes = 2 * math.log(14 / 3) + math.log(28 / 3)
+    assert value("l_swag", linear(EYE, EYE, HEAD), PAIR, LABELS) == pytest.approx(2 * slopes, rel=1e-6)
+
+
+def test_two_of_three_units_agree():
+    """K = [[3, 2], [2, 3]]."""
+    assert value("naswot", linear(EYE, EYE, HEAD), PAIR) == pytest.approx(math.log(5), rel=1e-12)
