@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import statistics
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,28 @@ def score_seconds(directory: Path) -> float:
     """Seconds that a score of this run takes: the median of the last ones, which were of networks of like size."""
     rows = Journal(directory / "scores.jsonl").rows[-_LATELY:]
     return statistics.median(row["seconds"] for row in rows) if rows else 0.0
+
+
+class GrowthRate:
+    """Seconds that a candidate of growth takes, workers side by side: by the clock, once this start has scored some.
+
+    Args:
+      directory: Of the run.
+      side_by_side: Workers that are known beforehand; those of a scheduler elsewhere show in the clock only.
+    """
+
+    def __init__(self, directory: Path, side_by_side: int):
+        self._directory = directory
+        self._side_by_side = side_by_side
+        self._before: tuple[float, int] | None = None
+
+    def __call__(self) -> float:
+        """Call it before each step of growth."""
+        now, scored = time.monotonic(), len(Journal(self._directory / "scores.jsonl").rows)
+        before, self._before = self._before, (now, scored)
+        if before is None or scored == before[1]:  # Behind a kill steps are remembered at first.
+            return score_seconds(self._directory) / self._side_by_side
+        return (now - before[0]) / (scored - before[1])
 
 
 def grow(

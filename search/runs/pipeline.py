@@ -224,7 +224,8 @@ class _Run:
         steps, stop = settings.search_steps, None
         if self._timetable is not None:
             steps = steps or self._timetable.search_steps(lambda: designing.seconds_of_a_score(settings, scored))
-            stop = functools.partial(self._ends_growth, self._timetable)
+            rate = designing.GrowthRate(self.directory, self._workers.local_workers or self._workers.processes)
+            stop = functools.partial(_ends_growth, self._timetable, rate)
         assert steps is not None  # Settings leave it open only where there is a timetable.
         self._say(f"searching a seed topology: {steps} steps")
         found = self._timed("search", designing.search, self.directory, settings, scored, classes, steps)
@@ -236,10 +237,6 @@ class _Run:
         self._say(f"{aim}: about {timetable.span(took)}")
         grown = self._timed("grow", designing.grow, self.directory, settings, topology, scored, classes, stop)
         return _Design(found["topology"], grown["family"], found["failed"])
-
-    def _ends_growth(self, table: Timetable, candidates: int) -> bool:
-        """Whether there is no time to score so many candidates."""
-        return table.growth_ends(candidates * designing.score_seconds(self.directory))
 
     def train_model(self, params: cfg.ExperimentConfig) -> dict[str, Any]:
         self._say(f"training {params.task.model.backbone.asvit.topology}: {plans.epochs_of(params)} epochs")
@@ -308,3 +305,8 @@ class _Run:
             checkpoint = found.checkpoint if found else None
             export.export(params, str(self.directory / "train"), str(saved_model), checkpoint=checkpoint)
         return saved_model
+
+
+def _ends_growth(table: Timetable, rate: Callable[[], float], candidates: int) -> bool:
+    """Whether there is no time to score so many candidates."""
+    return table.growth_ends(candidates * rate())

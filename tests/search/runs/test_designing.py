@@ -3,6 +3,7 @@
 import pytest
 
 from asvit_tf.dataloaders.classification import Dataset
+from asvit_tf.journals import Journal
 from search.runs import designing
 from search.runs.search_settings import WorkerSettings
 from search.runs.settings import RunSettings
@@ -33,3 +34,19 @@ def test_seconds_of_a_score_are_those_it_took_also_when_it_is_remembered(tmp_pat
     for _ in range(2):  # The second time as a start does behind a kill.
         scored = Remembered(score, tmp_path / "scores.jsonl")
         assert designing.seconds_of_a_score(RunSettings(data_path=".", hours=1), scored) == 4.0
+
+
+def test_growth_is_as_fast_as_its_workers_are_together(tmp_path, monkeypatch):
+    """Each score takes 6 s; eight workers have sixteen of them in 12 s, which nobody knows before."""
+    now = [100.0]
+    monkeypatch.setattr(designing.time, "monotonic", lambda: now[0])
+    journal = Journal(tmp_path / "scores.jsonl")
+    journal.append({"seconds": 6.0})
+    rate = designing.GrowthRate(tmp_path, 2)
+    assert rate() == 3.0
+    now[0] += 0.1  # Remembered: nothing was scored.
+    assert rate() == 3.0
+    for _ in range(16):
+        journal.append({"seconds": 6.0})
+    now[0] += 12.0
+    assert rate() == 0.75
