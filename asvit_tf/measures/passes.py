@@ -53,7 +53,7 @@ def _products(network: Network) -> Callable:
         before = None
         for number, (name, after) in enumerate(trace.outputs.items()):
             entry = trace.entries.get(name, before)
-            if entry is not None and entry.shape == after.shape:
+            if entry is not None and entry.shape.is_compatible_with(after.shape):  # Batches may be unknown.
                 jacobians[name] = _mean_jacobian(entry, after, tf.stack([seed, number]))
             before = after
         return Products(trace, jacobians)

@@ -4,9 +4,10 @@ import math
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from small_networks import linear
 
-from asvit_tf.measures.registry import ATTENTION, FFN, Programs
+from asvit_tf.measures.registry import ATTENTION, FFN, Network, Programs, Trace
 
 EYE = np.eye(3)
 AXES = np.concatenate([EYE, -EYE])[None, None]  # One image of six tokens, one each way along every axis.
@@ -29,6 +30,17 @@ def test_entropy_of_axes_is_the_logarithm_of_their_number():
     network = linear(EYE, np.diag([1.0, 1.0, 0.0]), np.ones((3, 2)))
     assert value("expressivity", network, AXES) == pytest.approx(math.log(6), rel=1e-6)
     assert value("progressivity", network, AXES) == pytest.approx(math.log(2) - math.log(3), rel=1e-5)
+
+
+def test_the_least_step_counts_not_the_mean_nor_the_whole():
+    """Two axes, three, one: log 2, log 3, 0; the steps are log 3/2 and -log 3."""
+
+    def call(images):
+        axes = {"two": [1.0, 1.0, 0.0], "three": [1.0, 1.0, 1.0], "one": [0.0, 0.0, 1.0]}
+        return Trace(images[:, 0, 0], {name: images * tf.constant(kept) for name, kept in axes.items()})
+
+    assert value("progressivity", Network(call, []), AXES) == pytest.approx(-math.log(3), rel=1e-6)
+    assert value("expressivity", Network(call, []), AXES) == pytest.approx(math.log(6), rel=1e-6)
 
 
 def test_entropy_of_unequal_axes():
