@@ -16,6 +16,7 @@ from sklearn import datasets
 
 from asvit_tf import Topology, cli
 from asvit_tf.serving import export
+from asvit_tf.tasks import photographs
 from search.runs import designing, speeds, timetable
 from search.scoring.score import Score
 
@@ -55,6 +56,8 @@ def finished(folder, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(designing, "scoring", lambda *_: contextlib.nullcontext(Sizes()))
         patch.setattr(speeds, "_ENOUGH_EPOCHS", 3)
+        patch.setattr(speeds, "_MEMBER_EPOCHS", 3)
+        patch.setattr(photographs, "epochs", lambda examples: 3)
         patch.setattr(timetable, "MOST_EPOCHS", 3)
         patch.setattr(timetable, "MOST_STEPS", 5)
         arguments = ["--data-path", str(folder), "--hours", "0.05", "--budget", "0.6", "--balanced", *OPTIONS]
