@@ -19,3 +19,7 @@ class DivergedError(StoppedError):
 
 class NotLearnedError(RuntimeError):
     """A network that was trained, but is no better than one that knows only the shares of the classes."""
+
+
+class PausedError(Exception):
+    """Ends a training where it is, which is saved, to be continued; raised by who is told of its evaluations."""

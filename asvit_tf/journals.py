@@ -13,6 +13,8 @@ from typing import Any
 from asvit_tf.errors import UserError
 from asvit_tf.storage import jsonable, write_json
 
+_LOCK = ".lock"
+
 
 class Journal:
     """Rows of JSON in a file, one a line, each on disk before `append` returns.
@@ -69,12 +71,12 @@ def workspace(directory: str | os.PathLike, settings: Mapping[str, Any]) -> Iter
       The directory.
 
     Raises:
-      UserError: It cannot be written, another process works in it, or it holds results of other settings.
+      UserError: It cannot be written, another process works in it, or it holds something made by other settings.
     """
     directory = Path(directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        lock = open(directory / ".lock", "w")  # noqa: SIM115 - held until the end of the block
+        lock = open(directory / _LOCK, "w")  # noqa: SIM115 - held until the end of the block
     except OSError as error:
         raise UserError(f"cannot write to {directory}: {error.strerror}") from error
     with lock:
@@ -90,7 +92,7 @@ def workspace(directory: str | os.PathLike, settings: Mapping[str, Any]) -> Iter
 
 def _check_settings(directory: Path, settings: dict[str, Any]) -> None:
     path = directory / "settings.json"
-    if not path.exists():
+    if not path.exists() or set(os.listdir(directory)) <= {path.name, _LOCK}:  # Else nothing was made by them yet.
         write_json(path, settings)
         return
     try:

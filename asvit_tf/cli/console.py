@@ -17,7 +17,7 @@ from asvit_tf.dataloaders.imagefiles import duplicates, skipped
 from asvit_tf.errors import NotLearnedError, OneClassError, StoppedError, UserError
 from asvit_tf.hardware import environment
 from asvit_tf.hardware.choice import Chosen
-from asvit_tf.storage import jsonable
+from asvit_tf.storage import jsonable, write_error
 from asvit_tf.tasks import baselines
 
 CONTEXT: dict[str, Any] = dict(
@@ -115,6 +115,11 @@ def main(command: click.Command, arguments: list[str] | None = None, name: str =
         message, status = str(error), 1
     except UserError as error:
         message, status = str(error), 2
+    except OSError as error:
+        explained = write_error(error, error.filename or "the disk")
+        if not isinstance(explained, StoppedError):  # Reading may be refused, too.
+            raise
+        message, status = str(explained), 1
     except (click.Abort, KeyboardInterrupt):
         message, status = "stopped; run it again to continue", 130
     # A name that is no UTF-8 has characters that cannot be printed.

@@ -174,6 +174,11 @@ class Schedule:
         """Tokenization of the last phase: that of evaluation and export."""
         return self.phases[-1].tokenization
 
+    @property
+    def settled(self) -> int:
+        """The first step behind the last transition; from there on all train with the final tokenization."""
+        return max(self.boundaries, default=0) + self.transition - self.transition // 2
+
     def phase_index(self, step: int) -> int:
         """Index of the phase whose tokenization step `step` trains with (steps count from 0)."""
         late = step + self.transition // 2

@@ -153,6 +153,10 @@ def check_types(value: Any, default: Any, name: str = "") -> None:
       UserError: One has another type.
     """
     hints = _hints(type(value))
+    if isinstance(value, hyperparams.OneOfConfig):
+        kinds = [field.name for field in dataclasses.fields(value) if field.name != "type"]
+        if value.type is not None and value.type not in kinds:
+            raise UserError(f"{name}.type is {value.type!r:.80}; allowed are {', '.join(kinds)}")
     for field in dataclasses.fields(value):
         item, usual = getattr(value, field.name), getattr(default, field.name, None)
         path = f"{name}.{field.name}" if name else field.name

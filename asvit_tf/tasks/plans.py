@@ -42,7 +42,7 @@ _WRITTEN_ALWAYS = (
     "trainer.optimizer_config.optimizer.adamw.weight_decay_rate",
     "trainer.optimizer_config.learning_rate.cosine.initial_learning_rate",
 )
-_KEPT = ("num_classes", "input_size", "backbone.asvit.topology", "backbone.asvit.base_stride")
+_KEPT = ("num_classes", "input_size", "backbone.type", "backbone.asvit.topology", "backbone.asvit.base_stride")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +91,7 @@ def classifier(plan: Plan, dataset: Dataset, topology: Topology) -> cfg.Experime
         design.
     """
     params = recipe(plan.recipe)
+    _check_amounts(plan, params)
     examples, epochs = dataset.train_examples, plan.epochs or _epochs(params, plan.recipe, dataset.train_examples)
     batch_size = plan.batch_size or params.task.train_data.global_batch_size
     if plan.recipe == PHOTOGRAPHS:
@@ -117,6 +118,9 @@ def recipe(name: str) -> cfg.ExperimentConfig:
     path = str(importlib.resources.files("official_configs") / RECIPES[name]) if name in RECIPES else name
     experiment_files.override(params, experiment_files.read(path), path)
     experiment_files.check_types(params, registered)
+    kind = params.task.model.backbone.type
+    if kind != "asvit":
+        raise UserError(f"{path}: task.model.backbone.type is {kind!r}; it must be asvit, whose design is trained")
     return params
 
 
@@ -126,7 +130,23 @@ def check(plan: Plan) -> None:
     Raises:
       UserError: As `classifier`.
     """
-    apply(recipe(plan.recipe), plan.overrides)
+    params = recipe(plan.recipe)
+    _check_amounts(plan, params)
+    apply(params, plan.overrides)
+
+
+def _check_amounts(plan: Plan, params: cfg.ExperimentConfig) -> None:
+    """Refuses a recipe that says neither batch nor epochs where the plan leaves them to it."""
+    batch, trainer = params.task.train_data.global_batch_size, params.trainer
+    if plan.batch_size is None and batch < 1:
+        raise UserError(
+            f"{plan.recipe}: task.train_data.global_batch_size is {batch}; it must be at least 1, or give --batch-size"
+        )
+    if plan.epochs is None and not 1 <= trainer.steps_per_loop <= trainer.train_steps:
+        raise UserError(
+            f"{plan.recipe}: trainer.train_steps is {trainer.train_steps} and steps_per_loop {trainer.steps_per_loop}; "
+            "epochs are the one over the other, at least 1, or give --epochs"
+        )
 
 
 def differing_text(params: cfg.ExperimentConfig, usual: cfg.ExperimentConfig, comment: str) -> str:
@@ -232,11 +252,13 @@ def _epochs(params: cfg.ExperimentConfig, recipe: str, examples: int) -> int:
 
 def _design(params: cfg.ExperimentConfig) -> list[Any]:
     """What `_KEPT` names."""
-    model = params.task.model.as_dict()
+    model, backbone = params.task.model, params.task.model.backbone
     return [
-        model["num_classes"],
-        model["input_size"],
-        *(model["backbone"]["asvit"][n.split(".")[-1]] for n in _KEPT[2:]),
+        model.num_classes,
+        list(model.input_size),
+        backbone.type,
+        backbone.asvit.topology,
+        backbone.asvit.base_stride,
     ]
 
 

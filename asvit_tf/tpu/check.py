@@ -66,10 +66,11 @@ def check(
 
     Returns:
       `phases`, one object each: stride, dilation, steps, compiles, message, hbm_bytes and its parts, hbm_share, flops,
-      bytes_accessed, hbm_bytes_moved, roofline_seconds, bound ("flops" or "memory", of the roofline), compiler_seconds,
-      estimated_seconds (the longer of the two), and by it images_per_second and peak_share; and `chip_hours`,
-      `chip_hours_without`, `saved` for the experiment's number of images with its schedule and at the last phase's
-      tokens throughout (None where a phase does not compile), by the estimate and, in `roofline`, by the roofline.
+      bytes_accessed, hbm_bytes_moved, bounded_loops, unknown_loops, roofline_seconds, bound ("flops" or "memory", of
+      the roofline), compiler_seconds, estimated_seconds (the longer of the two), and by it images_per_second and
+      peak_share; and `chip_hours`, `chip_hours_without`, `saved` for the experiment's number of images with its
+      schedule and at the last phase's tokens throughout (None where a phase does not compile), by the estimate and, in
+      `roofline`, by the roofline.
       Where nothing is classified, also `chips`, that a step of the experiment takes, and `hours` of its schedule on
       them, by the estimate (both None where `batch_size` does not divide the experiment's batch).
     """
@@ -193,6 +194,7 @@ def in_words(result: dict[str, Any], profile: bool = False) -> str:
             f"{result['chip_hours_without']:.1f}; saved {result['saved']:.1%} (by the roofline "
             f"{result['roofline']['saved']:.1%} of {result['roofline']['chip_hours_without']:.1f})"
         )
+    lines += dict.fromkeys(line for line in map(_loops_in_words, result["phases"]) if line)
     largest = result.get("largest_batch")
     if largest:
         lines.append(f"largest batch of one chip: {largest['batch'] or largest['message']}")
@@ -202,6 +204,16 @@ def in_words(result: dict[str, Any], profile: bool = False) -> str:
             share = kind["cycles"] / max(phase["cycles"], 1)
             lines.append(f"{share:>7.1%}{kind['hbm_bytes'] / 1e9:>8.2f}{kind['count']:>5} x {kind['kind']}")
     return "\n".join(lines)
+
+
+def _loops_in_words(phase: dict[str, Any]) -> str:
+    """Which loops of a program make its estimate less sure; an empty line without such."""
+    parts = {
+        "of unknown trip count, counted once": phase["unknown_loops"],
+        "that may end early, counted as often as they can run": phase["bounded_loops"],
+    }
+    counted = [f"{number} {kind}" for kind, number in parts.items() if number]
+    return f"loops in the estimate: {'; '.join(counted)}" if counted else ""
 
 
 def _hours_in_words(result: dict[str, Any]) -> list[str]:

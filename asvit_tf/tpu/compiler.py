@@ -56,7 +56,7 @@ _PROFILE_KINDS = 20
 # Part of every key of the cache. Raise it when the same compiled program would give another `Program`: its fields or
 # those of `tpu_schedule.Kind` change, or what `_compile` and `tpu_schedule` read. Results kept before are then compiled
 # again, minutes each; other edits keep them.
-_READING = 1
+_READING = 2
 
 
 def chip_of(topology_name: str) -> Chip:
@@ -93,11 +93,14 @@ class Program:
       message: Message of the compiler, where it does not.
       argument_bytes, output_bytes, aliased_bytes, temporary_bytes, code_bytes: In the chip's memory; aliased ones are
         outputs that take the place of arguments, as the weights do.
-      flops: As the compiler counts them; what pads a matrix unit is not in it.
-      bytes_accessed: As the compiler counts them, whatever memory they are in (see `tpu_schedule`).
+      flops: As the compiler counts them, but those of products in a loop as often as it runs, not once; what pads a
+        matrix unit is not in it.
+      bytes_accessed: As the compiler counts them, whatever memory they are in, loops once (see `tpu_schedule`).
       hbm_bytes_moved: To and from the chip's memory, in the compiled schedule.
       cycles: That its instructions take one after another, as the compiler estimates them.
-      profile: The kinds of instruction that take most of them.
+      bounded_loops: Loops that data may end early; in flops, bytes moved and cycles as often as they can run.
+      unknown_loops: Loops of unknown trip count; in these once.
+      profile: The kinds of instruction that take most of the cycles.
       compile_seconds: Wall time of the compilation.
     """
 
@@ -112,6 +115,8 @@ class Program:
     bytes_accessed: float = 0.0
     hbm_bytes_moved: int = 0
     cycles: int = 0
+    bounded_loops: int = 0
+    unknown_loops: int = 0
     profile: tuple[tpu_schedule.Kind, ...] = ()
     compile_seconds: float = 0.0
 
@@ -230,7 +235,7 @@ def _compile(text: str, topology_name: str) -> Program:
     if isinstance(cost, list):
         (cost,) = cost
     (module,) = compiled.hlo_modules()
-    rows = tpu_schedule.instructions(module.to_string())
+    schedule = tpu_schedule.read(module.to_string())
     return Program(
         True,
         argument_bytes=memory.argument_size_in_bytes,
@@ -238,11 +243,13 @@ def _compile(text: str, topology_name: str) -> Program:
         aliased_bytes=memory.alias_size_in_bytes,
         temporary_bytes=memory.temp_size_in_bytes,
         code_bytes=memory.generated_code_size_in_bytes,
-        flops=cost["flops"],
+        flops=cost["flops"] + schedule.repeated_flops,
         bytes_accessed=cost["bytes accessed"],
-        hbm_bytes_moved=sum(row.hbm_bytes for row in rows),
-        cycles=sum(row.cycles for row in rows),
-        profile=tuple(tpu_schedule.by_kind(rows)[:_PROFILE_KINDS]),
+        hbm_bytes_moved=schedule.hbm_bytes,
+        cycles=schedule.cycles,
+        bounded_loops=schedule.bounded_loops,
+        unknown_loops=schedule.unknown_loops,
+        profile=tuple(tpu_schedule.by_kind(schedule.instructions)[:_PROFILE_KINDS]),
         compile_seconds=seconds,
     )
 

@@ -3,22 +3,23 @@
 The compiler's own total of "bytes accessed" counts what stays in the chip's fast memory as if it came from HBM, and an
 operand that is fetched in four slices four times over. The scheduled program says where every tensor lives, so the
 traffic can be read off it.
+
+The compiler counts the body of a loop once. Here it counts as often as it runs, bodies inside bodies as often as both
+together, and the condition once more. A loop that may also end by data counts as often as it can run at most, one that
+nothing bounds counts once; `Schedule` says how many of these there are. Of a conditional the dearest branch counts.
 """
 
 from __future__ import annotations
 
 import collections
 import dataclasses
-import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f32": 4, "s32": 4, "u32": 4}
-_BYTES |= {"s64": 8, "u64": 8, "f64": 8}
-_INSTRUCTION = re.compile(r"\s*(?:ROOT )?%?([\w.-]+) = (.*)")
-_TENSOR = re.compile(r"(\w+)\[([\d,]*)\](?:\{([^{}]*)\})?")
+from asvit_tf.tpu import loops, traffic
+from asvit_tf.tpu.hlo import Module, Operation
+
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
-_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 # They name memory and move nothing; what an asynchronous copy moves is counted where it starts.
 _FREE = frozenset({"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"})
 
@@ -29,91 +30,122 @@ class Instruction:
 
     Attributes:
       kind: Its name without the number, and the element type and shape of its first result: "copy bf16[64,28,28,88]".
-      cycles: As its compiler estimates them; 0 where it gives none, as for what runs beside the rest.
-      hbm_bytes: Moved to and from the chip's memory, padding of the tiles included. An operand that a fusion reads in
-        part counts whole.
+      cycles: Of one execution, as its compiler estimates them; 0 where it gives none, as for what runs beside the rest.
+      hbm_bytes: Moved to and from the chip's memory in one execution (`traffic.hbm_bytes`).
+      product_flops: Operations of the products in it, in one execution.
+      times: How often it runs.
     """
 
     kind: str
     cycles: int
     hbm_bytes: int
+    product_flops: int = 0
+    times: int = 1
 
 
-def instructions(program: str) -> list[Instruction]:
-    """Those of a compiled program, in the order they run; the body of a loop as often as it is known to run.
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """A compiled program.
+
+    Attributes:
+      instructions: In the order they run; those of a loop follow those before it.
+      bounded_loops: Loops that data may end early; they count as often as they can run.
+      unknown_loops: Loops of unknown trip count; they count once.
+    """
+
+    instructions: tuple[Instruction, ...] = ()
+    bounded_loops: int = 0
+    unknown_loops: int = 0
+
+    @property
+    def cycles(self) -> int:
+        """Of all instructions, one after another."""
+        return sum(each.cycles * each.times for each in self.instructions)
+
+    @property
+    def hbm_bytes(self) -> int:
+        """Moved to and from the chip's memory."""
+        return sum(each.hbm_bytes * each.times for each in self.instructions)
+
+    @property
+    def repeated_flops(self) -> int:
+        """Operations of products beyond the first execution, which are those that the compiler's count lacks."""
+        return sum(each.product_flops * (each.times - 1) for each in self.instructions)
+
+    def __add__(self, other: Schedule) -> Schedule:
+        return Schedule(
+            self.instructions + other.instructions,
+            self.bounded_loops + other.bounded_loops,
+            self.unknown_loops + other.unknown_loops,
+        )
+
+
+def read(program: str) -> Schedule:
+    """The schedule of a compiled program.
 
     Args:
       program: The compiled module as text.
     """
-    computations: dict[str, list[str]] = {}
-    entry = ""
-    for line in program.splitlines():
-        header = re.match(r"(ENTRY )?%?([\w.-]+) \(.*\{$", line)
-        if header:
-            current = computations.setdefault(header[2], [])
-            entry = header[2] if header[1] else entry
-        elif line.startswith("  ") and computations:
-            current.append(line)
-    return list(_of_computation(computations, entry))
+    module = Module.parse(program)
+    return _of_computation(module, module.entry, 1)
 
 
-def _of_computation(computations: dict[str, list[str]], name: str) -> Iterator[Instruction]:
-    tensors: dict[str, list[_Tensor]] = {}
-    for line in computations.get(name, ()):
-        found = _INSTRUCTION.match(line)
-        if not found:
+def _of_computation(module: Module, name: str, times: int) -> Schedule:
+    rows: list[Instruction] = []
+    others = Schedule()
+    computation = module[name]
+    for operation in computation.operations.values():
+        if operation.opcode in _FREE or operation.opcode.endswith("-done"):
             continue
-        result, rest = _split_type(found[2])
-        opcode, _, arguments = rest.partition("(")
-        outputs = tensors[found[1]] = [_tensor(*parts) for parts in _TENSOR.findall(result) if parts[0] in _BYTES]
-        if opcode in _FREE or opcode.endswith("-done"):
+        inner = _inner(module, name, operation, times)
+        if inner is not None:
+            rows += inner.instructions
+            others += dataclasses.replace(inner, instructions=())
             continue
-        called = re.search(r"(?:body|to_apply)=%?([\w.-]+)", rest)
-        if called and opcode in ("while", "call"):
-            trips = _TRIPS.search(rest)
-            for _ in range(int(trips[1]) if trips else 1):
-                yield from _of_computation(computations, called[1])
-            continue
-        if opcode == "copy-start":
-            moved = outputs[:2]  # To and from.
-        elif opcode == "slice-start":
-            source, slice_ = outputs[:2]  # Only the slice is read.
-            moved = [slice_, dataclasses.replace(slice_, in_hbm=source.in_hbm)]
-        else:
-            operands = re.findall(r"%([\w.-]+)", arguments.split("), ")[0])
-            moved = outputs + [tensor for operand in operands for tensor in tensors.get(operand, ())]
-        cycles = _CYCLES.search(rest)
-        hbm_bytes = sum(tensor.bytes for tensor in moved if tensor.in_hbm)
-        shape = _TENSOR.search(result)
-        kind = re.sub(r"[.\d]+$", "", found[1]) + (f" {shape[1]}[{shape[2]}]" if shape else "")
-        yield Instruction(kind, int(cycles[1]) if cycles else 0, hbm_bytes)
+        cycles = _CYCLES.search(operation.attributes)
+        tensors = operation.tensors
+        kind = re.sub(r"[.\d]+$", "", operation.name)
+        if tensors:
+            kind += f" {tensors[0].element}[{','.join(map(str, tensors[0].sides))}]"
+        rows.append(
+            Instruction(
+                kind,
+                int(cycles[1]) if cycles else 0,
+                traffic.hbm_bytes(module, computation, operation),
+                traffic.product_flops(module, computation, operation),
+                times,
+            )
+        )
+    return dataclasses.replace(others, instructions=tuple(rows))
 
 
-def _split_type(text: str) -> tuple[str, str]:
-    """The type of an instruction's result, and the rest of its line; the type of a tuple has spaces and parentheses."""
-    depth = 0
-    for position, character in enumerate(text):
-        depth += (character == "(") - (character == ")")
-        if character == " " and depth == 0:
-            return text[:position], text[position + 1 :]
-    return text, ""
+def _inner(module: Module, name: str, operation: Operation, times: int) -> Schedule | None:
+    """What an operation runs that is made of scheduled instructions itself; None for one that is an instruction."""
+    if operation.opcode == "while":
+        return _of_loop(module, name, operation, times)
+    if operation.opcode == "conditional":
+        branches = [_of_computation(module, branch, times) for branch in _branches(operation)]
+        return max(branches, key=lambda branch: (branch.cycles, branch.hbm_bytes))
+    if operation.opcode == "call":
+        return _of_computation(module, operation.called, times)
+    return None
 
 
-@dataclasses.dataclass(frozen=True)
-class _Tensor:
-    bytes: int
-    in_hbm: bool
+def _of_loop(module: Module, name: str, loop: Operation, times: int) -> Schedule:
+    trips = loops.trips(module, name, loop)
+    count = 1 if trips.count is None else trips.count
+    return (
+        Schedule((), int(trips.count is not None and not trips.exact), int(trips.count is None))
+        + _of_computation(module, loop.attribute("condition") or "", times * (count + 1))
+        + _of_computation(module, loop.attribute("body") or "", times * count)
+    )
 
 
-def _tensor(element: str, sides: str, layout: str) -> _Tensor:
-    """Size of a tensor as it is tiled, from its element type, sides "64,14,14,88" and layout "3,0,2,1:T(8,128)S(1)"."""
-    extents = [int(side) for side in sides.split(",") if side]
-    tile = re.search(r"T\((\d+(?:,\d+)*)\)", layout)
-    order = [int(axis) for axis in layout.split(":")[0].split(",") if axis]  # Fastest axis first.
-    if tile and order:
-        for axis, edge in zip(order, reversed([int(edge) for edge in tile[1].split(",")])):
-            extents[axis] = -(-extents[axis] // edge) * edge
-    return _Tensor(_BYTES[element] * math.prod(extents), in_hbm="S(" not in layout)
+def _branches(conditional: Operation) -> list[str]:
+    found = re.search(r"branch_computations=\{([^}]*)\}", conditional.attributes)
+    if found:
+        return re.findall(r"[\w.-]+", found[1])
+    return [conditional.attribute(f"{answer}_computation") or "" for answer in ("true", "false")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +154,7 @@ class Kind:
 
     Attributes:
       kind: As `Instruction.kind`.
-      count: How many.
+      count: How many run; one in a loop counts as often as it does.
       cycles, hbm_bytes: Sums over all of them.
     """
 
@@ -138,7 +170,12 @@ def by_kind(rows: Sequence[Instruction]) -> list[Kind]:
     for row in rows:
         groups[row.kind].append(row)
     kinds = [
-        Kind(kind, len(group), sum(row.cycles for row in group), sum(row.hbm_bytes for row in group))
+        Kind(
+            kind,
+            sum(row.times for row in group),
+            sum(row.cycles * row.times for row in group),
+            sum(row.hbm_bytes * row.times for row in group),
+        )
         for kind, group in groups.items()
     ]
     return sorted(kinds, key=lambda kind: (-kind.cycles, -kind.hbm_bytes, kind.kind))

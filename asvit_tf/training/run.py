@@ -64,18 +64,19 @@ def run(
         they are from there; None for `model_dir` itself.
       keeps_best: Save the best network of all evaluations of a classifier, too (`saving.best`), instead of what the
         trainer's `best_checkpoint_export_subdir` asks for. Not with several hosts.
-      evaluated: Called with the step behind each evaluation. What it raises ends the training there, to be continued.
+      evaluated: Called with the step behind each evaluation; a `PausedError` ends the training there, to be continued.
 
     Returns:
       The metrics of an evaluation after the last step where `mode` evaluates; else {}.
 
     Raises:
+      PausedError: That of `evaluated`; there is a checkpoint of its step.
       UserError: The experiment or its schedule is contradictory, data are missing or wrong, there is no checkpoint to
         evaluate, or the one to continue is damaged or of another network.
       StoppedError: The disk is full, a worker was lost for good, or the training diverged: its loss is no number, or
         stays at that of guessing.
     """
-    _check(params, model_dir, mode)
+    check(params, model_dir, mode)
     phases = plan_of(params)
     params = copy.deepcopy(params)
     for data in (params.task.train_data, params.task.validation_data):
@@ -108,8 +109,14 @@ def run(
                 raise explained from error
 
 
-def _check(params: cfg.ExperimentConfig, model_dir: str, mode: str) -> None:
-    """Refuses, before anything is built, what could only fail later."""
+def check(params: cfg.ExperimentConfig, model_dir: str, mode: str) -> None:
+    """Refuses, before anything is built, what could only fail later.
+
+    Args: as `run`.
+
+    Raises:
+      UserError: As `run`.
+    """
     if mode not in MODES:
         raise UserError(f"mode {mode!r} is not supported; allowed are {', '.join(MODES)}")
     if mode == "eval" and checkpoints.newest(model_dir) is None:

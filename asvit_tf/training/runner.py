@@ -9,6 +9,7 @@ import tensorflow as tf
 import tf_keras
 from official.core import train_lib
 
+from asvit_tf.errors import PausedError
 from asvit_tf.modeling import checkpoints
 from asvit_tf.training.saving.sound import SoundCheckpoints
 
@@ -28,7 +29,11 @@ class ExperimentRunner(train_lib.OrbitExperimentRunner):
             if mode in ("train", "train_and_post_eval"):
                 self.controller.train(trainer.train_steps)
             if mode == "train_and_eval":
-                self._train_and_evaluate()
+                try:
+                    self._train_and_evaluate()
+                except PausedError:
+                    self.controller.save_checkpoint()
+                    raise
             if mode in ("eval", "train_and_post_eval"):
                 self.controller.evaluate(trainer.validation_steps)
             if mode == "continuous_eval":

@@ -46,6 +46,10 @@ class Runtime:
         except tf.errors.UnavailableError as error:
             raise UserError(f"--tpu={self._chosen.tpu} cannot be reached ({failures.reason(error)})") from error
 
+    def name_devices(self, params: cfg.ExperimentConfig) -> None:
+        """Has an experiment name the devices; nothing is started."""
+        params.runtime.override({**self._chosen.settings, "tpu": self._chosen.tpu})
+
     def apply(self, params: cfg.ExperimentConfig, held_out: int) -> None:
         """Has an experiment train and evaluate on the devices.
 
@@ -59,7 +63,7 @@ class Runtime:
         Raises:
           UserError: There are fewer images in a batch, or held out, than replicas, or the TPU cannot be started.
         """
-        params.runtime.override({**self._chosen.settings, "tpu": self._chosen.tpu})
+        self.name_devices(params)
         if self._chosen.dtype == "float16" and params.trainer.optimizer_config.ema is not None:
             # The trainer does not find the averages behind the optimizer that scales losses, and makes none.
             params.runtime.mixed_precision_dtype = "float32"

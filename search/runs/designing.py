@@ -7,7 +7,7 @@ import dataclasses
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from search.runs import cluster
 from search.runs.search_settings import WorkerSettings
 from search.runs.settings import PROXY_DIVISOR, RunSettings
 from search.runs.workers import ParallelScorer
-from search.scoring.score import Remembered, Scorer
+from search.scoring.score import Remembered, Score, Scorer
 from search.scoring.settings import ScoringSettings
 from search.scoring.training_free import TrainingFreeScorer
 from search.strategy import growth, reinforce, space
@@ -55,6 +55,8 @@ def scoring(
 ) -> Iterator[Scorer]:
     """Scores on a data set's images, each topology once, for the length of a `with` block.
 
+    Where search and growth have their results nothing is left to score; then no worker is started or asked for.
+
     Args:
       directory: Of the run.
       settings: Of the run.
@@ -64,6 +66,9 @@ def scoring(
     Raises:
       UserError: There are fewer images than a score takes, or the cluster cannot be used.
     """
+    if all((directory / step / "result.json").exists() for step in ("search", "grow")):
+        yield _nothing_left
+        return
     if settings.score_batch > dataset.train_examples:
         raise UserError(
             f"score_batch is {settings.score_batch}, but there are {dataset.train_examples} training images"
@@ -82,6 +87,10 @@ def scoring(
             yield Remembered(ParallelScorer(options, sample, pool), path)
     else:
         yield Remembered(TrainingFreeScorer(options, sample), path)
+
+
+def _nothing_left(topologies: Sequence[Topology]) -> Iterator[Score]:
+    raise AssertionError(f"search and growth are done; nobody needs scores of {topologies}")
 
 
 def limits(settings: RunSettings, num_classes: int) -> Limits:
@@ -104,14 +113,15 @@ def smallest(settings: RunSettings) -> Topology:
 
 
 def seconds_of_a_score(settings: RunSettings, scored: Scorer) -> float:
-    """Seconds that a score takes, measured on the second of two: the first also starts TensorFlow."""
+    """Seconds that a score takes: those of the second of two, as they were measured; the first also starts TensorFlow.
+
+    Not those of the call: what a killed start has scored is at hand at once, and a cluster's worker has to start.
+    """
     choices = fitting(settings)
     ends = [choices.topology_at([i * (len(options) - 1) for options in choices.choices.values()]) for i in (0, 1)]
     for topology in ends:
-        start = time.perf_counter()
-        next(iter(scored([topology])))
-        seconds = time.perf_counter() - start
-    return seconds
+        (score,) = scored([topology])
+    return score.seconds
 
 
 def search(directory: Path, settings: RunSettings, scored: Scorer, num_classes: int, steps: int) -> dict[str, Any]:
@@ -140,6 +150,28 @@ def score_seconds(directory: Path) -> float:
     """Seconds that a score of this run takes: the median of the last ones, which were of networks of like size."""
     rows = Journal(directory / "scores.jsonl").rows[-_LATELY:]
     return statistics.median(row["seconds"] for row in rows) if rows else 0.0
+
+
+class GrowthRate:
+    """Seconds that a candidate of growth takes, workers side by side: by the clock, once this start has scored some.
+
+    Args:
+      directory: Of the run.
+      side_by_side: Workers that are known beforehand; those of a scheduler elsewhere show in the clock only.
+    """
+
+    def __init__(self, directory: Path, side_by_side: int):
+        self._directory = directory
+        self._side_by_side = side_by_side
+        self._before: tuple[float, int] | None = None
+
+    def __call__(self) -> float:
+        """Call it before each step of growth."""
+        now, scored = time.monotonic(), len(Journal(self._directory / "scores.jsonl").rows)
+        before, self._before = self._before, (now, scored)
+        if before is None or scored == before[1]:  # Behind a kill steps are remembered at first.
+            return score_seconds(self._directory) / self._side_by_side
+        return (now - before[0]) / (scored - before[1])
 
 
 def grow(

@@ -139,6 +139,7 @@ class _Run:
         self._say(f"hardware: {self._planning.runtime}")
         plans.check(self._planning.plan())  # Before anything takes long.
         dataset = self._timed("data", self.prepare_data)
+        self._planning.check(dataset)
         if self._timetable is not None and self.settings.base_stride is None and self._planning.kept is None:
             self._planning = self._planning.with_base_stride(dataset, self._timetable, self._say)
         design = self.design(dataset)
@@ -223,7 +224,8 @@ class _Run:
         steps, stop = settings.search_steps, None
         if self._timetable is not None:
             steps = steps or self._timetable.search_steps(lambda: designing.seconds_of_a_score(settings, scored))
-            stop = functools.partial(self._ends_growth, self._timetable)
+            rate = designing.GrowthRate(self.directory, self._workers.local_workers or self._workers.processes)
+            stop = functools.partial(_ends_growth, self._timetable, rate)
         assert steps is not None  # Settings leave it open only where there is a timetable.
         self._say(f"searching a seed topology: {steps} steps")
         found = self._timed("search", designing.search, self.directory, settings, scored, classes, steps)
@@ -236,10 +238,6 @@ class _Run:
         grown = self._timed("grow", designing.grow, self.directory, settings, topology, scored, classes, stop)
         return _Design(found["topology"], grown["family"], found["failed"])
 
-    def _ends_growth(self, table: Timetable, candidates: int) -> bool:
-        """Whether there is no time to score so many candidates."""
-        return table.growth_ends(candidates * designing.score_seconds(self.directory))
-
     def train_model(self, params: cfg.ExperimentConfig) -> dict[str, Any]:
         self._say(f"training {params.task.model.backbone.asvit.topology}: {plans.epochs_of(params)} epochs")
         directory = self.directory / "train"
@@ -250,8 +248,9 @@ class _Run:
                 current = self._with_changed_epochs(params)
                 pace = None
                 if table is not None and self.settings.epochs is None:
-                    since = max(schedules.schedule_of(current).boundaries, default=0)
-                    pace = Pace(table, plans.epochs_of(current), current.trainer.steps_per_loop, since)
+                    newest, since = checkpoints.newest(path), schedules.schedule_of(current).settled
+                    begun = checkpoints.step_of(newest) if newest else 0
+                    pace = Pace(table, plans.epochs_of(current), current.trainer.steps_per_loop, since, begun)
                 try:
                     metrics = train.run(
                         current, str(path), "train_and_eval", progress=True, root=root, keeps_best=True, evaluated=pace
@@ -306,3 +305,8 @@ class _Run:
             checkpoint = found.checkpoint if found else None
             export.export(params, str(self.directory / "train"), str(saved_model), checkpoint=checkpoint)
         return saved_model
+
+
+def _ends_growth(table: Timetable, rate: Callable[[], float], candidates: int) -> bool:
+    """Whether there is no time to score so many candidates."""
+    return table.growth_ends(candidates * rate())

@@ -14,6 +14,7 @@ from asvit_tf.dataloaders import classification as data
 from asvit_tf.design.topology import Topology
 from asvit_tf.storage import write_text
 from asvit_tf.tasks import plans
+from asvit_tf.training import run as train
 from asvit_tf.training.runtimes import Runtime
 from search.runs import designing, speeds, timetable
 from search.runs.settings import RunSettings
@@ -57,6 +58,18 @@ class Planning:
             init_modules="all" if same else "backbone",
         )
 
+    def check(self, dataset: data.Dataset) -> None:
+        """Refuses, before anything takes long, what training would refuse behind search and growth.
+
+        Raises:
+          UserError: As `run.run` of the training.
+        """
+        topology = designing.smallest(self.settings) if self.kept is None else self.kept.topology
+        params = plans.classifier(self.plan(dataset), dataset, topology)
+        self.runtime.name_devices(params)
+        train.check(params, str(self.directory / "train"), "train_and_eval")
+        train.plan_of(params)
+
     def experiment(self, dataset: data.Dataset, topology: Topology, epochs: int | None = None) -> cfg.ExperimentConfig:
         """What trains the network; its recipe is written down, to be edited and given back."""
         plan = self.plan(dataset)
@@ -89,5 +102,4 @@ class Planning:
         """The member to train, and its epochs, in the seconds that are left."""
         experiment = functools.partial(self.experiment, dataset)
         asked = self.settings.epochs
-        choice = speeds.choose(family, experiment, dataset.validation_examples, seconds, enough_epochs=asked, say=say)
-        return choice if asked is None else dataclasses.replace(choice, epochs=asked)
+        return speeds.choose(family, experiment, dataset.validation_examples, seconds, enough_epochs=asked, say=say)

@@ -73,7 +73,7 @@ def choose(
       experiment: What trains a topology for so many epochs; None for as many as the recipe says.
       validation_examples: Images of an evaluation.
       available_seconds: For measuring, training and evaluating.
-      enough_epochs: Epochs that were asked for; None for as many as photographs need.
+      enough_epochs: Epochs that were asked for, which it then has; None for as many as photographs need, or more.
       say: Receives a line before each measurement.
     """
     started, member = time.monotonic(), len(family) - 1
@@ -100,6 +100,7 @@ def choose(
             available_seconds=available_seconds - (time.monotonic() - started) - evaluation,  # The report asks again.
             enough_epochs=enough,
             least_epochs=len(schedules.schedule_of(params).phases),
+            is_asked=enough_epochs is not None,
         )
         member, epochs = choice.member, choice.epochs
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from asvit_tf.errors import UserError
+from asvit_tf.errors import PausedError, UserError
 from asvit_tf.storage import write_json
 
 LEAST_HOURS = 0.05
@@ -66,6 +66,7 @@ def choose(
     available_seconds: float,
     enough_epochs: int,
     least_epochs: int,
+    is_asked: bool = False,
 ) -> Choice:
     """The member to train, and for how many epochs.
 
@@ -79,6 +80,7 @@ def choose(
       available_seconds: For it.
       enough_epochs: As many as such a training needs.
       least_epochs: As few as the schedule allows.
+      is_asked: Whether it has just `enough_epochs`, also where there is time for more, or for fewer only.
     """
 
     def seconds(member: int, epochs: int) -> float:
@@ -90,15 +92,15 @@ def choose(
         return near_seconds * (macs[member] / macs[near]) ** power
 
     def affordable(member: int) -> int:
-        low, high = least_epochs, MOST_EPOCHS
+        low, high = least_epochs, max(MOST_EPOCHS, enough_epochs)
         while low < high:
             middle = (low + high + 1) // 2
             low, high = (middle, high) if seconds(member, middle) <= available_seconds else (low, middle - 1)
         return low
 
-    fits = [member for member in range(len(macs)) if affordable(member) >= enough_epochs]
+    fits = [member for member in range(len(macs)) if seconds(member, enough_epochs) <= available_seconds]
     member = max(fits, key=lambda i: macs[i]) if fits else 0
-    epochs = affordable(member)
+    epochs = enough_epochs if is_asked else affordable(member)
     return Choice(member, epochs, seconds(member, epochs))
 
 
@@ -146,7 +148,7 @@ class Timetable:
         """
         if "search_steps" not in self._kept:
             seconds = seconds_of_a_score()
-            affordable = self.total * DESIGN_SHARE * SEARCH_SHARE / seconds
+            affordable = self.total * DESIGN_SHARE * SEARCH_SHARE / max(seconds, 1e-3)
             steps = max(LEAST_STEPS, min(MOST_STEPS, int(affordable)))
             self.keep(search_steps=steps, seconds_of_a_score=seconds)
         return self._kept["search_steps"]
@@ -187,7 +189,7 @@ class Timetable:
         self.keep(changed_epochs=[*self._kept.get("changed_epochs", []), epochs])
 
 
-class EpochsChangedError(Exception):
+class EpochsChangedError(PausedError):
     """Ends a training that is to go on with another number of epochs.
 
     Attributes:
@@ -200,28 +202,32 @@ class EpochsChangedError(Exception):
 
 
 class Pace:
-    """Looks, behind every evaluation of a training, whether its epochs will fit.
+    """Looks, behind every evaluation of a training, whether its epochs will fit; writes down the seconds so far.
 
     Args:
       table: Of the run.
       epochs: Of the training.
       epoch_steps: Steps of one.
-      since: The step from which on all steps take alike, that of the last change of tokens.
+      since: The step from which on all steps take alike: behind the last change of tokens.
+      begun: The step at which this start of the training goes on; an evaluation there is before programs are traced.
 
     Raises:
       EpochsChangedError: When called: they will not.
     """
 
-    def __init__(self, table: Timetable, epochs: int, epoch_steps: int, since: int):
+    def __init__(self, table: Timetable, epochs: int, epoch_steps: int, since: int, begun: int = 0):
         self._table = table
-        self._epochs, self._epoch_steps, self._since = epochs, epoch_steps, since
+        self._epochs, self._epoch_steps, self._since, self._begun = epochs, epoch_steps, since, begun
         self._first: tuple[float, float] | None = None
 
     def __call__(self, step: int) -> None:
+        self._table.keep()
         now, epoch = time.monotonic(), step / self._epoch_steps
-        if step < self._since or epoch >= self._epochs or self._table.changes == MOST_CHANGES:
+        if step < self._since or step <= self._begun or epoch >= self._epochs or self._table.changes == MOST_CHANGES:
             return
-        if self._first is None:  # What comes before the first evaluation has programs traced.
+        # What comes before the first evaluation has programs traced; one at an earlier step than that follows a loss of
+        # devices.
+        if self._first is None or epoch <= self._first[1]:
             self._first = now, epoch
             return
         began, at = self._first

@@ -26,6 +26,15 @@ def test_schedule_against_a_table():
     assert schedule.steps_per_phase(4) == (3, 1, 0)
 
 
+@pytest.mark.parametrize("transition", [None, 0, 5])
+def test_behind_the_last_transition_tokens_are_the_final_ones(transition):
+    schedule = Schedule.preset("published", 300, 4, transition=transition)
+    assert schedule.settled == 132 + {None: 8, 0: 0, 5: 3}[transition]  # A twentieth of 300 steps; half of it, up.
+    assert {schedule.tokenization(step) for step in range(schedule.settled, 400)} == {schedule.final}
+    assert schedule.tokenization(schedule.settled - max(2, schedule.transition)) != schedule.final
+    assert Schedule.constant().settled == 0
+
+
 def test_presets_over_300_epochs():
     published = Schedule.preset("published", 300, 4)
     assert published.boundaries == (80, 132)

@@ -1,5 +1,6 @@
 """Recipes by name, by file and by amount of data; what may be overridden; what is written down and given back."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -136,6 +137,11 @@ def test_fields_come_last():
         ({"overrides": ("trainer.max_to_keep=many",)}, "trainer.max_to_keep is 'many'; it must be a whole number"),
         ({"overrides": ("task.model.num_classes=4",)}, "changes the design"),
         ({"overrides": ("task.model.backbone.asvit.base_stride=1",)}, "changes the design"),
+        ({"overrides": ("task.model.backbone.type=resnet",)}, "changes the design"),
+        (
+            {"overrides": ("trainer.optimizer_config.learning_rate.type=cosines",)},
+            "learning_rate.type is 'cosines'; allowed are .*cosine",
+        ),
         ({"recipe": "no_such.yaml"}, "cannot read no_such.yaml"),
     ],
 )
@@ -154,6 +160,35 @@ def test_a_recipe_of_another_kind_is_refused(tmp_path):
     path = tmp_path / "detector.yaml"
     path.write_text("task: {model: {anchor: {num_scales: 3}}}")
     with pytest.raises(UserError, match="anchor"):
+        plans.recipe(str(path))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message", "enough"),
+    [
+        ("trainer: {train_steps: 80, steps_per_loop: 10}", "global_batch_size is 0; .* --batch-size", "batch_size"),
+        ("task: {train_data: {global_batch_size: 8}}", "train_steps is 0 .* or give --epochs", "epochs"),
+        (
+            "{task: {train_data: {global_batch_size: 8}}, trainer: {train_steps: 8, steps_per_loop: 0}}",
+            "steps_per_loop 0; .* or give --epochs",
+            "epochs",
+        ),
+    ],
+)
+def test_a_recipe_without_batch_or_epochs_needs_the_option(fields, message, enough, tmp_path):
+    path = tmp_path / "short.yaml"
+    path.write_text(fields)
+    plan = plans.Plan((32, 32), 0, recipe=str(path), base_stride=2)
+    for refused in (plans.check, lambda plan: plans.classifier(plan, dataset(100), Topology.parse(TINY))):
+        with pytest.raises(UserError, match=message):
+            refused(plan)
+    plans.classifier(dataclasses.replace(plan, **{enough: 3}), dataset(100), Topology.parse(TINY))
+
+
+def test_a_recipe_for_another_backbone_is_refused(tmp_path):
+    path = tmp_path / "resnet.yaml"
+    path.write_text("task: {model: {backbone: {type: resnet}}}")
+    with pytest.raises(UserError, match=r"backbone\.type is 'resnet'; it must be asvit"):
         plans.recipe(str(path))
 
 

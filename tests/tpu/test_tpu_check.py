@@ -169,6 +169,11 @@ def test_a_changed_result_has_another_reading():
             "bytes_accessed hbm_bytes_moved cycles profile compile_seconds",
             "kind count cycles hbm_bytes",
         ),
+        2: (
+            "compiles message argument_bytes output_bytes aliased_bytes temporary_bytes code_bytes flops "
+            "bytes_accessed hbm_bytes_moved cycles bounded_loops unknown_loops profile compile_seconds",
+            "kind count cycles hbm_bytes",
+        ),
     }[tpu_compiler._READING]
     parts = (Program, tpu_schedule.Kind)
     assert tuple(" ".join(field.name for field in dataclasses.fields(part)) for part in parts) == fields
@@ -217,49 +222,19 @@ def test_estimate_is_the_longer_of_roofline_and_cycles():
     assert tpu_check.check(params, "v6e:2x2", 64, compiled(1))["phases"][0]["compiler_seconds"] is None
 
 
-SCHEDULE = """HloModule jit_step, is_scheduled=true
+def test_loops_of_unknown_count_are_told_in_one_line():
+    def words(**loops):
+        params = exp_factory.get_exp_config("retinanet_asvit_coco")
+        program = Program(True, flops=197e12, **loops)
+        return tpu_check.in_words(tpu_check.check(params, "v5e:2x2", 4, lambda *_: program)).splitlines()
 
-%fused (p: f32[64,14]) -> f32[64,14] {
-  %p = f32[64,14]{1,0:T(8,128)} parameter(0)
-  ROOT %square = f32[64,14]{1,0:T(8,128)} multiply(%p, %p)
-}
-
-%body.1 (s: (f32[8,128])) -> (f32[8,128]) {
-  %s = (f32[8,128]{1,0:T(8,128)}) parameter(0)
-  %item = f32[8,128]{1,0:T(8,128)} get-tuple-element(%s), index=0
-  %copy.7 = f32[8,128]{1,0:T(8,128)} copy(%item), backend_config={"estimated_cycles":"10"}
-  ROOT %t = (f32[8,128]{1,0:T(8,128)}) tuple(%copy.7)
-}
-
-ENTRY %main.9 (a: f32[64,14], b: f32[4,8,128]) -> f32[64,14] {
-  %a = f32[64,14]{1,0:T(8,128)} parameter(0)
-  %b = f32[4,8,128]{2,1,0:T(8,128)} parameter(1)
-  %slice-start.1 = ((f32[4,8,128]{2,1,0:T(8,128)}), f32[1,8,128]{2,1,0:T(8,128)S(1)}, s32[]{:S(2)}) slice-start(%b)
-  %slice-done.1 = f32[1,8,128]{2,1,0:T(8,128)S(1)} slice-done(%slice-start.1)
-  %copy-start = (f32[64,14]{1,0:T(8,128)S(1)}, f32[64,14]{1,0:T(8,128)}, u32[]{:S(2)}) copy-start(%a)
-  %copy-done = f32[64,14]{1,0:T(8,128)S(1)} copy-done(%copy-start)
-  %fusion.3 = f32[64,14]{1,0:T(8,128)S(1)} fusion(%copy-done), calls=%fused, backend_config={"estimated_cycles":"100"}
-  %tuple = (f32[8,128]{1,0:T(8,128)}) tuple(%slice-done.1)
-  %while.2 = (f32[8,128]{1,0:T(8,128)}) while(%tuple), body=%body.1, backend_config={"known_trip_count":{"n":"3"}}
-  ROOT %fusion.12 = f32[64,14]{1,0:T(8,128)} fusion(%fusion.3), calls=%fused, backend_config={"estimated_cycles":"50"}
-}
-"""
-
-
-def test_traffic_of_a_schedule_by_hand():
-    """Only what crosses the border of HBM counts: padded to its tiles, a slice and not the whole, loops repeatedly."""
-    rows = tpu_schedule.instructions(SCHEDULE)
-    slice_, whole = 8 * 128 * 4, 64 * 128 * 4
-    assert [(row.kind, row.cycles, row.hbm_bytes) for row in rows] == [
-        ("slice-start f32[4,8,128]", 0, slice_),
-        ("copy-start f32[64,14]", 0, whole),
-        ("fusion f32[64,14]", 100, 0),
-        *[("copy f32[8,128]", 10, 2 * slice_)] * 3,
-        ("fusion f32[64,14]", 50, whole),
-    ]
-    fusion, copy, *_ = tpu_schedule.by_kind(rows)
-    assert (fusion.kind, fusion.count, fusion.cycles, fusion.hbm_bytes) == ("fusion f32[64,14]", 2, 150, whole)
-    assert (copy.count, copy.cycles) == (3, 30)
+    (line,) = set(words(bounded_loops=1, unknown_loops=2)) - set(words())
+    assert line == (
+        "loops in the estimate: 2 of unknown trip count, counted once; 1 that may end early, counted as often as they "
+        "can run"
+    )
+    (line,) = set(words(unknown_loops=3)) - set(words())
+    assert line == "loops in the estimate: 3 of unknown trip count, counted once"
 
 
 def test_largest_batch_is_confirmed_and_lowered_until_it_compiles():

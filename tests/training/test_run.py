@@ -8,9 +8,9 @@ import pytest
 import tensorflow as tf
 from three_phases import BLOCK, STEPS, accuracy_of, experiment, scalars
 
-from asvit_tf import UserError
 from asvit_tf.dataloaders import classification as data
 from asvit_tf.design import savings
+from asvit_tf.errors import PausedError, UserError
 from asvit_tf.modeling import checkpoints
 from asvit_tf.serving import export, modules, predict
 from asvit_tf.tasks import schedules
@@ -216,3 +216,23 @@ def test_metrics_of_a_cut_block_are_those_of_all_its_steps(digits, tmp_path):
     for step, (first, second) in {6: (4, 6), 12: (8, 12)}.items():
         parts = [(blocks[part]["training_loss"], blocks[part]["steps"]) for part in (first, second)]
         assert losses[step] == pytest.approx(sum(loss * steps for loss, steps in parts) / 6, rel=1e-5)
+
+
+@pytest.mark.parametrize("averages", [False, True])
+def test_a_training_that_is_paused_goes_on_where_it_was(digits, tmp_path, averages):
+    """Behind an evaluation between two checkpoints: no step is trained twice."""
+    optimizer = {"ema": {"average_decay": 0.5}} if averages else {}
+    params = experiment(digits, trainer={"checkpoint_interval": 10, "optimizer_config": optimizer})
+    seen = []
+
+    def evaluated(step):
+        seen.append(step)
+        if step == 6:
+            raise PausedError
+
+    with pytest.raises(PausedError):
+        train.run(params, str(tmp_path), "train_and_eval", evaluated=evaluated)
+    assert checkpoints.newest(tmp_path).endswith("-6")
+    train.run(params, str(tmp_path), "train_and_eval", evaluated=seen.append)
+    assert seen == [6, 6, 12]
+    assert [block["step"] for block in step_log.read_blocks(tmp_path)] == [2, 4, 6, 8, 10, 12]

@@ -1,6 +1,7 @@
 """What a run reports, exports and tests is the best network of its training; the training is planted."""
 
 import time
+import types
 
 import pytest
 import tensorflow as tf
@@ -15,6 +16,7 @@ from asvit_tf.serving import export
 from asvit_tf.tasks import plans
 from asvit_tf.training import run as train
 from asvit_tf.training.saving.best import BestKeeper
+from search.runs import timetable
 from search.runs.pipeline import _Run
 from search.runs.settings import RunSettings
 from search.runs.timetable import Choice, EpochsChangedError, Pace
@@ -141,6 +143,29 @@ def test_a_training_goes_on_with_the_epochs_that_fit(tmp_path, monkeypatch):
     assert plans.epochs_of(timed._with_changed_epochs(params)) == 6
     again = _Run(tmp_path, RunSettings(data_path=".", hours=1), lambda line: None, Chosen(), time.monotonic(), None)
     assert plans.epochs_of(again._with_changed_epochs(params)) == 6
+
+
+def test_a_start_that_goes_on_does_not_time_what_comes_before_its_first_steps(tmp_path, monkeypatch):
+    """It evaluates the checkpoint of step 20 again, traces, and then trains as fast as the choice expected."""
+    timed = _Run(tmp_path, RunSettings(data_path=".", hours=1), lambda line: None, Chosen(), time.monotonic(), None)
+    timed._timetable.choice(lambda seconds: Choice(0, 20, seconds))
+    params = exp_factory.get_exp_config("asvit_digits")
+    params.override({"trainer": {"train_steps": 200, "steps_per_loop": 10}})
+    now = types.SimpleNamespace(seconds=time.monotonic())
+    monkeypatch.setattr(timetable, "time", types.SimpleNamespace(monotonic=lambda: now.seconds))
+    (tmp_path / "train").mkdir()
+    tf.train.Checkpoint().write(str(tmp_path / "train/ckpt-20"))
+    tf.compat.v1.train.update_checkpoint_state(str(tmp_path / "train"), str(tmp_path / "train/ckpt-20"))
+
+    def fake(params, model_dir, mode, *, evaluated, **options):
+        for step, seconds in ((20, 0), (40, 300 + 2 * 180), (60, 2 * 180), (80, 2 * 180)):  # 3,540 s for all 18 epochs.
+            now.seconds += seconds
+            evaluated(step)
+        return metrics(0.5)
+
+    monkeypatch.setattr(train, "run", fake)
+    timed.train_model(params)
+    assert timed._timetable.changes == 0
 
 
 @pytest.mark.parametrize("settings", [RunSettings(), RunSettings(data_path=".", hours=1, epochs=4)])

@@ -16,6 +16,7 @@ from sklearn import datasets
 
 from asvit_tf import Topology, cli
 from asvit_tf.serving import export
+from asvit_tf.tasks import photographs
 from search.runs import designing, speeds, timetable
 from search.scoring.score import Score
 
@@ -55,6 +56,8 @@ def finished(folder, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(designing, "scoring", lambda *_: contextlib.nullcontext(Sizes()))
         patch.setattr(speeds, "_ENOUGH_EPOCHS", 3)
+        patch.setattr(speeds, "_MEMBER_EPOCHS", 3)
+        patch.setattr(photographs, "epochs", lambda examples: 3)
         patch.setattr(timetable, "MOST_EPOCHS", 3)
         patch.setattr(timetable, "MOST_STEPS", 5)
         arguments = ["--data-path", str(folder), "--hours", "0.05", "--budget", "0.6", "--balanced", *OPTIONS]
@@ -144,3 +147,24 @@ def test_bad_options_end_before_anything_begins(arguments, message, folder, tmp_
     assert status == 2
     assert message in lines[-1]
     assert not (tmp_path / "out/search").exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ("task.retokenization.preset=halves", "unknown schedule 'halves'; allowed are none, published, thirds"),
+        ("task.retokenization.preset=published,trainer.train_steps=4", "4 steps are too few for schedule 'published'"),
+        ("task.losses.soft_labels=true", "soft_labels=True"),
+        ("task.train_data.global_batch_size=0", "global_batch_size is 0; it must be at least 1"),
+        ("trainer.train_steps=99999", "train_steps is 99999, but the cosine learning rate is 0 from"),
+    ],
+)
+@pytest.mark.parametrize("hours", [[], ["--hours", "0.05"]])
+def test_fields_that_training_would_refuse_are_refused_before_the_search(
+    fields, message, hours, folder, tmp_path, monkeypatch, capsys
+):
+    for module, name in ((designing, "scoring"), (speeds.rehearsal, "rehearse")):
+        monkeypatch.setattr(module, name, lambda *_: pytest.fail("something took long"))
+    arguments = ["--data-path", str(folder), "--image-size", "32", "--params-override", fields, *hours]
+    assert cli.main(["run", "--output", str(tmp_path / "out"), *arguments]) == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]

@@ -175,6 +175,7 @@ ARCH = ["--arch", "seed", "--width", "16", "--proxy-divisor", "2", "--stop-param
 )
 def test_a_directory_of_another_configuration_is_refused_and_says_all_that_differs(command, kept, tmp_path, capsys):
     (tmp_path / "settings.json").write_text(json.dumps({**kept, "seed": 1, "max_macs": 0.5}))
+    (tmp_path / "scores.jsonl").touch()  # Else nothing was made by them.
     assert cli.main([*command, "--dataset", "digits", "--save_dir", str(tmp_path), *SMALL]) == 2
     differences = f"other settings (max_macs was 0.5, now None; seed was 1, now {kept['seed']});"
     assert differences in capsys.readouterr().err

@@ -5,7 +5,7 @@ import types
 import pytest
 
 from asvit_tf.training.rehearsal import Speed
-from search.runs import speeds
+from search.runs import speeds, timetable
 
 FAMILY = [dict(topology=f"4,2,2,1|2,2,2,1|2,1,2,1|2,1,2,{depth}|8,16", macs=float(depth)) for depth in (1, 2, 4)]
 AUGMENTED = 30  # Epochs from which reading takes longer.
@@ -40,34 +40,53 @@ def experiment(topology, epochs):
     )
 
 
-def chosen(seconds, enough_epochs=20):
+@pytest.fixture
+def few_are_enough(monkeypatch):
+    """As many epochs as the recipe has, 20, are enough for a member."""
+    monkeypatch.setattr(speeds, "_MEMBER_EPOCHS", 20)
+
+
+def chosen(seconds, enough_epochs=None):
     said = []
     choice = speeds.choose(FAMILY, experiment, 7, seconds, enough_epochs=enough_epochs, say=said.append)
     return choice.member, choice.epochs, len(said)
 
 
+@pytest.mark.usefixtures("few_are_enough")
 def test_the_largest_is_measured_first(rehearsed):
     assert chosen(4 * 25 + 0.5) == (2, 25, 1)
     assert rehearsed == [(4, False)]
 
 
+@pytest.mark.usefixtures("few_are_enough")
 def test_whichever_is_chosen_was_measured(rehearsed):
     # The largest takes 4 s an epoch, so the root says 2 s for the smallest; measured, it is 1.
     assert chosen(2 * 25 + 0.5) == (1, 25, 3)
     assert rehearsed == [(4, False), (1, False), (2, False)]
 
 
+@pytest.mark.usefixtures("few_are_enough")
 def test_long_trainings_are_measured_with_their_augmentation(rehearsed):
     assert chosen(4 * 100 + 0.5) == (2, 50, 2)
     assert rehearsed == [(4, False), (4, True)]
 
 
-def test_a_recipe_of_few_epochs_is_not_enough(rehearsed):
+def test_a_recipe_of_few_epochs_is_not_enough(rehearsed, monkeypatch):
     """The largest has 38 epochs where the recipe has 20; the next has twice as many, and more than 40."""
+    assert chosen(2 * 4 * 38 + 0.5) == (1, 76, 2)
+    monkeypatch.setattr(speeds, "_MEMBER_EPOCHS", 20)
     assert chosen(2 * 4 * 38 + 0.5) == (2, 38, 2)
-    assert chosen(2 * 4 * 38 + 0.5, enough_epochs=None) == (1, 76, 2)
 
 
+def test_epochs_that_were_asked_for_are_measured_and_kept(rehearsed):
+    """There is time for 100 of the largest, which would read augmented images; ten take 40 s."""
+    said = []
+    choice = speeds.choose(FAMILY, experiment, 7, 4 * 100 + 0.5, enough_epochs=10, say=said.append)
+    assert choice == timetable.Choice(2, 10, 40.0)
+    assert rehearsed == [(4, False)]
+
+
+@pytest.mark.usefixtures("few_are_enough")
 def test_at_the_border_it_ends_with_the_slower_reading(rehearsed):
     # 32 epochs as short ones are read; 16 as those of 32 are. Measured twice, it is not asked for a third time.
     member, _, measurements = chosen(4 * 32 + 0.5)

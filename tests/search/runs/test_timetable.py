@@ -45,6 +45,25 @@ def test_of_one_measured_member_seconds_go_with_the_root_of_operations():
     assert choose(80.1, measured=(3,)).member == 1
 
 
+@pytest.mark.parametrize(
+    ("asked", "seconds", "expected"),
+    [
+        (5, 1000, (3, 5, 40)),  # Time for more.
+        (500, 4000, (3, 500, 4000)),  # More than are ever chosen.
+        (500, 2000, (2, 500, 2000)),
+        (500, 100, (0, 500, 500)),  # Time for fewer.
+        (3, 20, (2, 3, 12)),  # As few as the schedule allows, which is no time for a large one.
+    ],
+)
+def test_epochs_that_were_asked_for(asked, seconds, expected):
+    epoch = {member: lambda epochs, member=member: MACS[member] * epochs for member in (0, 3)}
+    assert timetable.choose(MACS, epoch, seconds + 1e-9, asked, 3, is_asked=True) == Choice(*expected)
+
+
+def test_a_recipe_of_more_epochs_than_are_ever_chosen():
+    assert (choose(4000, enough=500).member, choose(4000, enough=500).epochs) == (3, 500)
+
+
 def test_networks_that_are_as_fast_as_each_other():
     choice = timetable.choose([1.0, 2.0, 4.0], {0: lambda epochs: 2.0 * epochs, 2: lambda epochs: epochs}, 30, 20, 1)
     assert choice == Choice(2, 30, 30)  # The larger was measured to be faster; no power below 0 comes of it.
@@ -170,6 +189,33 @@ def test_one_more_epoch_is_the_least(trained):
 def test_what_beginning_again_would_cost_is_not_saved(trained):
     # Of 0.1 hours 44 are left behind epoch 4, for 16 epochs of 5 s: 36 s late, and 60 are tolerated.
     assert trained(5.0, used=236.0, hours=0.1) is None
+
+
+def test_a_start_that_was_killed_in_its_training_has_used_its_time(trained, tmp_path):
+    assert trained(141.0) is None
+    again = Timetable(tmp_path / "t.json", 1.0, started=timetable.time.monotonic())
+    assert again.used == 720 + 20 * 141
+
+
+def test_an_evaluation_before_programs_are_traced_tells_nothing_of_the_speed(tmp_path, clock):
+    """A start goes on at epoch 4 and evaluates there; the next two epochs take 60 s more, then it is as expected."""
+    table = Timetable(tmp_path / "t.json", 1.0, started=clock.seconds - 720 - 4 * 141)
+    table.choice(lambda seconds: Choice(0, 20, seconds))
+    pace = timetable.Pace(table, 20, 10, since=0, begun=40)
+    pace(40)
+    clock.seconds += 60
+    for epoch in range(6, 21, 2):
+        clock.seconds += 2 * 141
+        pace(10 * epoch)
+
+
+def test_a_training_that_lost_its_devices_is_timed_anew(tmp_path, clock):
+    table = Timetable(tmp_path / "t.json", 1.0, started=clock.seconds - 720)
+    table.choice(lambda seconds: Choice(0, 20, seconds))
+    pace = timetable.Pace(table, 20, 10, since=0)
+    for epoch, seconds in ((2, 282), (2, 60), (4, 282), (6, 282)):
+        clock.seconds += seconds
+        pace(10 * epoch)
 
 
 def test_epochs_change_twice_at_most(tmp_path, clock):

@@ -121,7 +121,20 @@ def test_a_workspace_has_one_owner_and_one_configuration(tmp_path):
     with journals.workspace(tmp_path, {"steps": 1}):
         assert "another process is working" in other_process()
     assert other_process() == "mine\n"
+    (tmp_path / "trace.jsonl").touch()
     with pytest.raises(UserError, match=r"steps was 1, now 2"), journals.workspace(tmp_path, {"steps": 2}):
+        pass
+
+
+def test_a_workspace_in_which_nothing_was_made_takes_other_settings(tmp_path):
+    """As behind a command that was refused for one of them."""
+    for settings in ({"steps": 1}, {"steps": 2}):
+        with journals.workspace(tmp_path, settings):
+            pass
+    (tmp_path / "trace.jsonl").touch()
+    with journals.workspace(tmp_path, {"steps": 2}):
+        pass
+    with pytest.raises(UserError, match=r"steps was 2, now 1"), journals.workspace(tmp_path, {"steps": 1}):
         pass
 
 
