@@ -70,7 +70,7 @@ def run(
       The metrics of an evaluation after the last step where `mode` evaluates; else {}.
 
     Raises:
-      PausedError: That of `evaluated`; there is a checkpoint of its step.
+      PausedError: That of `evaluated`; there is a checkpoint of its step, unless the guard holds its loss unsound.
       UserError: The experiment or its schedule is contradictory, data are missing or wrong, there is no checkpoint to
         evaluate, or the one to continue is damaged or of another network.
       StoppedError: The disk is full, a worker was lost for good, or the training diverged: its loss is no number, or
