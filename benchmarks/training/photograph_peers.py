@@ -3,9 +3,9 @@ own task and trainer.
 
 The ResNet has the optimizer that it is known for: SGD with momentum 0.9, rate 0.1, L2 1e-4, no average.
 
-`vit`: its Vision Transformer with patches of 2 pixels, mean-pooled, as wide as like multiply-accumulates allow;
-`mobilenet`: its MobileNetV2 with an output stride of 8, widened or narrowed likewise; `resnet20`: He et al. 2016,
-section 4.2, n = 3, 0.27 M parameters at 32 x 32, as it is.
+`vit`: its Vision Transformer with patches of 4 pixels, as many as the designed network's tokens, mean-pooled, of the
+width and depth whose multiply-accumulates are nearest; `mobilenet`: its MobileNetV2 with an output stride of 8, widened
+or narrowed likewise; `resnet20`: He et al. 2016, section 4.2, n = 3, 0.27 M parameters at 32 x 32, as it is.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ from official.vision.tasks import image_classification as _registered  # noqa: F
 
 from asvit_tf import private_names
 
-_LAYERS, _HEAD, _PATCH = 6, 32, 2
+_HEAD, _PATCH = 16, 4
+_WIDTHS, _DEPTHS = range(16, 513, 16), range(4, 13)
+_SCALES = (0.25, 0.35, 0.5, 0.75, 1.0, 1.25, 1.5)
 _STEPS = 6
 _SGD = {
     "optimizer": {"type": "sgd", "sgd": {"momentum": 0.9, "nesterov": True, "global_clipnorm": None}},
@@ -80,19 +82,19 @@ def build_resnet20(
     return model
 
 
-def _transformer(width: int, side: int) -> dict[str, Any]:
-    """A specification of the Model Garden's ViT; four times as wide in the MLPs would be the usual, two is As-ViT's."""
+def _transformer(width: int, depth: int) -> dict[str, Any]:
+    """A specification of the Model Garden's ViT."""
     return dict(
         hidden_size=width,
         patch_size=_PATCH,
-        transformer=dict(mlp_dim=4 * width, num_heads=max(1, width // _HEAD), num_layers=_LAYERS),
+        transformer=dict(mlp_dim=4 * width, num_heads=width // _HEAD, num_layers=depth),
     )
 
 
-def _transformer_macs(width: int, side: int) -> int:
+def _transformer_macs(width: int, depth: int, side: int) -> int:
     """Multiply-accumulates of it: projections and MLP, attention, patches."""
     tokens = (side // _PATCH) ** 2
-    return _LAYERS * (12 * tokens * width**2 + 2 * tokens**2 * width) + tokens * 3 * _PATCH**2 * width
+    return depth * (12 * tokens * width**2 + 2 * tokens**2 * width) + tokens * 3 * _PATCH**2 * width
 
 
 def experiment(params: cfg.ExperimentConfig, name: str, macs: int) -> cfg.ExperimentConfig:
@@ -109,8 +111,9 @@ def experiment(params: cfg.ExperimentConfig, name: str, macs: int) -> cfg.Experi
         num_classes=task.model.num_classes, input_size=list(task.model.input_size), kernel_initializer="glorot_uniform"
     )
     if name == "vit":
-        width = min(range(_HEAD, 512, _HEAD), key=lambda width: abs(_transformer_macs(width, side) - macs))
-        vit.VIT_SPECS = {**vit.VIT_SPECS, "benchmark": _transformer(width, side)}
+        sizes = [(width, depth) for width in _WIDTHS for depth in _DEPTHS]
+        width, depth = min(sizes, key=lambda size: abs(_transformer_macs(*size, side) - macs))
+        vit.VIT_SPECS = {**vit.VIT_SPECS, "benchmark": _transformer(width, depth)}
         config = backbones.VisionTransformer(model_name="benchmark", pooler="gap", original_init=True)
         model.backbone = backbones.Backbone(type="vit", vit=config)
     elif name == "mobilenet":
@@ -157,7 +160,7 @@ def _mobilenet(model: image_classification.ImageClassificationModel, macs: int) 
         specs = tf_keras.layers.InputSpec(shape=[None, *model.input_size])
         return _macs(factory.build_backbone(specs, backbone(scale), model.norm_activation))
 
-    return backbone(min((0.5, 0.75, 1.0, 1.25, 1.5), key=lambda scale: abs(count(scale) - macs)))
+    return backbone(min(_SCALES, key=lambda scale: abs(count(scale) - macs)))
 
 
 def _strategy() -> Any:

@@ -2,9 +2,11 @@
 
     python benchmarks/training/photographs.py --data CIFAR10 --save_dir DIR [--seconds 600] [--arms designed,resnet20]
     python benchmarks/training/photographs.py --data CIFAR10 --save_dir DIR --table schedules [--epochs 8]
+    TF_NUM_INTRAOP_THREADS=1 python benchmarks/training/photographs.py ... --arms designed
 
 `CIFAR10` holds the images as `train/CLASS/*` and `val/CLASS/*`. Table `networks`: the designed network, five random
-topologies of the same space, and peers (see `photograph_peers.py`) at like multiply-accumulates, all by the recipe of
+topologies of the same space, peers (see `photograph_peers.py`) at like multiply-accumulates, and two topologies written
+by hand for the speed of a CPU, one and two heads of 32 channels in the first stage (`WRITTEN`), all by the recipe of
 photographs. A few steps measure each arm's speed, from which its epochs follow; evaluations and tracing do not count.
 Table `schedules`: the designed network without re-tokenization, with `published` and with `thirds`, at equal seconds
 and at equal epochs, two seeds. Arms run in turn in this process, and nothing else should run. Rows go to
@@ -32,6 +34,11 @@ RANDOM = 5
 SIZE, BUDGET = 32, 1.0
 BASE_STRIDE = 4  # As `asvit run --hours` chooses it where training has minutes.
 RECIPE = "recipe"  # A preset that the recipe of photographs chooses by the epochs.
+# Name: topology and base stride.
+WRITTEN = {
+    "fine": ("4,2,3,1|3,1,4,1|3,1,4,2|3,1,4,1|8,32", 2),
+    "wide": ("4,1,3,1|3,1,4,2|3,1,4,2|3,1,4,1|16,64", 4),
+}
 LIKE = 0.15  # Multiply-accumulates of a random topology may differ by so much.
 
 
@@ -124,15 +131,20 @@ def train(params: Any) -> dict[str, Any]:
 
 
 def row_of(arm: Arm, dataset: Any, topology: Any, classes: int) -> dict[str, Any]:
-    """Trains one arm."""
+    """Trains one arm; the topology counts unless the arm has one that is `WRITTEN`."""
     import photograph_peers
 
+    from asvit_tf.design.topology import Topology
     from asvit_tf.tasks import plans, schedules
     from asvit_tf.training import rehearsal
     from search.runs import designing
     from search.runs.settings import RunSettings
 
-    settings = RunSettings(data_path=".", image_size=SIZE, budget=BUDGET, base_stride=BASE_STRIDE)
+    stride = BASE_STRIDE
+    if arm.name in WRITTEN:
+        text, stride = WRITTEN[arm.name]
+        topology = Topology.parse(text)
+    settings = RunSettings(data_path=".", image_size=SIZE, budget=BUDGET, base_stride=stride)
     preset = None if arm.preset == RECIPE else arm.preset
     plan = plans.Plan(
         settings.size, arm.seed, arm.epochs, None, preset, base_stride=settings.stride, recipe="photographs"
@@ -159,7 +171,15 @@ def row_of(arm: Arm, dataset: Any, topology: Any, classes: int) -> dict[str, Any
     counted = photograph_peers.size(params) if arm.name in PEERS else None
     size = counted or dict(parameters=designing.limits(settings, classes).count(topology).parameters, macs=macs)
     trained = train(params)
-    return {**dataclasses.asdict(arm), "network": network, **size, "trained_epochs": trained.pop("epochs"), **trained}
+    threads = os.environ.get("TF_NUM_INTRAOP_THREADS")
+    return {
+        **dataclasses.asdict(arm),
+        "threads": threads,
+        "network": network,
+        **size,
+        "trained_epochs": trained.pop("epochs"),
+        **trained,
+    }
 
 
 @click.command()
@@ -182,9 +202,12 @@ def main(
     classes = len(dataset.class_names)
     designed = design(save_dir, dataset)
     drawn = dict(zip((f"random {i}" for i in range(RANDOM)), random_topologies(designed, classes)))
-    names = arms.split(",") if arms else ["designed", *PEERS, *drawn]
+    names = arms.split(",") if arms else ["designed", *PEERS, *drawn, *WRITTEN]
     journal = Journal(results)
-    done = [tuple(row[field.name] for field in dataclasses.fields(Arm)) for row in journal.rows]
+    threads = os.environ.get("TF_NUM_INTRAOP_THREADS")
+    done = [
+        tuple(row[field.name] for field in dataclasses.fields(Arm)) for row in journal.rows if row["threads"] == threads
+    ]
     for arm in arms_of(table, names, seconds, epochs):
         if dataclasses.astuple(arm) in done:
             continue
