@@ -8,12 +8,14 @@ WINDOWS = ("split", "fixed")
 AUTO, WHOLE = "auto", "whole"
 ATTENTIONS = (AUTO, WHOLE, "chunked")
 RECOMPUTED = ("none", "blocks")
-INITIALIZATIONS = ("released", "lecun")
+INITIALIZATIONS = RELEASED, LECUN = ("released", "lecun")  # Of linear maps: deviation 0.02, or by the fan-in.
 RADII = ("sqrt_n", "unit")
 ENGINES = ("jet", "accumulator", "tape")
 
 # Data sets that need no folder; measures also take noise, which has no labels.
 EMBEDDED = ("digits", "cluttered_digits")
+SEARCH_STRATEGIES = ("reinforce", "evolution", "random")
+SPACES = FITTING, PUBLISHED = ("fitting", "published")  # What a study samples.
 EMBEDDED_IMAGES = (*EMBEDDED, "noise")
 
 # Options of training and export.

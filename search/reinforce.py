@@ -1,8 +1,8 @@
-"""REINFORCE over the search space: finds a seed topology by training-free scores.
+"""Finds a seed topology by training-free scores, by REINFORCE unless told otherwise.
 
     python search/reinforce.py --save_dir DIR --data_path IMAGES
 
-The same as `asvit search`; `search.strategy.reinforce` is the search itself.
+The same as `asvit search`; `search.strategy.loop` is the search itself.
 """
 
 import sys

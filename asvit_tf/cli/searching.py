@@ -9,11 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from asvit_tf.choices import (
-    PREDICTED,
-    RANKABLE,
-    SEARCHED,
-)
+from asvit_tf.choices import PREDICTED, RANKABLE, SEARCH_STRATEGIES, SEARCHED
 from asvit_tf.cli.console import (
     AS_JSON,
     echo_skipped,
@@ -22,13 +18,23 @@ from asvit_tf.cli.console import (
     quiet_tensorflow,
     scoring_hardware,
 )
-from asvit_tf.cli.options import HARDWARE_OF_SCORES, IMAGES, MEASURING, PathName, Positive, together, worker_options
+from asvit_tf.cli.options import (
+    HARDWARE_OF_SCORES,
+    IMAGES,
+    MEASURING,
+    Choice,
+    PathName,
+    Positive,
+    together,
+    worker_options,
+)
 from asvit_tf.design import grids
-from asvit_tf.design.topology import STRIDE, Topology
+from asvit_tf.design.topology import Topology
 from asvit_tf.errors import UserError
 
 if TYPE_CHECKING:
     from search.runs.search_settings import ScoredRun
+    from search.scoring.predictor import Predictor
 
 
 _SEARCHING = together(
@@ -79,6 +85,13 @@ _ALIASES = {"ntk_exp": SEARCHED, "exp": ("length_distortion",), "ntk": ("ntk_con
     type=click.IntRange(min=0),
     help="Seed of policy, weights, circles and images.",
 )
+@click.option(
+    "--strategy",
+    default=SEARCH_STRATEGIES[0],
+    show_default=True,
+    type=Choice(SEARCH_STRATEGIES),
+    help="What proposes topologies.",
+)
 @click.option("--total-steps", default=500, show_default=True, help="Updates of the policy.")
 @click.option(
     "--samples-per-step",
@@ -100,8 +113,9 @@ _ALIASES = {"ntk_exp": SEARCHED, "exp": ("length_distortion",), "ntk": ("ntk_con
     "--te-buffer-size", "buffer_size", default=20, show_default=True, help="Recent values whose range scales a reward."
 )
 def search(seed: int, as_json: bool, **options: Any) -> None:
-    """Searches a seed topology by REINFORCE over training-free measures. Start it again, and it continues."""
-    policy = _take(options, ("total_steps", "samples_per_step", "learning_rate", "ema_momentum", "buffer_size"))
+    """Searches a seed topology by training-free measures. Start it again, and it continues."""
+    names = ("strategy", "total_steps", "samples_per_step", "learning_rate", "ema_momentum", "buffer_size")
+    policy = _take(options, names)
     with only_result_on_stdout():
         quiet_tensorflow()
         from search.runs import searches
@@ -192,15 +206,15 @@ def _run_of(options: Mapping[str, Any], seed: int) -> tuple[Path, ScoredRun]:
         return {name: value for name, value in options.items() if name in fields}
 
     images = ImageSettings(**of(ImageSettings))
-    predictor = options["predictor"]
+    predictor = None if options["predictor"] is None else Predictor.read(options["predictor"])
+    fitting = predictor.base_stride if predictor else grids.base_stride(images.size)
     scoring = {
         **of(ScoringSettings),
         "image_size": images.size,
-        # A predictor is of networks at the published one.
-        "base_stride": options["base_stride"] or (STRIDE if predictor else grids.base_stride(images.size)),
+        "base_stride": options["base_stride"] or fitting,
         "seed": seed,
         "measures": _measures(options["reward_types"], predictor),
-        "predictor": None if predictor is None else Predictor.read(predictor),
+        "predictor": predictor,
     }
     run = ScoredRun(
         images,
@@ -214,7 +228,7 @@ def _run_of(options: Mapping[str, Any], seed: int) -> tuple[Path, ScoredRun]:
     return (directory if options["timestamp"] == "none" else directory / options["timestamp"]), run
 
 
-def _measures(text: str | None, predictor: str | None) -> tuple[str, ...]:
+def _measures(text: str | None, predictor: Predictor | None) -> tuple[str, ...]:
     """Measures by name or by the released code's words for them.
 
     Raises:

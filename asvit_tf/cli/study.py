@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from asvit_tf.choices import INITIALIZATIONS, SPACES
 from asvit_tf.cli.console import AS_JSON, echo_skipped, only_result_on_stdout, print_json, quiet_tensorflow, setting
 from asvit_tf.cli.options import PathName, worker_options
 from search.runs.search_settings import WorkerSettings
@@ -24,8 +25,11 @@ _setting = functools.partial(setting, StudySettings)
 @_setting("epochs", "Epochs of each training.")
 @_setting("batch-size", "Images in a training step.")
 @_setting("learning-rate", "Highest learning rate of each training.")
+@_setting("initialization", "How linear maps begin in each training.", type=click.Choice(INITIALIZATIONS))
 @_setting("gradient-clip-norm", "Largest norm of a gradient; 0 for no limit.")
 @_setting("image-size", "Pixels per side, for measures and training.")
+@_setting("base-stride", "Pixels between tokens.  [default: by the image size]", type=int)
+@_setting("space", "What is sampled: where windows and heads fit the images, or all.", type=click.Choice(SPACES))
 @_setting("width", "Channels of the first stage.")
 @_setting("repeats", "Draws of weights and circles that a measure averages.")
 @_setting("points", "Angles on a circle.")

@@ -173,15 +173,23 @@ class WindowedAttention(tf_keras.layers.Layer):
       head_dim: Channels of a head; `num_heads * head_dim` may be less than the width.
       scores: In training, "whole" keeps all scores for the gradient, "chunked" computes them a window and head at a
         time, and again for the gradient; "auto" does so in windows of `CHUNKED_TOKENS` and more.
+      initialization: Of the linear maps, as `layers.linear_initializer`.
 
     Call: windows of tokens [B, windows, tokens, C]; or, with the argument `windows`, a grid [B, H, W, C] that is cut
     into them. The result has the shape of the input.
     """
 
     def __init__(
-        self, num_heads: int, head_dim: int, seed: int | None = None, scores: str = choices.WHOLE, **kwargs: Any
+        self,
+        num_heads: int,
+        head_dim: int,
+        seed: int | None = None,
+        scores: str = choices.WHOLE,
+        initialization: str = choices.RELEASED,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
+        self.initialization = initialization
         self.num_heads = num_heads
         self.head_dim = head_dim
         self.seed = seed
@@ -190,8 +198,8 @@ class WindowedAttention(tf_keras.layers.Layer):
     def build(self, input_shape):
         seeds = seed_stream(self.seed)
         inner = self.num_heads * self.head_dim
-        self.qkv = dense(3 * inner, next(seeds), "qkv")
-        self.proj = dense(input_shape[-1], next(seeds), "proj")
+        self.qkv = dense(3 * inner, next(seeds), "qkv", self.initialization)
+        self.proj = dense(input_shape[-1], next(seeds), "proj", self.initialization)
         # In scopes of their own, as if they were called: HDF5 files want names that differ.
         for layer, channels in ((self.qkv, input_shape[-1]), (self.proj, inner)):
             with tf.name_scope(layer.name):

@@ -46,6 +46,7 @@ class AsViT(tf_keras.Model):
       stochastic_depth: Rate of the last block; it rises linearly from 0 at the first. In [0, 1).
       seed: Seed of the initial weights; None draws a fresh one.
       attention: How training treats attention's scores: "whole", "chunked" or "auto" (see `WindowedAttention`).
+      initialization: Of the linear maps, as `layers.linear_initializer`: "released" or "lecun".
       recompute: What training computes again for the gradient instead of keeping it: "none", or "blocks".
       kwargs: As of every Keras model; `dtype`, a policy such as "mixed_bfloat16", holds for all layers inside.
 
@@ -71,6 +72,7 @@ class AsViT(tf_keras.Model):
         base_stride: int = STRIDE,
         attention: str = choices.WHOLE,
         recompute: str = "none",
+        initialization: str = choices.RELEASED,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -87,11 +89,17 @@ class AsViT(tf_keras.Model):
             seed=seed,
             attention=attention,
             recompute=recompute,
+            initialization=initialization,
         )
         image_size = tuple(input_specs.shape[1:3])
         if None in image_size or min(image_size) < 1:
             raise UserError(f"image size is {image_size[0]} x {image_size[1]}; both sides must be known and at least 1")
-        options = dict(window=choices.WINDOWS, attention=choices.ATTENTIONS, recompute=choices.RECOMPUTED)
+        options = dict(
+            window=choices.WINDOWS,
+            attention=choices.ATTENTIONS,
+            recompute=choices.RECOMPUTED,
+            initialization=choices.INITIALIZATIONS,
+        )
         for option, allowed in options.items():
             if self._config[option] not in allowed:
                 raise UserError(f"unknown {option} {self._config[option]!r}; allowed are {', '.join(allowed)}")
@@ -126,7 +134,13 @@ class AsViT(tf_keras.Model):
                 width = self.topology.widths[index]
                 if index:
                     self.mergings.append(
-                        layers.PatchMerging(width, stage.kernel_size, seed=next(seeds), name=f"merging_{index}")
+                        layers.PatchMerging(
+                            width,
+                            stage.kernel_size,
+                            seed=next(seeds),
+                            initialization=initialization,
+                            name=f"merging_{index}",
+                        )
                     )
                 stage_blocks = [
                     blocks.Block(
@@ -138,6 +152,7 @@ class AsViT(tf_keras.Model):
                         seed=next(seeds),
                         scores=attention,
                         recomputed=recompute == "blocks",
+                        initialization=initialization,
                         name=f"block_{depth}",
                     )
                     for depth in range(stage.depth)
@@ -149,7 +164,7 @@ class AsViT(tf_keras.Model):
                 self.representation = tf_keras.layers.Dense(
                     representation_size,
                     activation="tanh",
-                    kernel_initializer=layers.linear_initializer(next(seeds)),
+                    kernel_initializer=layers.linear_initializer(next(seeds), initialization),
                     name="representation",
                 )
             self.set_normalization(normalization)

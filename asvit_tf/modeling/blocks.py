@@ -32,7 +32,7 @@ class Block(tf_keras.layers.Layer):
       num_heads, head_dim: As `WindowedAttention`.
       expansion_ratio: Hidden width of the FFN over C.
       drop_rate: Probability that training skips a branch for an image (stochastic depth), in [0, 1).
-      scores: As `WindowedAttention`.
+      scores, initialization: As `WindowedAttention`; the latter also of the FFN.
       recomputed: In training, keep the input only, and compute what is inside again for the gradient.
 
     Call: as `WindowedAttention`.
@@ -48,6 +48,7 @@ class Block(tf_keras.layers.Layer):
         seed: int | None = None,
         scores: str = choices.WHOLE,
         recomputed: bool = False,
+        initialization: str = choices.RELEASED,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -55,10 +56,10 @@ class Block(tf_keras.layers.Layer):
         self.observer: Callable[[Observed], None] | None = None  # Called in every call, where there is one.
         seeds = seed_stream(seed)
         self.norm1 = LayerNorm(name="norm1")
-        self.attention = WindowedAttention(num_heads, head_dim, next(seeds), scores, name="attention")
+        self.attention = WindowedAttention(num_heads, head_dim, next(seeds), scores, initialization, name="attention")
         self.norm2 = LayerNorm(name="norm2")
-        self.fc1 = dense(width * expansion_ratio, next(seeds), "fc1")
-        self.fc2 = dense(width, next(seeds), "fc2")
+        self.fc1 = dense(width * expansion_ratio, next(seeds), "fc1", initialization)
+        self.fc2 = dense(width, next(seeds), "fc2", initialization)
         self.drop_path = StochasticDepth(drop_rate, seed=next(seeds), name="drop_path")
 
     def call(self, x: tf.Tensor, windows: grids.Windows | None = None, training: bool | None = None) -> tf.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tf_keras
 
+from asvit_tf import choices
 from asvit_tf.design import grids
 from asvit_tf.design.topology import Topology
 from asvit_tf.errors import UserError
@@ -22,6 +23,7 @@ def build_classifier(
     stochastic_depth: float = 0.0,
     window: str = "split",
     base_stride: int | None = None,
+    initialization: str = choices.RELEASED,
     seed: int | None = None,
     name: str = "asvit_classifier",
 ) -> tf_keras.Model:
@@ -43,6 +45,7 @@ def build_classifier(
       stochastic_depth: Rate of the last block, in [0, 1); it rises linearly from 0 at the first.
       window: "split" or "fixed", as in `AsViT`.
       base_stride: Pixels between tokens at the finest tokenization; None for what fits the image size.
+      initialization: Of the backbone's linear maps, as in `AsViT`: "released", or "lecun" for narrow networks.
       seed: Seed of the initial weights; None draws a fresh one.
       name: Name of the model; two in one model need different names.
 
@@ -75,6 +78,7 @@ def build_classifier(
         window=window,
         representation_size=representation_size,
         stochastic_depth=stochastic_depth,
+        initialization=initialization,
         seed=next(seeds),
         name="backbone",
     )

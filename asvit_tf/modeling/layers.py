@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
+from asvit_tf import choices
 from asvit_tf.design import grids
 
 NORM_EPSILON = 1e-5
@@ -29,8 +30,16 @@ def seed_stream(seed: int | None) -> Iterator[int | None]:
         yield int(generator.integers(2**31))
 
 
-def linear_initializer(seed: int | None) -> tf_keras.initializers.Initializer:
-    """Truncated normal of deviation 0.02, the usual start of a transformer's linear weights. One for each weight."""
+def linear_initializer(seed: int | None, initialization: str = choices.RELEASED) -> tf_keras.initializers.Initializer:
+    """The start of a linear map's weights: truncated normal. One for each weight.
+
+    Args:
+      seed: Its seed.
+      initialization: "released", deviation 0.02, the usual one of transformers, which are hundreds of channels wide; or
+        "lecun", 1 / sqrt(fan_in), which narrow networks need to learn soon (docs/benchmarks.md, "Photographs").
+    """
+    if initialization == choices.LECUN:
+        return tf_keras.initializers.LecunNormal(seed)
     return tf_keras.initializers.TruncatedNormal(stddev=0.02, seed=seed)
 
 
@@ -39,9 +48,9 @@ def statistics_dtype(x: tf.Tensor) -> tf.DType:
     return tf.float64 if x.dtype == tf.float64 else tf.float32
 
 
-def dense(units: int, seed: int | None, name: str) -> tf_keras.layers.Dense:
+def dense(units: int, seed: int | None, name: str, initialization: str = choices.RELEASED) -> tf_keras.layers.Dense:
     """A linear map of the last axis, [..., C] to [..., units], with a bias and `linear_initializer`."""
-    return tf_keras.layers.Dense(units, kernel_initializer=linear_initializer(seed), name=name)
+    return tf_keras.layers.Dense(units, kernel_initializer=linear_initializer(seed, initialization), name=name)
 
 
 class LayerNorm(tf_keras.layers.Layer):
@@ -201,14 +210,22 @@ class PatchMerging(tf_keras.layers.Layer):
     Args:
       width: Output channels.
       kernel_size: k, tokens per side of a patch; the stride is 2.
+      initialization: Of the linear map, as `linear_initializer`.
 
     Input [B, H, W, C], output [B, ceil(H / 2), ceil(W / 2), width].
     """
 
     def __init__(
-        self, width: int, kernel_size: int, epsilon: float = NORM_EPSILON, seed: int | None = None, **kwargs: Any
+        self,
+        width: int,
+        kernel_size: int,
+        epsilon: float = NORM_EPSILON,
+        seed: int | None = None,
+        initialization: str = choices.RELEASED,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
+        self.initialization = initialization
         self.width = width
         self.kernel_size = kernel_size
         self.epsilon = epsilon
@@ -219,7 +236,8 @@ class PatchMerging(tf_keras.layers.Layer):
         patch = (self.kernel_size, self.kernel_size, input_shape[-1])
         self.gamma = self.add_weight("gamma", patch, initializer="ones")
         self.beta = self.add_weight("beta", patch, initializer="zeros")
-        self.kernel = self.add_weight("kernel", (*patch, self.width), initializer=linear_initializer(self.seed))
+        initializer = linear_initializer(self.seed, self.initialization)
+        self.kernel = self.add_weight("kernel", (*patch, self.width), initializer=initializer)
 
     def _pool(self, tokens: tf.Tensor) -> tf.Tensor:
         """Mean of padded [B, H, W, 1] over each patch."""

@@ -7,7 +7,7 @@ import os
 import tensorflow as tf
 import yaml
 from official.core import config_definitions as cfg
-from official.vision.serving import export_saved_model_lib
+from official.core import train_utils
 
 from asvit_tf import registry_imports  # noqa: F401
 from asvit_tf.errors import UserError
@@ -81,15 +81,11 @@ def export(
     tf.random.set_seed(params.task.seed or 0)
     module = modules.serving_module(params, input_type)
     with whole_directory(export_dir) as partial, checkpoints.damage_explained(checkpoint):
-        export_saved_model_lib.export_inference_graph(
-            input_type=input_type,
-            batch_size=None,
-            input_image_size=list(params.task.model.input_size[:2]),
-            params=params,
-            checkpoint_path=checkpoints.readable(checkpoint),
-            export_dir=partial,
-            export_module=module,
-        )
+        read = tf.train.Checkpoint(model=module.model).read(checkpoints.readable(checkpoint))
+        read.assert_existing_objects_matched().expect_partial()
+        signatures = module.get_inference_signatures({input_type: "serving_default"})
+        tf.saved_model.save(modules.weights_alone(module), partial, signatures)
+        train_utils.serialize_config(params, partial)
         if tflite_type is not None:
             with tf.io.gfile.GFile(os.path.join(partial, TFLITE_FILE), "wb") as file:
                 file.write(tflite.convert(module, tflite_type))

@@ -171,3 +171,14 @@ def serving_module(params: cfg.ExperimentConfig, input_type: str) -> Any:
             input_image_size=list(params.task.model.input_size[:2]),
             input_type=input_type,
         )
+
+
+def weights_alone(module: Any) -> tf.Module:
+    """What a SavedModel of a serving module has to hold beside its signatures: `weights`, the model's variables.
+
+    The Model Garden saves the module as it is. TensorFlow then traces every Keras layer in it four times, so that Keras
+    could build the model again from the SavedModel, which takes far longer than the signature itself.
+    """
+    kept = tf.Module()
+    kept.weights = list(module.model.variables)
+    return kept

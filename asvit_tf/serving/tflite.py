@@ -15,7 +15,7 @@ from official.vision.ops import preprocess_ops
 from official.vision.serving import export_tflite_lib
 
 from asvit_tf.modeling import checkpoints
-from asvit_tf.serving.modules import NamedClassificationModule, serving_module
+from asvit_tf.serving.modules import NamedClassificationModule, serving_module, weights_alone
 from asvit_tf.storage import whole_file
 
 _CALIBRATION_IMAGES = 100
@@ -35,7 +35,7 @@ def convert(module: NamedClassificationModule, quantization: str) -> bytes:
     pixels = tf.TensorSpec((None, *module.params.task.model.input_size[:2], 3), tf.float32, name="inputs")
     function = tf.function(module.serve_pixels, autograph=False).get_concrete_function(pixels)
     # Not the Model Garden's function: it drops the signature, and calibrates on images that are normalized already.
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], module)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], weights_alone(module))
     if quantization != "fp32":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if quantization == "fp16":

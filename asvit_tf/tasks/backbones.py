@@ -30,6 +30,7 @@ class AsViT(hyperparams.Config):
       base_stride: Pixels between tokens at the finest tokenization (see backbone.AsViT); presets are multiples of it.
       attention: How training treats attention's scores: "auto", "whole" or "chunked" (see backbone.AsViT).
       recompute: "none"; or "blocks", which keeps less of every block for the gradient, and computes it again.
+      initialization: Of the linear maps: "released" or, for narrow networks, "lecun" (see backbone.AsViT).
       stride, dilation: Tokenization of evaluation and export; training follows the task's schedule.
     """
 
@@ -42,6 +43,7 @@ class AsViT(hyperparams.Config):
     base_stride: int = 4
     attention: str = choices.WHOLE
     recompute: str = "none"
+    initialization: str = choices.RELEASED
     stride: int = 4
     dilation: int = 1
 
@@ -84,4 +86,5 @@ def build_asvit(
         pre_logits=config.pre_logits,
         attention=config.attention,
         recompute=config.recompute,
+        initialization=config.initialization,
     )

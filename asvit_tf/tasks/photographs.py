@@ -10,7 +10,8 @@ from typing import Any
 # An augmentation costs accuracy before it brings any: the network has to have seen each image many times. CIFAR-10 with
 # mirrors and crops alone ended where it was after 20 epochs of 28; with colours and mixing as well it was 2 points
 # behind in the middle of 35 (docs/benchmarks.md, "Photographs").
-_LONG_EPOCHS = 20
+# 7 epochs of it were worth 2.8 points more with crops of nearly all of an image.
+_GENTLE_EPOCHS, _LONG_EPOCHS = 10, 20
 _COLOUR_EPOCHS, _MANY_COLOUR_EPOCHS, _MANY = 30, 60, 20_000
 _ALWAYS_MIXED_EPOCHS, _MIXING_EXAMPLES = 100, 5_000
 # So do phases of few tokens: 15 epochs of CIFAR-10 were worth 1 to 3 points without (docs/benchmarks.md, "Stability").
@@ -51,11 +52,11 @@ def fitted(
 ) -> dict[str, Any]:
     """Sections of an experiment by the amount of data and training; what they leave out is the YAML's.
 
-    Images are mirrored and cropped always. From 20 epochs crops may leave out more, blocks are skipped, and, of 5,000
-    images and more, as many batches of a hundred are mixed as there are epochs (Mixup, CutMix, whose labels come
-    smoothed). Colours and shapes change from 30 epochs, of 20,000 images and more from 60 (RandAugment); from 100
-    epochs of 5,000 images parts are erased. Tokens are few at first from 30 epochs, where there are at least 14 a side
-    in the end.
+    Images are mirrored and cropped always; from 10 and from 20 epochs crops may leave out more. From 20 epochs blocks
+    are skipped, and, of 5,000 images and more, as many batches of a hundred are mixed as there are epochs (Mixup,
+    CutMix, whose labels come smoothed). Colours and shapes change from 30 epochs, of 20,000 images and more from 60
+    (RandAugment); from 100 epochs of 5,000 images parts are erased. Tokens are few at first from 30 epochs, where there
+    are at least 14 a side in the end.
 
     Args:
       examples: Training images.
@@ -70,7 +71,7 @@ def fitted(
     mixes = long and examples >= _MIXING_EXAMPLES
     always = mixes and epochs >= _ALWAYS_MIXED_EPOCHS
     train_data: dict[str, Any] = {
-        "crop_area_range": [0.35 if always else 0.5 if long else 0.65, 1.0],
+        "crop_area_range": [0.35 if always else 0.5 if long else 0.65 if epochs >= _GENTLE_EPOCHS else 0.9, 1.0],
         "shuffle_buffer_size": min(examples, 10_000),
     }
     losses: dict[str, Any] = {"one_hot": True, "label_smoothing": 0.1}

@@ -56,7 +56,8 @@ class Retokenization(hyperparams.Config):
 def schedule_of(params: cfg.ExperimentConfig) -> Schedule:
     """The schedule of an experiment, checked against everything it has to agree with.
 
-    A task without re-tokenization, such as detection, has one phase.
+    A task without re-tokenization, such as detection, has one phase; where its backbone is another than As-ViT, with a
+    tokenization that stands for its pixels.
 
     Raises:
       UserError: Phases out of order, or a last phase whose tokenization is not the one the backbone is evaluated and
@@ -64,7 +65,8 @@ def schedule_of(params: cfg.ExperimentConfig) -> Schedule:
     """
     backbone = params.task.model.backbone.get()
     if not hasattr(params.task, "retokenization"):
-        return Schedule((Phase(None, Tokenization(backbone.stride, backbone.dilation)),))
+        tokenization = Tokenization(getattr(backbone, "stride", 1), getattr(backbone, "dilation", 1))
+        return Schedule((Phase(None, tokenization),))
     config, total_steps = params.task.retokenization, params.trainer.train_steps
     kernel_size = Topology.parse(backbone.topology).stages[0].kernel_size
     if config.phases:

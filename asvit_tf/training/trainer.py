@@ -17,6 +17,7 @@ from official.core import base_trainer
 from asvit_tf import private_names
 from asvit_tf.dataloaders import order
 from asvit_tf.design.retokenization import Tokenization
+from asvit_tf.modeling.backbone import AsViT
 from asvit_tf.modeling.draws import derived_seed, of_step
 from asvit_tf.tasks import class_metrics, recipes, schedules
 from asvit_tf.training.learning_rate import eased
@@ -122,7 +123,7 @@ class RetokenizingTrainer(base_trainer.Trainer):
         self.running: RunningBlock | None = None
         self.evaluating = False
         self._num_steps = 0
-        self._evaluated_at = self.schedule.final
+        self._evaluated_at = self._tokenization = self.schedule.final
         self._traced: set[Tokenization] = set()
 
     def create_train_loop_fn(self):
@@ -138,12 +139,17 @@ class RetokenizingTrainer(base_trainer.Trainer):
         loops: dict[Tokenization, Callable] = {}
 
         def loop(*args, **kwargs):
-            tokenization = self.model.backbone.tokenization
-            if tokenization not in loops:
-                loops[tokenization] = create()
-            return loops[tokenization](*args, **kwargs)
+            if self._tokenization not in loops:
+                loops[self._tokenization] = create()
+            return loops[self._tokenization](*args, **kwargs)
 
         return loop
+
+    def _set_tokenization(self, tokenization: Tokenization) -> None:
+        """Of the next program; another backbone than As-ViT, as detection may have, has one only."""
+        self._tokenization = tokenization
+        if isinstance(self.model.backbone, AsViT):
+            self.model.backbone.set_tokenization(tokenization)
 
     def train(self, num_steps):
         """Trains `num_steps` steps, in parts where the tokenization changes: one traced loop cannot change inside."""
@@ -203,7 +209,7 @@ class RetokenizingTrainer(base_trainer.Trainer):
         step = int(self.global_step.numpy())
         phase = self.schedule.phase_index(step)
         tokenization = self.schedule.phases[phase].tokenization
-        self.model.backbone.set_tokenization(tokenization)
+        self._set_tokenization(tokenization)
         self.running = RunningBlock(
             step, self._num_steps, phase, tokenization.stride, tokenization not in self._traced, since
         )
@@ -212,7 +218,7 @@ class RetokenizingTrainer(base_trainer.Trainer):
     def train_loop_end(self):
         logs = super().train_loop_end()  # Reads the metrics, so the device has finished.
         step = int(self.global_step.numpy())
-        tokenization = self.model.backbone.tokenization
+        tokenization = self._tokenization
         self._traced.add(tokenization)
         running, self.running = self.running, None
         assert running is not None  # `train_loop_begin` made it.
@@ -251,5 +257,5 @@ class RetokenizingTrainer(base_trainer.Trainer):
         return metrics
 
     def eval_begin(self):
-        self.model.backbone.set_tokenization(self._evaluated_at)
+        self._set_tokenization(self._evaluated_at)
         super().eval_begin()

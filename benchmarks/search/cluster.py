@@ -27,9 +27,9 @@ SCORING = ("--dataset", "noise", "--image_size", "224", "--repeat", "2")
 WORKS = {
     # Sixteen samples, two a step: no more than two workers can be busy.
     "search": ("search", *SCORING, "--total_steps", "16", "--samples_per_step", "2"),
-    # The published seed's first step has 16 candidates.
-    "grow": ("grow", *SCORING, "--arch", "seed", "--steps", "1"),
-    "study": ("study", "--dataset", "digits", "--topologies", "6", "--epochs", "8"),
+    # At a width of 80 the first step has 16 candidates, all of them above what ends the growth.
+    "grow": ("grow", *SCORING, "--arch", "seed", "--width", "80", "--stop_parameters", "14.5"),
+    "study": ("study", "--dataset", "digits", "--topologies", "6", "--epochs", "2"),
 }
 ONE = ("--workers", "1", "--worker-threads", "1")
 BY_HAND = "scheduler by hand"

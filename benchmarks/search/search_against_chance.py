@@ -23,10 +23,9 @@ import numpy as np
 import tqdm
 
 from asvit_tf.choices import PREDICTED, SEARCHED
-from asvit_tf.design.topology import NUM_STAGES, Topology
+from asvit_tf.design.topology import Topology
 from asvit_tf.journals import Journal, workspace
 from search.scoring.predictor import Predictor
-from search.strategy.space import PUBLISHED
 from search.study import result as study_result
 from search.study.settings import StudySettings
 from search.study.statistics import percentiles
@@ -38,17 +37,15 @@ NUM_CLASSES = 10
 
 
 def recipe(settings):
-    """All that an accuracy depends on besides the topology and the seed."""
+    """All that an accuracy depends on besides the topology and the seed; of before there was a choice, as it was."""
     names = ("dataset", "epochs", "batch_size", "learning_rate", "gradient_clip_norm", "image_size")
-    return {name: getattr(settings, name) for name in names}
+    later = ("base_stride", "initialization")
+    identity = settings.identity()
+    return {name: getattr(settings, name) for name in (*names, *(name for name in later if name in identity))}
 
 
 def macs(settings, topology):
-    return study_result.sizes((settings.image_size, settings.image_size), topology, NUM_CLASSES)["macs"]
-
-
-def at_width(settings, topology):
-    return topology.scaled(settings.width, (1,) * NUM_STAGES)
+    return study_result.sizes(settings.size, topology, NUM_CLASSES, settings.stride)["macs"]
 
 
 def random_ones(settings, found, count):
@@ -58,8 +55,8 @@ def random_ones(settings, found, count):
     for _ in range(TRIES):
         if len(drawn) == count:
             return list(drawn.values())
-        indices = [int(generator.integers(len(options))) for options in PUBLISHED.choices.values()]
-        topology = at_width(settings, PUBLISHED.topology_at(indices))
+        indices = [int(generator.integers(len(options))) for options in settings.sampled.choices.values()]
+        topology = settings.sampled.topology_at(indices)
         if topology != found and abs(macs(settings, topology) / macs(settings, found) - 1) <= SIMILAR:
             drawn.setdefault(str(topology), topology)
     raise click.ClickException(f"{len(drawn)} of {TRIES} random topologies are of similar size, {count} are needed")
@@ -70,30 +67,32 @@ def searched(directory, settings, images, steps, predictor):
     from search.scoring.predicting import scorer_of
     from search.scoring.score import Remembered
     from search.scoring.settings import ScoringSettings
-    from search.strategy import reinforce
+    from search.strategy import loop
     from search.strategy.limits import Limits
     from search.strategy.settings import SearchSettings
 
-    size = (settings.image_size, settings.image_size)
     measures = SEARCHED if predictor is None else (PREDICTED,)
-    chosen = ScoringSettings(image_size=size, seed=settings.seed, measures=measures, predictor=predictor)
+    chosen = ScoringSettings(
+        image_size=settings.size,
+        base_stride=settings.stride,
+        seed=settings.seed,
+        measures=measures,
+        predictor=predictor,
+    )
     if predictor is not None:
         chosen = dataclasses.replace(chosen, repeats=settings.repeats)
     chosen.check_images(len(images))
     base = scorer_of(chosen, images)
-    limits = Limits(image_size=size, num_classes=NUM_CLASSES)
+    limits = Limits(image_size=settings.size, num_classes=NUM_CLASSES, base_stride=settings.stride)
     options = SearchSettings(total_steps=steps, seed=settings.seed, reward_types=measures)
-    identity = dict(image_size=size, seed=settings.seed, steps=steps, measures=measures)
+    identity = dict(image_size=settings.size, seed=settings.seed, steps=steps, measures=measures)
     if predictor is not None:
-        identity["predictor"] = predictor.as_dict()
+        identity["predictor"] = predictor.identity()
     with workspace(directory / "search", identity) as owned:
         remembered = Remembered(base, owned / "scores.jsonl")
 
-        def scorer(topologies):
-            return remembered([at_width(settings, topology) for topology in topologies])
-
-        result = reinforce.search(owned, options, scorer, limits, progress=True)
-    return at_width(settings, Topology.parse(result["topology"]))
+        result = loop.search(owned, options, remembered, limits, settings.sampled, progress=True)
+    return Topology.parse(result["topology"])
 
 
 def report(rows, found, others, seeds):
@@ -138,24 +137,25 @@ def report(rows, found, others, seeds):
 @click.option("--others", default=10, show_default=True, type=click.IntRange(min=2), help="Random topologies.")
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(min=2), help="Trainings of each.")
 @click.option("--epochs", default=StudySettings.epochs, show_default=True)
+@click.option("--space", default=StudySettings.space, show_default=True)
+@click.option("--base_stride", type=int, help="[default: by the image size]")
+@click.option("--width", default=StudySettings.width, show_default=True)
+@click.option("--initialization", default=StudySettings.initialization, show_default=True)
 @click.option("--workers", default=2, show_default=True, type=click.IntRange(min=1))
 @click.option("--save_dir", required=True, type=click.Path(), help="Holds the data and the search.")
-def main(arch, predictor, results, steps, others, seeds, epochs, workers, save_dir):
+def main(arch, predictor, results, steps, others, seeds, workers, save_dir, **options):
     from search.runs.search_settings import WorkerSettings
     from search.runs.workers import Pool
     from search.study import run as study
     from search.study import work as study_work
 
-    settings = StudySettings(epochs=epochs)
+    settings = StudySettings(**options)
     directory = Path(save_dir).resolve()  # A worker may have another working directory.
     by = None if predictor is None else Predictor.read(predictor)
     with contextlib.ExitStack() as stack:
         stack.enter_context(workspace(directory, settings.identity()))
         images, shares = study.prepare(directory, settings)
-        if arch is None:
-            found = searched(directory, settings, images, steps, by)
-        else:
-            found = at_width(settings, Topology.parse(arch))
+        found = searched(directory, settings, images, steps, by) if arch is None else Topology.parse(arch)
         compared = list(map(str, (found, *random_ones(settings, found, others))))
         key = dict(macs=macs(settings, found), recipe=recipe(settings))
         journal = Journal(Path(results))
@@ -175,7 +175,7 @@ def main(arch, predictor, results, steps, others, seeds, epochs, workers, save_d
         if row["recipe"] == key["recipe"] and row["topology"] in compared and row["seed"] in numbers
     ]
     rows = study_result.without_guessing(rows, shares)
-    print(json.dumps(dict(found=compared[0], macs=key["macs"], epochs=epochs, seeds=seeds)))
+    print(json.dumps(dict(found=compared[0], macs=key["macs"], epochs=settings.epochs, seeds=seeds)))
     print("\n".join(report(rows, compared[0], compared[1:], seeds)))
 
 

@@ -2,6 +2,7 @@
 
     python benchmarks/training/photographs.py --data CIFAR10 --save_dir DIR [--seconds 600] [--arms designed,resnet20]
     python benchmarks/training/photographs.py --data CIFAR10 --save_dir DIR --table schedules [--epochs 8]
+    python benchmarks/training/photographs.py --data CIFAR10 --save_dir DIR --table recipes --seconds 300
     TF_NUM_INTRAOP_THREADS=1 python benchmarks/training/photographs.py ... --arms designed
 
 `CIFAR10` holds the images as `train/CLASS/*` and `val/CLASS/*`. Table `networks`: the designed network, five random
@@ -9,8 +10,9 @@ topologies of the same space, peers (see `photograph_peers.py`) at like multiply
 by hand for the speed of a CPU, one and two heads of 32 channels in the first stage (`WRITTEN`), all by the recipe of
 photographs. A few steps measure each arm's speed, from which its epochs follow; evaluations and tracing do not count.
 Table `schedules`: the designed network without re-tokenization, with `published` and with `thirds`, at equal seconds
-and at equal epochs, two seeds. Arms run in turn in this process, and nothing else should run. Rows go to
-benchmarks/results/photographs.jsonl (or --results); started again, it continues.
+and at equal epochs, two seeds. Table `recipes`: the designed network by the recipe of before its linear maps began by
+their fan-in, and by changes of it (`CHANGES`). Arms run in turn in this process, and nothing else should run. Rows go
+to benchmarks/results/photographs.jsonl (or --results); started again, it continues.
 """
 
 from __future__ import annotations
@@ -39,6 +41,18 @@ WRITTEN = {
     "fine": ("4,2,3,1|3,1,4,1|3,1,4,2|3,1,4,1|8,32", 2),
     "wide": ("4,1,3,1|3,1,4,2|3,1,4,2|3,1,4,1|16,64", 4),
 }
+_RELEASED = "task.model.backbone.asvit.initialization=released"
+_RATE = "trainer.optimizer_config.learning_rate.cosine.initial_learning_rate"
+_CROPS = "task.train_data.crop_area_range"
+# Name: fields of the experiment that differ from the recipe.
+CHANGES: dict[str, tuple[str, ...]] = {
+    "before": (_RELEASED, f"{_CROPS}=[0.65,1.0]"),
+    "before, batches of 64": (_RELEASED, f"{_CROPS}=[0.65,1.0]"),
+    "before, twice the rate": (_RELEASED, f"{_CROPS}=[0.65,1.0]", f"{_RATE}=0.004"),
+    "LeCun": (f"{_CROPS}=[0.65,1.0]",),
+    "LeCun, gentle crops": (f"{_CROPS}=[0.9,1.0]",),
+}
+_BATCHES = {"before, batches of 64": 64}
 LIKE = 0.15  # Multiply-accumulates of a random topology may differ by so much.
 
 
@@ -52,6 +66,7 @@ class Arm:
       seed: Of weights and data.
       seconds: Of training steps; None for `epochs`.
       epochs: The same in epochs.
+      change: One of `CHANGES`; None for the recipe as it is.
     """
 
     name: str
@@ -59,12 +74,15 @@ class Arm:
     seed: int
     seconds: float | None
     epochs: int | None = None
+    change: str | None = None
 
 
 def arms_of(table: str, names: list[str], seconds: float, epochs: int) -> list[Arm]:
     """The arms of a table, in the order in which they run."""
     if table == "networks":
         return [Arm(name, RECIPE if name not in PEERS else "none", 0, seconds) for name in names]
+    if table == "recipes":
+        return [Arm("designed", RECIPE, 0, seconds, change=change) for change in CHANGES]
     presets = ("none", "published", "thirds")
     return [
         Arm("designed", preset, seed, *length)
@@ -147,7 +165,14 @@ def row_of(arm: Arm, dataset: Any, topology: Any, classes: int) -> dict[str, Any
     settings = RunSettings(data_path=".", image_size=SIZE, budget=BUDGET, base_stride=stride)
     preset = None if arm.preset == RECIPE else arm.preset
     plan = plans.Plan(
-        settings.size, arm.seed, arm.epochs, None, preset, base_stride=settings.stride, recipe="photographs"
+        settings.size,
+        arm.seed,
+        arm.epochs,
+        _BATCHES.get(arm.change or ""),
+        preset,
+        base_stride=settings.stride,
+        recipe="photographs",
+        overrides=CHANGES[arm.change] if arm.change else (),
     )
     macs = designing.limits(settings, classes).count(topology).macs
 
@@ -185,7 +210,7 @@ def row_of(arm: Arm, dataset: Any, topology: Any, classes: int) -> dict[str, Any
 @click.command()
 @click.option("--data", "data_path", required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--save_dir", required=True, type=click.Path(path_type=Path))
-@click.option("--table", default="networks", show_default=True, type=click.Choice(["networks", "schedules"]))
+@click.option("--table", default="networks", show_default=True, type=click.Choice(["networks", "schedules", "recipes"]))
 @click.option("--seconds", default=600.0, show_default=True)
 @click.option("--epochs", default=8, show_default=True, help="Of the table schedules.")
 @click.option("--arms", help="Of the table networks, by name.  [default: all]")
@@ -206,7 +231,9 @@ def main(
     journal = Journal(results)
     threads = os.environ.get("TF_NUM_INTRAOP_THREADS")
     done = [
-        tuple(row[field.name] for field in dataclasses.fields(Arm)) for row in journal.rows if row["threads"] == threads
+        tuple(row.get(field.name) for field in dataclasses.fields(Arm))
+        for row in journal.rows
+        if row["threads"] == threads
     ]
     for arm in arms_of(table, names, seconds, epochs):
         if dataclasses.astuple(arm) in done:

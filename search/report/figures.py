@@ -65,11 +65,20 @@ def draw_measure(axis: Axes, trace: Sequence[Mapping], name: str) -> None:
 
 
 def search_figure(trace: Sequence[Mapping]) -> Figure:
-    """Every measure, reward with its baseline, and policy entropy over the steps."""
+    """Every measure over the steps; of REINFORCE also the reward with its baseline, and the policy's entropy."""
     names = list(trace[0]["scores"])
-    figure, (*measures, reward, entropy) = _figure(len(names) + 2, 1.7)
-    for axis, name in zip(measures, names):
+    learned = "reward" in trace[0]
+    figure, axes = _figure(len(names) + 2 * learned, 1.7)
+    for axis, name in zip(axes, names):
         draw_measure(axis, trace, name)
+    axes[-1].set_xlabel("step")
+    axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    if learned:
+        _draw_policy(axes[-2], axes[-1], trace)
+    return figure
+
+
+def _draw_policy(reward: Axes, entropy: Axes, trace: Sequence[Mapping]) -> None:
     steps = _column(trace, "step")
     for name, colour in (("reward", COLOURS["quiet"]), ("baseline", COLOURS["third"])):
         reward.plot(steps, _column(trace, name), color=colour, label=name)
@@ -77,9 +86,6 @@ def search_figure(trace: Sequence[Mapping]) -> Figure:
     reward.legend(frameon=False, loc="lower right")
     entropy.plot(steps, _column(trace, "entropy"), color=COLOURS["first"])
     entropy.set_ylabel("entropy (nats)")
-    entropy.set_xlabel("step")
-    entropy.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return figure
 
 
 # Total depth and total width (over stages) of the networks that the published figure compares with: for ResNet the

@@ -26,7 +26,7 @@ from search.runs.workers import ParallelScorer
 from search.scoring.score import Remembered, Score, Scorer
 from search.scoring.settings import ScoringSettings
 from search.scoring.training_free import TrainingFreeScorer
-from search.strategy import growth, reinforce, space
+from search.strategy import growth, loop, space
 from search.strategy.limits import Limits
 from search.strategy.settings import LEAST_HEAD_DIM, GrowthSettings, SearchSettings
 
@@ -125,12 +125,12 @@ def seconds_of_a_score(settings: RunSettings, scored: Scorer) -> float:
 
 
 def search(directory: Path, settings: RunSettings, scored: Scorer, num_classes: int, steps: int) -> dict[str, Any]:
-    """The found topology, as `reinforce.search` returns it."""
+    """The found topology, as `loop.search` returns it."""
     allowed = limits(settings, num_classes)
     options = SearchSettings(total_steps=steps, seed=settings.seed)
     return once(
         directory / "search",
-        lambda path: reinforce.search(path, options, scored, allowed, fitting(settings), progress=True),
+        lambda path: loop.search(path, options, scored, allowed, fitting(settings), progress=True),
     )
 
 

@@ -12,12 +12,14 @@ import re
 import zlib
 from typing import Any
 
-from asvit_tf.design.topology import STRIDE
+from asvit_tf.choices import PUBLISHED
+from asvit_tf.design.topology import DEFAULT_WIDTH, STRIDE
 from asvit_tf.errors import UserError
 from search.runs.settings import check_least
 from search.scoring.settings import ScoringSettings
 from search.strategy import space
 from search.strategy.limits import Limits
+from search.strategy.settings import LEAST_HEAD_DIM
 from search.strategy.space import Space
 
 LOCAL_CLUSTER = "local:"
@@ -173,8 +175,14 @@ class ScoredRun:
 
     @property
     def space(self) -> Space:
-        """The topologies that fit these images."""
-        return space.fitting(self.images.size, self.scoring.base_stride)
+        """The topologies that fit these images; with a predictor, those of them that its study could have sampled."""
+        asked, predictor = (self.images.size, self.scoring.base_stride), self.scoring.predictor
+        if predictor is None or predictor.space == PUBLISHED:
+            return space.fitting(*asked)
+        sampled = space.fitting(*asked, predictor.width, LEAST_HEAD_DIM)
+        return dataclasses.replace(
+            sampled, width=DEFAULT_WIDTH
+        )  # Measured at the predictor's, found at every search's.
 
     def identity(self) -> dict[str, Any]:
         """What must not change between starts: the content of `settings.json`, but for the strategy's own settings."""
@@ -200,5 +208,5 @@ class ScoredRun:
         if scoring.base_stride != STRIDE:  # Directories of earlier versions have none.
             identity["base_stride"] = scoring.base_stride
         if scoring.predictor is not None:
-            identity["predictor"] = zlib.crc32(json.dumps(scoring.predictor.as_dict()).encode())
+            identity["predictor"] = zlib.crc32(json.dumps(scoring.predictor.identity()).encode())
         return identity

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from asvit_tf.choices import SEARCH_STRATEGIES
 from asvit_tf.dataloaders.imagefiles.skipped import Skipped
 from asvit_tf.design.topology import NUM_STAGES, Topology
 from asvit_tf.errors import UserError
@@ -39,16 +40,19 @@ def search(directory: Path, settings: SearchSettings, run: ScoredRun) -> dict[st
       UserError: The images cannot be used, the directory is of another configuration, or nothing could be scored.
     """
     from search.report import figures
-    from search.strategy import reinforce
+    from search.strategy import loop
 
     samples = settings.total_steps * settings.samples_per_step
     predictor = run.scoring.predictor
-    with _scoring(directory, run, {name: getattr(settings, name) for name in _POLICY}) as (remembered, skipped):
+    fixed = {name: getattr(settings, name) for name in _POLICY}
+    if settings.strategy != SEARCH_STRATEGIES[0]:  # Directories of earlier versions have none.
+        fixed["strategy"] = settings.strategy
+    with _scoring(directory, run, fixed) as (remembered, skipped):
         scorer = remembered
         if predictor is not None:
             print(f"measured at width {predictor.width}, the study's, where it interpolates", file=sys.stderr)
             scorer = _at_width(predictor.width, remembered)
-        result = reinforce.search(directory, settings, scorer, run.limits, run.space, progress=True)
+        result = loop.search(directory, settings, scorer, run.limits, run.space, progress=True)
         (score,) = scorer([Topology.parse(result["topology"])])
         trace = Journal(directory / "trace.jsonl").rows[:samples]
         figure = figures.save(directory / "search.png", figures.search_figure(trace))

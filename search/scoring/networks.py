@@ -50,20 +50,20 @@ def network_of(backbone: AsViT, classes: int = CLASSES) -> Network:
 
 
 class PublishedMeasures:
-    """Measures of `choices.PROXIES` for one backbone, whose weights are drawn again and again.
+    """Measures of `choices.PROXIES` for one network, whose weights are drawn again and again.
 
     Labels are drawn, too, as many of each class: no other measure of a search needs them, and a score stays a function
     of topology, settings and images. Before any training the features know nothing of the true classes.
 
     Args:
-      backbone: The backbone.
+      network: The network, with a head of `CLASSES` classes.
       seed: Of the head, the labels, and what measures draw.
       images: [B, H, W, 3], normalized; B >= 2.
     """
 
-    def __init__(self, backbone: AsViT, seed: int, images: tf.Tensor):
+    def __init__(self, network: Network, seed: int, images: tf.Tensor):
         self._seed, self._images = seed, images
-        self._programs = Programs(network_of(backbone))
+        self._programs = Programs(network)
         order = np.random.default_rng([seed, _LABELS]).permutation(images.shape[0])
         self._labels = order % CLASSES
 

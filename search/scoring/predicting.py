@@ -49,7 +49,7 @@ class PredictingScorer:
         score = self._others.score(topology) if self._others is not None else Score({}, {}, 0.0)
         battery = self._battery.score(topology)
         used = self._predictor.line.names
-        counted = sizes(self._predictor.image_size, topology, self._predictor.num_classes)
+        counted = sizes(self._predictor.image_size, topology, self._predictor.num_classes, self._predictor.base_stride)
         values = {**battery.measures, **{name: float(counted[name]) for name in SIZE_MEASURES}}
         columns = {name: np.array([math.nan if values[name] is None else values[name]]) for name in used}
         predicted = float(self._predictor.line(columns)[0])

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from asvit_tf.choices import SIZE_MEASURES
+from asvit_tf.choices import PUBLISHED, SIZE_MEASURES, SPACES
+from asvit_tf.design.topology import STRIDE
 from asvit_tf.errors import UserError
 from search.scoring.names import measure_names
 
@@ -62,6 +63,8 @@ class Predictor:
     Attributes:
       line: Fitted on all of its topologies.
       image_size: H and W in pixels, that its measures are of.
+      base_stride: Pixels between tokens of its networks.
+      space: One of `choices.SPACES`, of which they were sampled.
       images: In its NTK.
       points: Angles on its circles.
       width: First-stage width of the networks it was fitted on; they have one block a stage.
@@ -78,10 +81,17 @@ class Predictor:
     num_classes: int
     topologies: int
     evidence: str
+    base_stride: int = STRIDE  # Earlier versions wrote neither.
+    space: str = PUBLISHED
 
     def as_dict(self) -> dict[str, Any]:
         """For `predictor.json`."""
         return dataclasses.asdict(self)
+
+    def identity(self) -> dict[str, Any]:
+        """What results by it depend on; of an earlier version's file, what that version said."""
+        later = {"base_stride": STRIDE, "space": PUBLISHED}
+        return {name: value for name, value in self.as_dict().items() if (name, value) not in later.items()}
 
     @classmethod
     def read(cls, path: str) -> Predictor:
@@ -99,9 +109,11 @@ class Predictor:
             if len(names) != len(slopes) or not all(map(math.isfinite, (constant, *slopes))):
                 raise ValueError("numbers")
             height, width = content["image_size"] = tuple(content["image_size"])
-            whole = (height, width, *(content[name] for name in _WHOLE))
+            whole = (height, width, content.get("base_stride", STRIDE), *(content[name] for name in _WHOLE))
             if any(type(number) is not int or number < 1 for number in whole):
                 raise ValueError("whole numbers")
+            if content.get("space", PUBLISHED) not in SPACES:
+                raise ValueError("space")
             if not isinstance(content["evidence"], str) or "\n" in content["evidence"]:
                 raise ValueError("evidence")
             return cls(Line(names, slopes, constant), **content)
@@ -110,7 +122,7 @@ class Predictor:
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise UserError(f"{path} is no predictor.json that asvit study wrote") from error
 
-    def check(self, image_size: tuple[int, int], images: int, points: int, radius: str) -> None:
+    def check(self, image_size: tuple[int, int], base_stride: int, images: int, points: int, radius: str) -> None:
         """Refuses a search whose measures are of other images or circles than the study's.
 
         Raises:
@@ -120,6 +132,11 @@ class Predictor:
             raise UserError(
                 f"the predictor is of images of {self.image_size[0]} x {self.image_size[1]} pixels, not "
                 f"{image_size[0]} x {image_size[1]}; set --image_size to that"
+            )
+        if base_stride != self.base_stride:
+            raise UserError(
+                f"the predictor is of networks with a base stride of {self.base_stride}, not {base_stride}; set "
+                "--base-stride to that"
             )
         if images != self.images:
             raise UserError(f"the predictor's NTK is of {self.images} images, not {images}; set --batch_size to that")

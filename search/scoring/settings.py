@@ -85,11 +85,7 @@ class ScoringSettings:
           UserError: They are too few, or the predictor was fitted on other images or circles.
         """
         if self.predictor is not None:
-            if self.base_stride != STRIDE:
-                raise UserError(
-                    f"the predictor was fitted on networks with a base stride of {STRIDE}, not {self.base_stride}"
-                )
-            self.predictor.check(self.image_size, images, self.points, self.radius)
+            self.predictor.check(self.image_size, self.base_stride, images, self.points, self.radius)
         if "ntk_condition_number" in self.measures and images < 2:
             raise UserError(f"the NTK needs at least 2 images, not {images}")
         for name in self.measures:

@@ -16,7 +16,7 @@ from asvit_tf.design.topology import Topology
 from asvit_tf.measures import complexity, ntk
 from asvit_tf.modeling import initialization, reference_weights
 from asvit_tf.modeling.backbone import AsViT
-from search.scoring.networks import PublishedMeasures
+from search.scoring.networks import PublishedMeasures, network_of
 from search.scoring.score import Clock, Score, summarize
 from search.scoring.settings import ScoringSettings
 
@@ -62,7 +62,7 @@ class Probe:
 
     def published(self, images: tf.Tensor) -> PublishedMeasures:
         """The measures of `choices.PROXIES`, on these images."""
-        return PublishedMeasures(self.backbone, self.settings.seed, images)
+        return PublishedMeasures(network_of(self.backbone), self.settings.seed, images)
 
     def features(self, images: tf.Tensor) -> tf.Tensor:
         """[n, H, W, 3] to [n, C]: what is measured along the circle."""

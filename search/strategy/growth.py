@@ -9,18 +9,18 @@ we take the better one. Candidates with a failed measure are counted and not ran
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import tqdm
 
-from asvit_tf.choices import DIRECTIONS
 from asvit_tf.design.topology import MAX_WIDTH, NUM_STAGES, Topology
 from asvit_tf.errors import UserError
 from asvit_tf.journals import Journal
 from asvit_tf.storage import write_json
 from search.scoring.score import Scorer
 from search.strategy.limits import Limits
+from search.strategy.ranking import choose
 from search.strategy.scalars import Scalars
 from search.strategy.settings import GrowthSettings
 
@@ -51,30 +51,6 @@ def expected_candidates(seed_topology: Topology, settings: GrowthSettings, limit
         total += len(tried)
         topology = tried[len(tried) // 2]
     return total
-
-
-def dense_ranks(values: Sequence[float], direction: int) -> list[int]:
-    """Ranks from 0, the best first; equal values share a rank, and the next value takes the next rank.
-
-    Args:
-      values: Finite.
-      direction: +1 if larger is better, -1 if smaller is.
-    """
-    order = sorted(set(values), reverse=direction > 0)
-    return [order.index(value) for value in values]
-
-
-def choose(measures: Sequence[Mapping[str, float]]) -> int:
-    """Index of the candidate with the least sum of ranks, over all measures of the candidates.
-
-    Of candidates that tie, the one that is better by the measure whose values spread more over all candidates, relative
-    to their mean; then the first.
-    """
-    columns = {name: [row[name] for row in measures] for name in measures[0]}
-    ranks = {name: dense_ranks(values, DIRECTIONS[name]) for name, values in columns.items()}
-    spreads = {name: (max(values) - min(values)) / (abs(sum(values)) or 1.0) for name, values in columns.items()}
-    decisive = max(spreads, key=spreads.__getitem__)
-    return min(range(len(measures)), key=lambda i: (sum(rank[i] for rank in ranks.values()), ranks[decisive][i]))
 
 
 def grow(

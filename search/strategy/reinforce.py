@@ -1,4 +1,4 @@
-"""REINFORCE over the search space: finds a seed topology by training-free scores.
+"""REINFORCE: a policy that learns which options of the search space score well.
 
 Each choice of the space has its own categorical distribution. A step samples a topology, scores it, and moves the
 distributions towards it if its reward is above the moving average. The reward looks at each measure's change since
@@ -9,29 +9,19 @@ where a measure failed, it kept -1 as a score, and we skip the update instead.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 import tf_keras
-import tqdm
 
 from asvit_tf.choices import DIRECTIONS
-from asvit_tf.design.topology import Topology
-from asvit_tf.errors import UserError
-from asvit_tf.journals import Journal
-from asvit_tf.storage import write_json
-from search.scoring.score import Scorer
-from search.strategy.limits import Limits
-from search.strategy.scalars import Scalars
 from search.strategy.settings import SearchSettings
 from search.strategy.space import PUBLISHED, Space
+from search.strategy.strategy import DRAWS, Indices
 
 _RANGE_EPSILON = 1e-6
-_DRAWS = 1000  # Until one is within the limits.
-_HOPELESS = 20  # The search ends when its first so many topologies cannot be scored.
 
 
 class Policy:
@@ -114,132 +104,48 @@ class Baseline:
         return self._average / self._weight
 
 
-def search(
-    directory: Path,
-    settings: SearchSettings,
-    scorer: Scorer,
-    limits: Limits,
-    space: Space = PUBLISHED,
-    progress: bool = False,
-) -> dict:
-    """Runs the search, or continues it: what `directory/trace.jsonl` holds is replayed without measuring.
+class Reinforce:
+    """The strategy; see `strategy.Strategy`.
 
     Args:
-      directory: Owned by this process (`journals.workspace`).
-      settings: Settings of the search.
-      scorer: Scores topologies.
-      limits: Topologies beyond them are not sampled.
-      space: What is sampled from.
-      progress: Show a progress bar on standard error.
-
-    Returns:
-      What `result.json` holds: the topology that takes the likeliest option of every choice, its counts, how many
-      samples failed, and how many topologies the space has.
-
-    Raises:
-      UserError: Not one topology could be scored, or hardly any is within the limits.
+      settings: Of the search.
+      space: That is searched.
     """
-    journal = Journal(directory / "trace.jsonl")
-    scalars = Scalars(directory)
-    policy = Policy(settings.learning_rate, settings.seed, space.choices)
-    reward_of = Reward({name: DIRECTIONS[name] for name in settings.reward_types}, settings.buffer_size)
-    baseline_of = Baseline(settings.ema_momentum)
-    _sample(
-        policy, space, settings.seed, 0, 0, limits
-    )  # Limits that leave nothing are refused before a progress bar appears.
-    failed = 0
-    total = settings.total_steps * settings.samples_per_step
-    with tqdm.tqdm(total=total, desc="search", unit="topology", disable=not progress) as bar:
-        for step in range(settings.total_steps):
-            sampled = [
-                _sample(policy, space, settings.seed, step, sample, limits)
-                for sample in range(settings.samples_per_step)
-            ]
-            rows = _rows(journal, step, list(map(space.topology_at, sampled)), scorer, limits)
-            moves = []
-            for row, indices in zip(rows, sampled):
-                reward = reward_of(row["scores"])
-                row["reward"] = row["baseline"] = reward
-                if reward is None:
-                    failed += 1
-                else:
-                    row["baseline"] = baseline_of(reward)
-                    moves.append((indices, reward - row["baseline"]))
-                bar.update()
-            policy.update(moves)
-            for sample, row in enumerate(rows):
-                row["entropy"] = policy.entropy
-                if step * settings.samples_per_step + sample == len(journal.rows):
-                    scalars.write(row, len(journal.rows))
-                    journal.append(row)
-            done = (step + 1) * settings.samples_per_step
-            if failed == done and (failed >= _HOPELESS or failed == total):
-                raise UserError(
-                    f"none of {failed} topologies could be scored (see {directory / 'trace.jsonl'}); "
-                    "images that are all alike have no NTK condition number"
-                )
-            best = space.topology_at(policy.best())
-            bar.set_postfix_str(f"best {best}" + (f", {failed} failed" if failed else ""), refresh=False)
-    topology = _within(policy, space, limits)
-    counts = dict(steps=settings.total_steps, failed=failed, space_size=space.size)
-    result = dict(topology=str(topology), **counts, **_counts(topology, limits))
-    write_json(directory / "result.json", result)
-    return result
 
+    def __init__(self, settings: SearchSettings, space: Space):
+        self._policy = Policy(settings.learning_rate, settings.seed, space.choices)
+        self._reward_of = Reward({name: DIRECTIONS[name] for name in settings.reward_types}, settings.buffer_size)
+        self._baseline_of = Baseline(settings.ema_momentum)
 
-def _sample(policy: Policy, space: Space, seed: int, step: int, sample: int, limits: Limits) -> tuple[int, ...]:
-    """Draws until a topology is within the limits."""
-    generator = np.random.default_rng([seed, step, sample])
-    for _ in range(_DRAWS):
-        indices = policy.sample(generator)
-        if limits.allow(space.topology_at(indices)):
-            return indices
-    raise UserError(f"of {_DRAWS} topologies of the search space not one is within the limits; raise them")
+    def propose(self, generator: np.random.Generator) -> Indices:
+        """A sample of the policy."""
+        return self._policy.sample(generator)
 
+    def learn(self, proposed: Sequence[Indices], rows: Sequence[dict[str, Any]]) -> None:
+        """Updates the policy; `reward`, `baseline` and `entropy` go into the rows."""
+        moves = []
+        for row, indices in zip(rows, proposed, strict=True):
+            reward = self._reward_of(row["scores"])
+            row["reward"] = row["baseline"] = reward
+            if reward is not None:
+                row["baseline"] = self._baseline_of(reward)
+                moves.append((indices, reward - row["baseline"]))
+        self._policy.update(moves)
+        for row in rows:
+            row["entropy"] = self._policy.entropy
 
-def _within(policy: Policy, space: Space, limits: Limits) -> Topology:
-    """The likeliest topology; if that is beyond the limits, the likeliest of many samples that is not."""
-    best = policy.best()
-    if not limits.allow(space.topology_at(best)):
-        probabilities = policy.probabilities
+    def best(self) -> Indices:
+        """The likeliest option of every choice."""
+        return self._policy.best()
+
+    def found(self, allowed: Callable[[Indices], bool]) -> Indices | None:
+        """The best; if that is not allowed, the likeliest of many samples that is."""
+        best = self._policy.best()
+        if allowed(best):
+            return best
+        probabilities = self._policy.probabilities
         generator = np.random.default_rng(0)
-        drawn = {policy.sample(generator) for _ in range(_DRAWS)}
-        allowed = sorted(indices for indices in drawn if limits.allow(space.topology_at(indices)))
-        if not allowed:
-            raise UserError(f"the search ended on {space.topology_at(best)}, which is beyond the limits; raise them")
-        best = max(allowed, key=lambda indices: sum(np.log(p[i]) for p, i in zip(probabilities, indices)))
-    return space.topology_at(best)
-
-
-def _rows(
-    journal: Journal, step: int, topologies: Sequence[Topology], scorer: Scorer, limits: Limits
-) -> list[dict[str, Any]]:
-    """The rows of one step without what the policy adds: from the journal as far as it goes, then measured."""
-    first = step * len(topologies)
-    rows = [dict(row) for row in journal.rows[first : first + len(topologies)]]
-    for row, topology in zip(rows, topologies):
-        if row["topology"] != str(topology):
-            raise UserError(
-                f"step {step} replays as {topology}, but the trace has {row['topology']}: it was written by another "
-                "version; choose another directory"
-            )
-    unknown = topologies[len(rows) :]
-    for topology, score in zip(unknown, scorer(unknown) if unknown else ()):
-        rows.append(
-            dict(
-                step=step,
-                sample=len(rows),
-                topology=str(topology),
-                scores=score.measures,
-                failures=score.failures,
-                **_counts(topology, limits),
-                seconds=score.seconds,
-                split=score.split,
-            )
-        )
-    return rows
-
-
-def _counts(topology: Topology, limits: Limits) -> dict[str, int]:
-    counted = limits.count(topology)
-    return dict(parameters=counted.parameters, macs=counted.macs)
+        within = sorted(filter(allowed, {self._policy.sample(generator) for _ in range(DRAWS)}))
+        if not within:
+            return None
+        return max(within, key=lambda indices: sum(np.log(p[i]) for p, i in zip(probabilities, indices)))

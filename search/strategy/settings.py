@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from asvit_tf.choices import SEARCHED
+from asvit_tf.choices import SEARCH_STRATEGIES, SEARCHED
 from asvit_tf.design.grids import ceil_div
 from asvit_tf.design.topology import NUM_STAGES, Topology
 from asvit_tf.errors import UserError
@@ -14,16 +14,17 @@ LEAST_HEAD_DIM = 8  # Channels of a head in a network that is trained; narrower 
 
 @dataclasses.dataclass(frozen=True)
 class SearchSettings:
-    """Settings of REINFORCE.
+    """Settings of a search.
 
     Attributes:
-      total_steps: Updates of the policy, >= 1.
+      total_steps: Updates of the policy, >= 1; of the others, how often topologies are proposed.
       learning_rate: Adam's, > 0.
       ema_momentum: Momentum of the moving-average baseline, in [0, 1).
       buffer_size: Recent values whose range scales a measure's reward, >= 2.
       reward_types: Measures in the reward.
       seed: Seed of the policy and its samples.
-      samples_per_step: Topologies that one update of the policy sees, >= 1.
+      samples_per_step: Topologies that one update of the policy sees, >= 1; they are scored side by side.
+      strategy: One of `choices.SEARCH_STRATEGIES`. Learning rate, momentum and buffer are REINFORCE's alone.
 
     Raises:
       UserError: A value is out of range.
@@ -36,10 +37,13 @@ class SearchSettings:
     reward_types: tuple[str, ...] = SEARCHED
     seed: int = 8
     samples_per_step: int = 1
+    strategy: str = SEARCH_STRATEGIES[0]
 
     def __post_init__(self) -> None:
         if min(self.total_steps, self.samples_per_step) < 1:
             raise UserError("total_steps and samples_per_step must be at least 1")
+        if self.strategy not in SEARCH_STRATEGIES:
+            raise UserError(f"unknown strategy {self.strategy!r}; allowed are {', '.join(SEARCH_STRATEGIES)}")
         if self.buffer_size < 2:
             raise UserError(f"te_buffer_size is {self.buffer_size}; a change needs at least 2 values")
         if not self.learning_rate > 0:

@@ -52,6 +52,11 @@ class Space:
         """Number of topologies."""
         return math.prod(map(len, self.choices.values()))
 
+    @property
+    def free(self) -> tuple[str, ...]:
+        """The choices that have more than one option."""
+        return tuple(name for name, options in self.choices.items() if len(options) > 1)
+
     def topology_at(self, indices: Sequence[int]) -> Topology:
         """The topology that takes option `indices[i]` of the i-th choice."""
         chosen = {name: options[index] for (name, options), index in zip(self.choices.items(), indices, strict=True)}
@@ -79,6 +84,24 @@ class Space:
 
 
 PUBLISHED = Space()
+
+
+def single_token_share(space: Space, image_size: tuple[int, int], base_stride: int = STRIDE) -> float:
+    """Share of a space's topologies that have attention windows of a single token in a stage whose grid has more.
+
+    Args:
+      space: The space.
+      image_size: Rows and columns, in pixels.
+      base_stride: Pixels between tokens.
+    """
+    sound = 1.0
+    for number, (rows, columns) in enumerate(grids.token_grids(image_size, base_stride), start=1):
+        options = space.choices[f"splits_{number}"]
+        several = [
+            splits for splits in options if rows * columns == 1 or grids.Windows.cut((rows, columns), splits).tokens > 1
+        ]
+        sound *= len(several) / len(options)
+    return 1 - sound
 
 
 def fitting(

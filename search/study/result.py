@@ -20,6 +20,7 @@ from search.scoring.predictor import Predictor
 from search.scoring.sizes import sizes
 from search.study import regression
 from search.study import selection as study_selection
+from search.study.explained import explained
 from search.study.selection import RIDGES
 from search.study.settings import StudySettings
 from search.study.statistics import MIN_RANKED, correlation, noise, regret, relative_range, resamples
@@ -51,8 +52,8 @@ def accuracies(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
 
 def columns_of(settings: StudySettings, rows: Sequence[Row], num_classes: int) -> dict[str, np.ndarray]:
     """Every measure and baseline of all rows, [n] each, in the order of the table; NaN where undefined."""
-    image_size = (settings.image_size, settings.image_size)
-    counts = [sizes(image_size, Topology.parse(row["topology"]), num_classes) for row in rows]
+    topologies = (Topology.parse(row["topology"]) for row in rows)
+    counts = [sizes(settings.size, topology, num_classes, settings.stride) for topology in topologies]
     columns = {name: np.array([count[name] for count in counts], np.float64) for name in SIZE_MEASURES}
     for name in column_names():
         values = (row["measures"].get(name) for row in rows)
@@ -74,8 +75,8 @@ def summarize(
       `topologies`, `trained`: how many; `failed`: topology, seed, part and reason of each that failed; `accuracy`:
       mean, least, most, best topology; `noise`: see `study_statistics.Noise`; `measures`: by name, `tau`, its 95 %
       `interval`, `spearman`, `regret` (top 5), `direction`, `ranked` and `undefined` topologies with `reasons`,
-      `reason` where there is no tau, `relative_range` and `seconds` a topology; `selection`: see
-      `study_selection.held_out`; `seconds` a topology, by part.
+      `reason` where there is no tau, `relative_range` and `seconds` a topology; `explained`: which choices explain the
+      accuracy (see there); `selection`: see `study_selection.held_out`; `seconds` a topology, by part.
 
     Raises:
       UserError: Fewer than three trainings ended well.
@@ -112,6 +113,9 @@ def summarize(
             )
             for name, column in columns.items()
         },
+        explained=explained(
+            settings.sampled, [row["topology"] for row in rows], accuracy, settings.draws, settings.seed
+        ),
         selection=study_selection.held_out(columns, accuracy, settings.seed, settings.draws),
         seconds=_mean_seconds(rows, repeats),
     )
@@ -148,7 +152,9 @@ def predictor_of(
     )
     return Predictor(
         line,
-        image_size=(settings.image_size, settings.image_size),
+        image_size=settings.size,
+        base_stride=settings.stride,
+        space=settings.space,
         images=settings.score_batch,
         points=settings.points,
         width=settings.width,

@@ -20,11 +20,11 @@ import tqdm
 from asvit_tf.choices import EMBEDDED
 from asvit_tf.dataloaders.folders import layout
 from asvit_tf.dataloaders.imagefiles.skipped import Skipped
-from asvit_tf.design.topology import NUM_STAGES, Topology
+from asvit_tf.design.topology import Topology
 from asvit_tf.errors import UserError
 from asvit_tf.journals import Journal, workspace
 from search.runs.search_settings import WorkerSettings
-from search.strategy.space import PUBLISHED
+from search.strategy.space import Space, single_token_share
 from search.study.settings import StudySettings
 
 Row = dict[str, Any]
@@ -38,21 +38,37 @@ _TRAINED: dict[str, Any] = {"topology": str, "accuracy": _NUMBER, "loss": _NUMBE
 _MEASURED: dict[str, Any] = dict.fromkeys(("measures", "errors", "failures", "reasons"), dict)
 
 
-def sample(count: int, width: int, seed: int) -> list[Topology]:
-    """Different topologies of the search space, each as likely; the first of more are the same as those of fewer.
+def sample(space: Space, count: int, seed: int) -> list[Topology]:
+    """Different topologies of a space, each as likely; the first of more are the same as those of fewer.
 
     Args:
-      count: How many, up to `PUBLISHED.size`.
-      width: Channels of the first stage.
+      space: The space.
+      count: How many, up to its size.
       seed: Seed of the draws.
     """
     generator = np.random.default_rng([seed, 0])
     drawn: dict[str, Topology] = {}
     while len(drawn) < count:
-        indices = [int(generator.integers(len(options))) for options in PUBLISHED.choices.values()]
-        topology = PUBLISHED.topology_at(indices).scaled(width, (1,) * NUM_STAGES)
+        topology = space.topology_at([int(generator.integers(len(options))) for options in space.choices.values()])
         drawn.setdefault(str(topology), topology)
     return list(drawn.values())
+
+
+def warnings(settings: StudySettings) -> Iterator[str]:
+    """What makes the sampled space say little about attention; nothing where it is sound."""
+    share = single_token_share(settings.sampled, settings.size, settings.stride)
+    if share > 0:
+        yield (
+            f"{share:.0%} of the space have attention windows of a single token at {settings.image_size} pixels and a "
+            f"base stride of {settings.stride}: attention does nothing there, and kernels do all the mixing; "
+            "--space fitting leaves them out"
+        )
+    fixed = [name for name in settings.sampled.choices if name not in settings.sampled.free]
+    if "num_heads" in fixed or {"splits_1", "splits_2", "splits_3"} <= {*fixed}:
+        yield (
+            f"the same for all topologies at width {settings.width}: {', '.join(fixed)}; the study says nothing about "
+            "these choices"
+        )
 
 
 def run(save_dir: str, settings: StudySettings, workers: WorkerSettings = WorkerSettings()) -> dict[str, Any]:
@@ -69,6 +85,8 @@ def run(save_dir: str, settings: StudySettings, workers: WorkerSettings = Worker
     Raises:
       UserError: The images cannot be used, the directory is of another study, or fewer than three trainings ended well.
     """
+    for warning in warnings(settings):
+        print(f"warning: {warning}", file=sys.stderr)
     if settings.data_path is not None and not (Path(save_dir) / "data" / "dataset.json").exists():
         layout(settings.data_path, [save_dir])
     with workspace(save_dir, settings.identity()) as directory, contextlib.ExitStack() as opened:
@@ -121,9 +139,8 @@ def prepare(directory: Path, settings: StudySettings) -> tuple[np.ndarray, list[
         raise UserError(
             f"score_batch is {settings.score_batch}, but there are {dataset.train_examples} training images"
         )
-    size = (settings.image_size, settings.image_size)
     source = images.Source(data_path=dataset.train_path)
-    drawn, _ = images.sample(source, settings.score_batch, size, settings.seed, progress=True)
+    drawn, _ = images.sample(source, settings.score_batch, settings.size, settings.seed, progress=True)
     return drawn, dataset.shares("validation"), dataset.all_skipped
 
 
@@ -134,7 +151,7 @@ def _rows(
     from search.study import work as study_work
 
     shutil.rmtree(directory / study_work.SCRATCH, ignore_errors=True)
-    drawn = list(map(str, sample(settings.topologies, settings.width, settings.seed)))
+    drawn = list(map(str, sample(settings.sampled, settings.topologies, settings.seed)))
     again = [
         (topology, settings.seed + number)
         for topology in drawn[: settings.repeated_topologies]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from search.scoring.names import direction, in_words
+from search.study.explained import TOGETHER
 from search.study.statistics import ROUNDING
 
 
@@ -67,6 +68,7 @@ def in_lines(result: Mapping[str, Any]) -> Iterator[str]:
                 f"{in_words(name)}: all topologies have the same to {measure['relative_range']:.0e} of it, which is "
                 "rounding; its tau says nothing"
             )
+    yield from _explained_lines(result["explained"])
     yield from _selection_lines(result["selection"])
     for failure in result["failed"]:
         yield f"failed: {failure['topology']} seed {failure['seed']}, {failure['part']}: {failure['reason']}"
@@ -86,6 +88,18 @@ def _line(name: str, measure: Mapping[str, Any]) -> str:
         f"{in_words(name):<58}{better:>7}{measure['tau']:>+7.2f}{interval:>18}{measure['spearman']:>+7.2f}"
         f"{regret:>8}{measure['undefined']:>6}{seconds:>9}"
     )
+
+
+def _explained_lines(explained: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    yield "share of the variance of accuracy that choices explain, and what 95 % of shuffles stay below:"
+    for kind, found in explained.items():
+        name = "all together" if kind == TOGETHER else kind.replace("_", " ")
+        if found["share"] is None:
+            yield f"  {name}: too few topologies"
+            continue
+        taus = [f"{choice} {tau:+.2f}" for choice, tau in found["taus"].items() if tau is not None]
+        told = f"; tau of {', '.join(taus)}" if kind != TOGETHER else ""
+        yield f"  {name}: {found['share']:.0%}, by chance {found['by_chance']:.0%}{told}"
 
 
 def _selection_lines(selection: Mapping[str, Any] | None) -> Iterator[str]:

@@ -102,8 +102,13 @@ def _attempt(part: str, failed: dict[str, str], work: Callable[[], Any]) -> Any:
 
 
 def _measure(settings: StudySettings, images: np.ndarray, topology: str) -> Score:
-    size = (settings.image_size, settings.image_size)
-    chosen = ScoringSettings(image_size=size, repeats=settings.repeats, points=settings.points, seed=settings.seed)
+    chosen = ScoringSettings(
+        image_size=settings.size,
+        base_stride=settings.stride,
+        repeats=settings.repeats,
+        points=settings.points,
+        seed=settings.seed,
+    )
     return Battery(chosen, images, tuple(PROXIES)).score(Topology.parse(topology))
 
 
@@ -136,13 +141,17 @@ def train_briefly(settings: StudySettings, directory: str, topology: str, seed: 
 
 def experiment(settings: StudySettings, dataset: data.Dataset, topology: Topology, seed: int) -> Any:
     """The study's recipe, with one evaluation and one checkpoint, both at the end."""
-    plan = plans.Plan((settings.image_size,) * 2, seed, settings.epochs, settings.batch_size, recipe=RECIPE)
+    plan = plans.Plan(
+        settings.size, seed, settings.epochs, settings.batch_size, base_stride=settings.stride, recipe=RECIPE
+    )
     params = plans.classifier(plan, dataset, topology)
     steps = params.trainer.train_steps
     optimizer = {
         "learning_rate": {"cosine": {"initial_learning_rate": settings.learning_rate}},
         "optimizer": {"adamw": {"gradient_clip_norm": settings.gradient_clip_norm}},
     }
+    backbone = {"asvit": {"initialization": settings.initialization}}
+    params.override({"task": {"model": {"backbone": backbone}}}, is_strict=True)
     intervals = {"checkpoint_interval": steps, "validation_interval": steps}
     params.override({"trainer": {**intervals, "optimizer_config": optimizer}}, is_strict=True)
     return params

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -162,8 +163,21 @@ def test_a_tfds_that_does_not_fit_is_refused(digits, prepared, tmp_path, changes
         train.run(experiment(digits, task), str(tmp_path), "train")
 
 
-def test_a_checkpoint_of_another_topology_is_not_continued(digits, tmp_path):
-    train.run(experiment(digits), str(tmp_path), "train")
+@pytest.fixture(scope="module")
+def two_steps(digits, tmp_path_factory):
+    """A training of two steps."""
+    model_dir = tmp_path_factory.mktemp("two_steps")
+    train.run(experiment(digits), str(model_dir), "train")
+    return model_dir
+
+
+@pytest.fixture
+def trained(two_steps, tmp_path):
+    """A copy of it, in the test's directory."""
+    return shutil.copytree(two_steps, tmp_path, dirs_exist_ok=True)
+
+
+def test_a_checkpoint_of_another_topology_is_not_continued(digits, trained, tmp_path):
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     other = {"model": {"backbone": {"asvit": {"topology": TINY.replace("8,8", "8,12")}}}}
     with pytest.raises(UserError, match=r"ckpt-2 is of another network: .* has shape .* there, .* here"):
@@ -171,8 +185,7 @@ def test_a_checkpoint_of_another_topology_is_not_continued(digits, tmp_path):
     assert all(path.read_bytes() == contents for path, contents in before.items())
 
 
-def test_a_full_disk_loses_nothing_that_was_saved(digits, tmp_path):
-    train.run(experiment(digits), str(tmp_path), "train")
+def test_a_full_disk_loses_nothing_that_was_saved(digits, trained, tmp_path):
     saved = tf.train.latest_checkpoint(tmp_path)
     assert saved.endswith("ckpt-2")
     with (
@@ -242,8 +255,7 @@ def test_a_loss_that_is_no_number_ends_the_training(digits, tmp_path):
         train.run(params, str(tmp_path), "train")
 
 
-def test_a_damaged_checkpoint_is_named(digits, tmp_path):
-    train.run(experiment(digits), str(tmp_path), "train")
+def test_a_damaged_checkpoint_is_named(digits, trained, tmp_path):
     (file,) = tmp_path.glob("ckpt-2.data*")
     contents = bytearray(file.read_bytes())
     for damaged in (contents[: len(contents) // 2], bytes(len(contents))):
@@ -252,8 +264,7 @@ def test_a_damaged_checkpoint_is_named(digits, tmp_path):
             train.run(experiment(digits), str(tmp_path), "eval")
 
 
-def test_a_checkpoint_of_another_optimizer_is_not_continued(digits, tmp_path):
-    train.run(experiment(digits), str(tmp_path), "train")
+def test_a_checkpoint_of_another_optimizer_is_not_continued(digits, trained, tmp_path):
     params = experiment(digits, train_steps=4)
     params.trainer.override({"optimizer_config": {"ema": {"average_decay": 0.9}}})
     with pytest.raises(UserError, match="ckpt-2 has no average of the optimizer"):

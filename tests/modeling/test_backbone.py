@@ -79,6 +79,24 @@ def test_weights_differ_from_each_other_and_between_seeds():
     assert not np.array_equal(model.stem.kernel, other.stem.kernel)
 
 
+def test_linear_maps_begin_as_they_are_asked_to():
+    """Released: 0.02 whatever the map takes in; LeCun: 1 / sqrt(fan_in), of a merging its whole patch."""
+    topology = "4,2,2|3,2,2|2,1,2|2,1,2|16,32"
+    specs = tf_keras.layers.InputSpec(shape=[None, 32, 32, 3])
+    for initialization in ("released", "lecun"):
+        model = AsViT(topology, specs, seed=0, representation_size=64, initialization=initialization)
+        kernels = {v.name: v for v in model.trainable_variables if "kernel" in v.name and "stem" not in v.name}
+        assert len(kernels) == 4 * 4 + 3 + 1
+        for name, kernel in kernels.items():
+            fan_in = np.prod(kernel.shape[:-1])
+            expected = 0.02 if initialization == "released" else fan_in**-0.5
+            # The released scheme cuts off at two deviations, and does not make up for it.
+            cut = 0.88 if initialization == "released" else 1.0
+            assert np.std(kernel) == pytest.approx(cut * expected, rel=0.07), name
+        assert np.std(model.position_embedding.embedding) == pytest.approx(0.88 * 0.02, rel=0.1)
+    assert AsViT.from_config(model.get_config()).get_config()["initialization"] == "lecun"
+
+
 def test_parameters_are_what_counting_says():
     from asvit_tf.design import counting
 
@@ -157,6 +175,7 @@ def test_normalization_can_be_switched_and_comes_back():
         ({"window": "round"}, "allowed are split, fixed"),
         ({"normalization": "batch"}, "allowed are identity, layer"),
         ({"stochastic_depth": 1.0}, "from 0 to below 1"),
+        ({"initialization": "he"}, "allowed are released, lecun"),
         ({"side": (None, 32)}, "must be known"),
         ({"side": 0}, "at least 1"),
     ],

@@ -230,6 +230,11 @@ def test_options_reach_the_layers():
     np.testing.assert_array_equal(small()(images), small()(images))  # One seed, the same weights.
     other = asvit_tf.build_classifier(TINY, num_classes=3, image_size=32, base_stride=4, seed=1)
     assert relative_error(other(images), small()(images)) > 0.1
+    kernels = [
+        small(initialization=name).get_layer("backbone").stages[0].blocks[0].fc1.kernel
+        for name in ("released", "lecun")
+    ]
+    assert np.std(kernels[1]) > 5 * np.std(kernels[0])
     tf_keras.utils.set_random_seed(0)
     half = small(dropout=0.5)
     features = half.get_layer("dropout")(np.ones((1, 10_000), "float32"), training=True).numpy()
@@ -243,6 +248,7 @@ def test_options_reach_the_layers():
         ({"num_classes": 0}, "num_classes is 0; allowed are whole numbers from 1"),
         ({"dropout": 1.0}, "dropout is 1.0; allowed are rates from 0 to below 1"),
         ({"image_size": 0}, "image size is 0 x 0; both sides must be known and at least 1"),
+        ({"initialization": "he"}, "unknown initialization 'he'; allowed are released, lecun"),
         ({"window": "wide"}, "unknown window 'wide'; allowed are split, fixed"),
     ],
 )

@@ -46,7 +46,7 @@ def trained(tmp_path_factory):
     params = digits_experiment(digits, STEPS, 2, {"task": task, "trainer": trainer})
     with pytest.MonkeyPatch.context() as patch:
         wide = functools.partial(tf_keras.initializers.TruncatedNormal, 0.0, 0.2)
-        patch.setattr(layers, "linear_initializer", lambda seed: wide(seed=seed))
+        patch.setattr(layers, "linear_initializer", lambda seed, initialization=None: wide(seed=seed))
         metrics = train.run(params, str(root / "train"), "train_and_post_eval")
     images = [example.contents for example, _ in zip(data.digits(), range(3))]
     return root / "train", images, metrics["accuracy"], digits.validation_path

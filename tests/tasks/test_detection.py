@@ -24,6 +24,7 @@ from asvit_tf.dataloaders import coco, shapes
 from asvit_tf.modeling import checkpoints
 from asvit_tf.serving import export, modules
 from asvit_tf.training import run as train
+from asvit_tf.training import step_log
 from asvit_tf.training.trainer import create_slots
 
 DETECTORS = ("retinanet", "cascadercnn")
@@ -214,6 +215,16 @@ def test_bad_settings_have_one_line(records, tmp_path, overrides, message):
     with pytest.raises(UserError, match=message) as refusal:
         start("retinanet", records, tmp_path, **overrides)
     assert len(str(refusal.value).splitlines()) == 1
+
+
+def test_a_backbone_of_the_model_garden_trains_in_the_same_detector(records, tmp_path):
+    """What it is compared with: the same trainer, which has no tokenization to set."""
+    fields = {"task.model.backbone.type": "mobilenet", "task.model.backbone.mobilenet.model_id": "MobileNetV3Small"}
+    metrics = start("retinanet", records, tmp_path, **fields)
+    assert 0 <= metrics["AP50"] <= 1
+    (block,) = step_log.read_blocks(tmp_path)
+    assert (block["steps"], block["stride"]) == (1, 1)
+    assert np.isfinite(block["training_loss"])
 
 
 def test_records_without_masks_do_not_train_masks(records, tmp_path):

@@ -86,6 +86,8 @@ def test_augmentation_by_epochs_and_images():
     assert many[20] == many[30] == (False, True, False, True, True)
     assert many[60] == (True, True, False, True, True)
     assert many[100] == (True, True, True, True, True)
+    crops = [planned(50_000, epochs=epochs).task.train_data.crop_area_range[0] for epochs in (9, 10, 19, 20, 100)]
+    assert crops == [0.9, 0.65, 0.65, 0.5, 0.35]
     shares = [planned(5_000, epochs=epochs).task.train_data.mixup_and_cutmix.prob for epochs in (20, 50, 100, 300)]
     assert shares == [0.2, 0.5, 1.0, 1.0]
     assert planned(4_999, epochs=300).task.train_data.mixup_and_cutmix is None
@@ -96,6 +98,7 @@ def test_averages_reach_back_a_fiftieth_of_the_training():
     params = planned(50_000, epochs=16)
     steps = params.trainer.train_steps
     assert params.trainer.optimizer_config.ema.average_decay == pytest.approx(1 - 50 / steps, abs=1e-6)
+    assert params.task.model.backbone.asvit.initialization == "lecun"
     assert planned(40, epochs=1).trainer.optimizer_config.ema.average_decay == 0.9  # Ten steps, where those are more.
 
 

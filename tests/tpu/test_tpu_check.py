@@ -21,7 +21,7 @@ from asvit_tf.tpu import compiler as tpu_compiler
 from asvit_tf.tpu import schedule as tpu_schedule
 from asvit_tf.tpu.compiler import Program
 
-ARGUMENTS = ["tpu-check", TINY, "--image_size", "64", "--batch", "4", "--json"]
+ARGUMENTS = ["tpu-check", TINY, "--image_size", "32", "--batch", "4", "--json"]
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 from official.core import task_factory, train_utils
-from three_phases import STEPS, experiment
+from three_phases import ONE_PHASE, STEPS, experiment
 
 from asvit_tf.dataloaders import classification as data
 from asvit_tf.training import guard, step_log, verdicts
@@ -39,7 +39,7 @@ def test_killed_six_times_and_equal_to_the_bit(tmp_path):
 
 def test_a_checkpoint_of_an_earlier_version_is_continued_and_set_back_to(digits, tmp_path, monkeypatch):
     """It holds model, moments and steps; what an unbroken training knows of the labels is not in it."""
-    params = experiment(digits, trainer={"checkpoint_interval": 4})
+    params = experiment(digits, task=ONE_PHASE, trainer={"checkpoint_interval": 4})
     with tf.distribute.OneDeviceStrategy("CPU:0").scope():
         task = task_factory.get_task(params.task)
         trainer = train_utils.create_trainer(params, task, train=True, evaluate=False, trainer_cls=RetokenizingTrainer)
@@ -68,7 +68,7 @@ def test_a_checkpoint_of_an_earlier_version_is_continued_and_set_back_to(digits,
 
 def test_evaluations_lie_at_multiples_of_their_interval_wherever_training_continues(digits, tmp_path):
     """Continued at 4, with an interval of 6: at 6 and 12, as unbroken, not at 10."""
-    params = experiment(digits, trainer={"train_steps": 4})
+    params = experiment(digits, task=ONE_PHASE, trainer={"train_steps": 4})
     train.run(params, str(tmp_path), "train")
-    train.run(experiment(digits), str(tmp_path), "train_and_eval")
+    train.run(experiment(digits, task=ONE_PHASE), str(tmp_path), "train_and_eval")
     assert [step for step, _ in train.read_evaluations(tmp_path)] == [6, 12]

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
-from three_phases import BLOCK, STEPS, accuracy_of, experiment, scalars
+from three_phases import BLOCK, ONE_PHASE, STEPS, TWO_PHASES, accuracy_of, experiment, scalars
 
 from asvit_tf.dataloaders import classification as data
 from asvit_tf.design import savings
@@ -135,7 +135,8 @@ def test_dilation_left_out_is_auto(digits):
 def test_the_best_checkpoint_is_that_of_all_tokens(digits, tmp_path):
     """Also where evaluations at the phase's own tokens come out better."""
     best = {"best_checkpoint_export_subdir": "best", "best_checkpoint_eval_metric": "accuracy"}
-    params = experiment(digits, task={"retokenization": {"evaluate_phase": True}}, trainer=best)
+    task = {"retokenization": {**TWO_PHASES["retokenization"], "evaluate_phase": True}}
+    params = experiment(digits, task=task, trainer=best)
     metrics = train.run(params, str(tmp_path), "train_and_eval")
     at_all_tokens = scalars(tmp_path / "validation", "accuracy")
     info = json.loads((tmp_path / "best/info.json").read_text())
@@ -145,7 +146,7 @@ def test_the_best_checkpoint_is_that_of_all_tokens(digits, tmp_path):
 
 
 def test_averaged_weights_are_evaluated_and_exported(digits, tmp_path):
-    params = experiment(digits, trainer={"optimizer_config": {"ema": {"average_decay": 0.5}}})
+    params = experiment(digits, task=ONE_PHASE, trainer={"optimizer_config": {"ema": {"average_decay": 0.5}}})
     train.run(params, str(tmp_path / "train"), "train_and_eval")
     averaged = checkpoint_values(tmp_path / "train/ema_checkpoints")
     last = checkpoint_values(tmp_path / "train")
@@ -154,7 +155,7 @@ def test_averaged_weights_are_evaluated_and_exported(digits, tmp_path):
     for given, expected in ((None, averaged), (str(tmp_path / "train"), last)):
         target = str(tmp_path / "saved_model")
         export.export(read, str(tmp_path / "train"), target, checkpoint=given)
-        kernels = [v for v in tf.saved_model.load(target).model.variables if "stem/kernel" in v.name]
+        kernels = [v for v in tf.saved_model.load(target).weights if "stem/kernel" in v.name]
         np.testing.assert_array_equal(kernels[0], expected)
     for file in (tmp_path / "train/ema_checkpoints").iterdir():
         file.unlink()
@@ -173,7 +174,7 @@ def checkpoint_values(directory):
 
 def test_a_directory_that_only_tensorflow_can_write(digits, tmp_path):
     """As in the cloud: no pathlib."""
-    metrics = train.run(experiment(digits), "ram://a/run", "train_and_eval")
+    metrics = train.run(experiment(digits, task=TWO_PHASES), "ram://a/run", "train_and_eval")
     assert "validation_loss" in metrics
     with tf.io.gfile.GFile("ram://a/run/retokenization.json") as file:
         assert json.load(file)["measured_saving"] is not None
@@ -186,9 +187,8 @@ def test_a_directory_named_like_a_pattern(digits, tmp_path):
     directory = tmp_path / "exp [1] *?"
     model_dir = directory / "train"
     (tmp_path / "exp 1 xy" / "train").mkdir(parents=True)  # What the pattern matches.
-    overrides = dict(task={"retokenization": {"preset": "none"}})
-    train.run(experiment(digits, **overrides, trainer={"train_steps": 4}), str(model_dir), "train")
-    params = experiment(digits, **overrides, trainer={"train_steps": 6})
+    train.run(experiment(digits, task=ONE_PHASE, trainer={"train_steps": 4}), str(model_dir), "train")
+    params = experiment(digits, task=ONE_PHASE, trainer={"train_steps": 6})
     metrics = train.run(params, str(model_dir), "train_and_eval")
     assert [block["step"] for block in step_log.read_blocks(model_dir)] == [2, 4, 6]
     newest = checkpoints.newest(model_dir)
@@ -222,7 +222,7 @@ def test_metrics_of_a_cut_block_are_those_of_all_its_steps(digits, tmp_path):
 def test_a_training_that_is_paused_goes_on_where_it_was(digits, tmp_path, averages):
     """Behind an evaluation between two checkpoints: no step is trained twice."""
     optimizer = {"ema": {"average_decay": 0.5}} if averages else {}
-    params = experiment(digits, trainer={"checkpoint_interval": 10, "optimizer_config": optimizer})
+    params = experiment(digits, task=ONE_PHASE, trainer={"checkpoint_interval": 10, "optimizer_config": optimizer})
     seen = []
 
     def evaluated(step):

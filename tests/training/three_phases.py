@@ -9,6 +9,9 @@ from tensorboard.backend.event_processing import event_accumulator
 
 STEPS, BLOCK = 12, 2
 PHASES = ((4, 16, 5), (8, 8, 2), (None, 4, 1))
+# Sections of a task, for tests that need no more: every phase is traced.
+ONE_PHASE = {"retokenization": {"phases": [dict(stride=4)]}}
+TWO_PHASES = {"retokenization": {"phases": [dict(until_step=8, stride=8), dict(stride=4)]}}
 
 
 def experiment(digits, **overrides):

@@ -49,12 +49,12 @@ def test_one_json_line_and_every_result(unbroken):
     assert result["majority_share"] == pytest.approx(1 / 3)
     assert result["accuracy"] > 0.7
     assert result["balanced_accuracy"] == pytest.approx(result["accuracy"])  # As many images of every class.
-    assert result["parameters"] <= 510_000
+    assert result["parameters"] <= 450_000
     report = (output / "report.html").read_text()
     assert report.count("data:image/png;base64,") == 6 + (result["accuracy"] < 1)  # The last are pictures of mistakes.
     assert result["grown"] in report
     curve = dict(train.read_evaluations(output / "train"))
-    assert sorted(curve) == [12, 24, 36, 48, 60, 72]  # After each epoch.
+    assert sorted(curve) == [12, 24, 36]  # After each epoch.
     assert result["accuracy"] == pytest.approx(max(curve.values())) == pytest.approx(curve[result["best_step"]])
     assert f"The network is that of step {result['best_step']}, the best of all evaluations" in report
     assert result["duplicates"]["validation_in_train"] == 0
@@ -77,7 +77,7 @@ def test_killed_in_search_growth_and_training_it_ends_the_same(folder, unbroken,
 
     kill_when = [
         lambda: lines("search/trace.jsonl") == 1,
-        lambda: lines("scores.jsonl") >= 5 and not (output / "grow/result.json").exists(),
+        lambda: lines("scores.jsonl") >= 3 and not (output / "grow/result.json").exists(),
         lambda: any((output / "train").glob("ckpt-*.index")),
     ]
     for condition in kill_when:
@@ -115,7 +115,7 @@ def test_run_again_repeats_nothing(folder, unbroken, capsys):
 def test_other_settings_in_the_same_directory_are_refused(folder, unbroken, capsys):
     output, _, _ = unbroken
     assert cli.main([*command(folder, output), "--epochs", "4"]) == 2
-    assert "epochs was 6, now 4" in capsys.readouterr().err
+    assert "epochs was 3, now 4" in capsys.readouterr().err
 
 
 def test_shuffled_labels_end_with_one_line_and_no_export(folder, unbroken, tmp_path, capfd):

@@ -8,8 +8,8 @@ import tensorflow as tf
 from search_helpers import coloured_digits
 
 OPTIONS = [
-    *("--image-size", "16", "--search-steps", "2", "--repeats", "1", "--score-batch", "2", "--budget", "0.51"),
-    *("--epochs", "6", "--batch-size", "8", "--seed", "3"),
+    *("--image-size", "16", "--search-steps", "2", "--repeats", "1", "--score-batch", "2", "--budget", "0.45"),
+    *("--epochs", "3", "--batch-size", "8", "--seed", "3"),
 ]
 
 

@@ -3,12 +3,14 @@
 import dataclasses
 import json
 import math
+import zlib
 
 import numpy as np
 import pytest
 
 from asvit_tf import Topology, UserError, cli
 from asvit_tf.choices import PREDICTED
+from search.runs.search_settings import ImageSettings, ScoredRun
 from search.scoring.battery import Battery
 from search.scoring.predicting import PredictingScorer
 from search.scoring.predictor import Line, Predictor
@@ -92,18 +94,51 @@ def test_a_predictor_survives_its_file(tmp_path):
     path = tmp_path / "predictor.json"
     path.write_text(json.dumps(predictor_of().as_dict()))
     assert Predictor.read(str(path)) == predictor_of()
+    earlier = {name: value for name, value in predictor_of().as_dict().items() if name != "base_stride"}
+    path.write_text(json.dumps(earlier))
+    assert Predictor.read(str(path)).base_stride == 4
     good = predictor_of().as_dict()
     lines = [dict(names=["macs"], slopes=[]), dict(names=["speed"], slopes=[1]), dict(names=["macs"], slopes=["nan"])]
     lines += [dict(names=["rank_sum"], slopes=[1]), dict(names=["macs"] * 2, slopes=[1, 1])]
     lines.append(dict(names=["macs"], slopes=[10**400]))
     changes = [dict(line={**line, "constant": 0}) for line in lines]
-    changes += [dict(num_classes="ten"), dict(width=0), dict(image_size=[16]), dict(topologies=None), dict(evidence=1)]
+    changes += [
+        dict(num_classes="ten"),
+        dict(width=0),
+        dict(base_stride=0),
+        dict(image_size=[16]),
+        dict(topologies=None),
+        dict(evidence=1),
+    ]
+    changes.append(dict(space="all"))
     for text in ("", "[]", "{}", "[" * 10**5, *(json.dumps({**good, **change}) for change in changes)):
         path.write_text(text)
         with pytest.raises(UserError, match=r"is no predictor.json that asvit study wrote"):
             Predictor.read(str(path))
     with pytest.raises(UserError, match=r"cannot read .*gone\.json"):
         Predictor.read(str(tmp_path / "gone.json"))
+
+
+def test_results_by_a_predictor_of_an_earlier_version_stay_its():
+    assert not {"base_stride", "space"} & predictor_of().identity().keys()
+    assert zlib.crc32(json.dumps(predictor_of().identity()).encode()) == 1708963644  # As before these fields.
+    later = predictor_of(base_stride=2, space="fitting").identity()
+    assert (later["base_stride"], later["space"]) == (2, "fitting")
+
+
+def test_a_search_stays_in_the_space_of_the_study():
+    def heads(**changes):
+        predictor = predictor_of(image_size=(32, 32), base_stride=2, width=32, **changes)
+        scoring = ScoringSettings(
+            image_size=(32, 32), base_stride=2, points=3, measures=(PREDICTED,), predictor=predictor
+        )
+        images = ImageSettings(dataset="noise", image_size=32, batch_size=2)
+        sampled = ScoredRun(images, scoring).space
+        assert sampled.width == 32
+        return sampled.choices["num_heads"]
+
+    assert heads(space="fitting") == (16, 32)  # 64 would be 8 in the first stage, of 4 channels.
+    assert heads(space="published") == (16, 32, 64)
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +194,7 @@ def test_a_search_by_predicted_accuracy(tmp_path, capsys):
         (["--predictor", "gone.json"], "cannot read gone.json"),
         (["--reward_types", "predicted_accuracy"], "predicted_accuracy needs a predictor"),
         (["--predictor", "GOOD", "--image_size", "32"], "images of 16 x 16 pixels, not 32 x 32"),
+        (["--predictor", "GOOD", "--base-stride", "2"], "networks with a base stride of 4, not 2"),
         (["--predictor", "GOOD", "--batch_size", "4"], "NTK is of 2 images, not 4"),
         (["--predictor", "GOOD", "--points", "4"], "circles have 3 points, not 4"),
         (["--predictor", "GOOD", "--points", "3", "--radius", "unit"], "circles have radius sqrt_n, not unit"),

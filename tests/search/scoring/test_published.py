@@ -19,7 +19,7 @@ from search.scoring.battery import Battery
 from search.scoring.networks import CLASSES, network_of
 from search.scoring.settings import ScoringSettings
 from search.scoring.training_free import TrainingFreeScorer
-from search.strategy import growth
+from search.strategy import ranking
 from search.study import result
 from search.study.settings import StudySettings
 
@@ -128,7 +128,7 @@ def test_a_study_names_them():
 
 def test_a_growth_takes_the_larger_value_of_each():
     rows = [{"synflow": 1.0, "zico": 5.0}, {"synflow": 2.0, "zico": 5.0}, {"synflow": 2.0, "zico": 4.0}]
-    assert growth.choose(rows) == 1
+    assert ranking.choose(rows) == 1
 
 
 def test_one_image_is_refused_before_anything_is_built():

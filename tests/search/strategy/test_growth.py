@@ -9,6 +9,7 @@ from search_helpers import Counting, fake_scorer, without_seconds
 from asvit_tf import Topology, UserError
 from search.scoring.score import Remembered, Score
 from search.strategy import growth as grow
+from search.strategy import ranking
 from search.strategy.limits import Limits
 from search.strategy.settings import GrowthSettings
 
@@ -18,8 +19,8 @@ SMALL = Limits(max_parameters=2_000_000, image_size=(32, 32), num_classes=10)
 
 
 def test_dense_ranks_share_ranks():
-    assert grow.dense_ranks([3.0, 1.0, 3.0, 2.0], direction=1) == [0, 2, 0, 1]
-    assert grow.dense_ranks([3.0, 1.0, 3.0, 2.0], direction=-1) == [2, 0, 2, 1]
+    assert ranking.dense_ranks([3.0, 1.0, 3.0, 2.0], direction=1) == [0, 2, 0, 1]
+    assert ranking.dense_ranks([3.0, 1.0, 3.0, 2.0], direction=-1) == [2, 0, 2, 1]
 
 
 @pytest.mark.parametrize(
@@ -35,7 +36,7 @@ def test_dense_ranks_share_ranks():
 )
 def test_choice_and_ties(length, ntk, chosen):
     rows = [{"length_distortion": a, "ntk_condition_number": b} for a, b in zip(length, ntk)]
-    assert grow.choose(rows) == chosen
+    assert ranking.choose(rows) == chosen
 
 
 def test_candidates_are_one_block_times_wider_widths():

@@ -6,7 +6,7 @@ from search_helpers import fake_scorer
 
 from asvit_tf import Topology, UserError
 from asvit_tf.design import counting, grids
-from search.strategy import growth, reinforce, space
+from search.strategy import growth, loop, space
 from search.strategy.limits import Limits
 from search.strategy.settings import LEAST_HEAD_DIM, GrowthSettings, SearchSettings
 from search.strategy.space import PUBLISHED
@@ -48,6 +48,20 @@ def test_splits_that_leave_no_windows_worth_the_name_are_left_out(image_size, sp
         assert fitting.topology_at(fitting.indices_of(topology)) == topology
 
 
+@pytest.mark.parametrize(
+    ("image_size", "base_stride", "share"),
+    [
+        ((224, 224), 4, 0.0),
+        # 8, 4, 2 and 1 tokens a side: splits of 8, of 4, and of 2 leave single ones.
+        ((32, 32), 4, 1 - (2 / 3) * (2 / 3) * (1 / 2)),
+        ((32, 32), 2, 0.0),  # 16, 8, 4 and 2: the least windows have four tokens.
+    ],
+)
+def test_single_tokens_are_counted_by_hand(image_size, base_stride, share):
+    assert space.single_token_share(space.PUBLISHED, image_size, base_stride) == pytest.approx(share)
+    assert space.single_token_share(space.fitting(image_size, base_stride), image_size, base_stride) == 0
+
+
 def test_heads_that_would_be_too_narrow_are_left_out():
     heads = {width: space.fitting((224, 224), width=width, least_head_dim=8).choices["num_heads"] for width in (16, 48)}
     assert heads == {16: (16,), 48: (16, 32)}
@@ -69,7 +83,7 @@ def test_what_a_run_finds_and_grows_fits_its_images(image_size, tmp_path):
         paths = [tmp_path / f"{step}_{seed}" for step in ("search", "grow")]
         for path in paths:
             path.mkdir()
-        found = reinforce.search(paths[0], SearchSettings(total_steps=2, seed=seed), fake_scorer, limits, fitting)
+        found = loop.search(paths[0], SearchSettings(total_steps=2, seed=seed), fake_scorer, limits, fitting)
         first = Topology.parse(found["topology"])
         options = GrowthSettings(width, proxy_divisor=2, stop_parameters=4_000_000)
         for member in growth.grow(paths[1], first, options, fake_scorer, limits)["family"]:

@@ -9,7 +9,7 @@ from asvit_tf import Topology, UserError
 from search.runs import family
 from search.runs.settings import RunSettings
 from search.scoring.score import Remembered, Score
-from search.strategy import reinforce
+from search.strategy import loop, reinforce
 from search.strategy.limits import Limits
 from search.strategy.settings import SearchSettings
 from search.strategy.space import PUBLISHED
@@ -80,9 +80,9 @@ def test_search_with_samples_side_by_side_and_killed_inside_a_step(tmp_path):
         (tmp_path / name).mkdir()
     scorer = Remembered(Counting(7), tmp_path / "killed/scores.jsonl")
     with pytest.raises(Counting.Killed):
-        reinforce.search(tmp_path / "killed", options, scorer, Limits())
+        loop.search(tmp_path / "killed", options, scorer, Limits())
     results = [
-        reinforce.search(tmp_path / name, options, Remembered(Counting(), tmp_path / name / "s.jsonl"), Limits())
+        loop.search(tmp_path / name, options, Remembered(Counting(), tmp_path / name / "s.jsonl"), Limits())
         for name in ("killed", "unbroken")
     ]
     assert results[0] == results[1]
@@ -93,18 +93,18 @@ def test_search_with_samples_side_by_side_and_killed_inside_a_step(tmp_path):
 
 def test_limits_hold_for_every_sample_and_for_the_result(tmp_path):
     limits = Limits(max_parameters=2_500_000, max_macs=400_000_000)
-    result = reinforce.search(tmp_path, SearchSettings(total_steps=6), fake_scorer, limits)
+    result = loop.search(tmp_path, SearchSettings(total_steps=6), fake_scorer, limits)
     for row in [*without_seconds(tmp_path / "trace.jsonl"), result]:
         assert row["parameters"] <= 2_500_000
         assert row["macs"] <= 400_000_000
     with pytest.raises(UserError, match="not one is within the limits"):
-        reinforce.search(tmp_path / "none", SearchSettings(total_steps=1), fake_scorer, Limits(max_parameters=10))
+        loop.search(tmp_path / "none", SearchSettings(total_steps=1), fake_scorer, Limits(max_parameters=10))
     with pytest.raises(UserError, match="max_macs is 0"):
         Limits(max_macs=0)
 
 
 def test_tensorboard_has_the_released_names(tmp_path):
-    reinforce.search(tmp_path, SearchSettings(total_steps=3), fake_scorer, Limits())
+    loop.search(tmp_path, SearchSettings(total_steps=3), fake_scorer, Limits())
     events = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     names = {"TE/NTK", "TE/Exp", "TE/flops", "TE/params", "reinforce/entropy", "reward/reward"}
@@ -145,11 +145,11 @@ def test_a_killed_search_ends_as_an_unbroken_one(tmp_path):
         for allowed in kills:
             scorer = Remembered(Counting(allowed), directory / "scores.jsonl")
             with pytest.raises(Counting.Killed):
-                reinforce.search(directory, options, scorer, Limits())
+                loop.search(directory, options, scorer, Limits())
             with open(directory / "trace.jsonl", "a") as file:
                 file.write('{"step": 99, "topo')  # What a process killed while writing leaves.
         last = Counting()
-        results[name] = reinforce.search(directory, options, Remembered(last, directory / "scores.jsonl"), Limits())
+        results[name] = loop.search(directory, options, Remembered(last, directory / "scores.jsonl"), Limits())
         assert last.calls <= 12 - sum(kills)
     assert results["killed"] == results["unbroken"]
     assert without_seconds(tmp_path / "killed/trace.jsonl") == without_seconds(tmp_path / "unbroken/trace.jsonl")
@@ -161,7 +161,7 @@ def test_search_depends_on_the_seed(tmp_path):
     for seed in (1, 2):
         (tmp_path / str(seed)).mkdir()
         options = SearchSettings(total_steps=5, seed=seed)
-        found.add(reinforce.search(tmp_path / str(seed), options, fake_scorer, Limits())["topology"])
+        found.add(loop.search(tmp_path / str(seed), options, fake_scorer, Limits())["topology"])
     assert len(found) == 2
 
 
@@ -173,9 +173,9 @@ def test_a_failed_measure_moves_nothing_and_is_counted(tmp_path):
             yield Score({"length_distortion": 1.0, "ntk_condition_number": None}, {"ntk_condition_number": 5}, 0.0)
 
     with pytest.raises(UserError, match="none of 20 topologies could be scored"):
-        reinforce.search(tmp_path / "long", SearchSettings(total_steps=500), failing, Limits())
+        loop.search(tmp_path / "long", SearchSettings(total_steps=500), failing, Limits())
     with pytest.raises(UserError, match="none of 3 topologies could be scored"):
-        reinforce.search(tmp_path, SearchSettings(total_steps=3), failing, Limits())
+        loop.search(tmp_path, SearchSettings(total_steps=3), failing, Limits())
     rows = without_seconds(tmp_path / "trace.jsonl")
     assert all(row["reward"] is None and row["scores"]["ntk_condition_number"] is None for row in rows)
     assert rows[0]["entropy"] == rows[2]["entropy"]

@@ -22,9 +22,10 @@ from search.study.settings import StudySettings
 
 
 def test_topologies_are_different_and_of_the_space_and_more_begin_with_fewer():
-    drawn = study.sample(300, 16, seed=1)
+    space = StudySettings(space="published", width=16).sampled
+    drawn = study.sample(space, 300, seed=1)
     assert len(set(map(str, drawn))) == 300
-    assert drawn[:20] == study.sample(20, 16, seed=1) != study.sample(20, 16, seed=2)
+    assert drawn[:20] == study.sample(space, 20, seed=1) != study.sample(space, 20, seed=2)
     for position, options in enumerate(PUBLISHED.choices.values()):
         taken = [PUBLISHED.indices_of(topology)[position] for topology in drawn]
         counts = np.bincount(taken, minlength=len(options))

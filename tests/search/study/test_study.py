@@ -78,7 +78,16 @@ def without_seconds(directory):
     return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
 
 
-SMALL = StudySettings(topologies=12, repeated_topologies=2, seed_repeats=3, draws=100)
+SMALL = StudySettings(
+    space="published",
+    base_stride=4,
+    width=16,
+    initialization="released",
+    topologies=12,
+    repeated_topologies=2,
+    seed_repeats=3,
+    draws=100,
+)
 
 
 def test_a_killed_study_ends_with_the_rows_of_an_unbroken_one(work, tmp_path):
@@ -120,7 +129,7 @@ def test_a_predictor_of_more_topologies_does_not_stay(work, tmp_path):
 
 
 def test_a_topology_without_measures_takes_them_from_no_other(work, tmp_path):
-    work["broken"].add(str(study.sample(20, SMALL.width, SMALL.seed)[3]))
+    work["broken"].add(str(study.sample(SMALL.sampled, 20, SMALL.seed)[3]))
     result = study.run(str(tmp_path), dataclasses.replace(SMALL, topologies=20))
     line = json.loads((tmp_path / "predictor.json").read_text())
     assert 16 <= line["topologies"] <= 19
@@ -144,17 +153,17 @@ def test_what_else_lies_in_the_directory_stays(work, tmp_path, monkeypatch):
 def test_more_topologies_continue_and_another_study_is_refused(work, tmp_path):
     study.run(str(tmp_path), SMALL)
     work["calls"] = 0
-    more = StudySettings(topologies=14, repeated_topologies=3, seed_repeats=3, draws=100)
+    more = dataclasses.replace(SMALL, topologies=14, repeated_topologies=3)
     result = study.run(str(tmp_path), more)
     assert work["calls"] == 2 * 2 + 2
     assert result["topologies"] == 14
     assert result["noise"]["repeated"] == 3
     with pytest.raises(UserError, match="epochs was 8, now 9"):
-        study.run(str(tmp_path), StudySettings(epochs=9))
+        study.run(str(tmp_path), dataclasses.replace(SMALL, epochs=9))
 
 
 def test_what_fails_is_listed_and_what_is_undefined_is_counted(work, tmp_path):
-    drawn = list(map(str, study.sample(12, SMALL.width, SMALL.seed)))
+    drawn = list(map(str, study.sample(SMALL.sampled, 12, SMALL.seed)))
     work.update(diverging={drawn[1]}, broken={drawn[2]})
     result = study.run(str(tmp_path), SMALL)
     assert result["trained"] == 11
@@ -207,7 +216,7 @@ def test_a_training_that_learned_nothing_failed_and_is_named(work, tmp_path):
     rows = [dict(topology="a", seed=1, accuracy=a, loss=b, failed={}) for a, b in ends]
     guessing, *learned = study_result.without_guessing(rows, shares=[0.9, 0.1, 0.0])
     assert (guessing["accuracy"], learned) == (None, rows[1:])
-    work["guessing"].add(str(study.sample(12, SMALL.width, SMALL.seed)[0]))
+    work["guessing"].add(str(study.sample(SMALL.sampled, 12, SMALL.seed)[0]))
     result = study.run(str(tmp_path), SMALL)
     assert result["trained"] == 11
     assert {row["seed"] for row in result["failed"]} == {8, 9, 10}
@@ -236,7 +245,7 @@ def test_a_full_disk_stops_the_study_and_is_no_failed_topology(work, tmp_path, m
 
 
 def test_a_study_in_which_nothing_trains_says_why(work, tmp_path):
-    work["diverging"].update(map(str, study.sample(12, SMALL.width, SMALL.seed)))
+    work["diverging"].update(map(str, study.sample(SMALL.sampled, 12, SMALL.seed)))
     with pytest.raises(UserError, match="0 of 12 topologies could be trained: the loss is not a number"):
         study.run(str(tmp_path), SMALL)
 
@@ -248,7 +257,11 @@ def test_a_study_in_which_nothing_trains_says_why(work, tmp_path):
         (["--dataset", "digits", "--data_path", "x"], "give either a dataset or a data_path"),
         (["--data_path", "nowhere"], "nowhere is not a folder"),
         (["--topologies", "1"], "topologies is 1; it must be at least 2"),
-        (["--topologies", "5000000"], "the search space has 4556250"),
+        (["--topologies", "5000000"], "the search space has 675000"),
+        (["--topologies", "5000000", "--space", "published"], "the search space has 4556250"),
+        (["--space", "all"], "'all' is not one of 'fitting', 'published'"),
+        (["--base_stride", "0"], "base_stride is 0; it must be at least 1"),
+        (["--width", "8"], "width is 8; heads of 8 channels need at least 16"),
         (["--image_size", "100000"], "image_size is 100000; allowed are up to 1024"),
         (["--image_size", "7"], "image_size is 7; it must be at least 8"),
         (["--epochs", "0"], "epochs is 0; it must be at least 1"),
@@ -279,7 +292,7 @@ def test_a_small_study_of_a_users_folder(tmp_path, capsys):
         for i in range(10):
             pixels = np.clip(level + generator.integers(-40, 40, (16, 16, 3)), 0, 255).astype(np.uint8)
             (tmp_path / "images" / name / f"{i}.png").write_bytes(tf.io.encode_png(pixels).numpy())
-    options = ["--image_size", "16", "--width", "8", "--topologies", "2", "--epochs", "1", "--batch_size", "8"]
+    options = ["--image_size", "16", "--width", "16", "--topologies", "2", "--epochs", "1", "--batch_size", "8"]
     options += ["--repeats", "1", "--points", "3", "--score_batch", "2", "--draws", "100", "--json"]
     command = ["study", "--save_dir", str(tmp_path / "out"), "--data_path", str(tmp_path / "images"), *options]
     assert cli.main(command) == 0

@@ -1,0 +1,161 @@
+"""`asvit detect-run` and `asvit segment-run` on photographs, beside networks of others on the same data and seconds.
+
+    python benchmarks/detection/photographs.py boxes --data BCCD --save_dir DIR [--arms asvit,resnet]
+    python benchmarks/detection/photographs.py classes --data CAMVID --save_dir DIR
+
+`BCCD` is laid out as COCO is; `CAMVID` holds images/ and masks/ with train, val and test, label 11 ignored. Every arm
+is the public command in a process of its own, nothing else should run. `asvit` (boxes: three seeds) and `cascade` are
+the commands without a flag but the seed; `lecun` begins its linear maps by their fan-in. `mobilenet` and `resnet` are
+the Model Garden's MobileNetV2 and ResNet-50 as the backbone of the same detector, from scratch, by the same recipe;
+`deeplab` is its DeepLabV3 on MobileNetV2. Each of these runs twice: for the epochs of `asvit`, and for as many as take
+the training seconds of `asvit` (its first seed's, which has to be there). Rows go to benchmarks/results/dense.jsonl (or
+--results); started again, it continues, and a killed arm goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+RESULTS = Path(__file__).parents[1] / "results" / "dense.jsonl"
+_BACKBONE = "task.model.backbone.type={0}"
+_LECUN = "task.model.backbone.asvit.initialization=lecun"
+# Name: flags, and fields of the training.
+BOXES: dict[str, tuple[list[str], list[str]]] = {
+    "asvit, seed 0": (["--seed", "0"], []),
+    "lecun, seed 0": (["--seed", "0"], [_LECUN]),
+    "asvit, seed 1": (["--seed", "1"], []),
+    "asvit, seed 2": (["--seed", "2"], []),
+    "cascade": (["--model", "cascade"], []),
+}
+BOX_PEERS = {
+    "mobilenet": [_BACKBONE.format("mobilenet"), "task.model.backbone.mobilenet.model_id=MobileNetV2"],
+    "resnet": [_BACKBONE.format("resnet"), "task.model.backbone.resnet.model_id=50"],
+}
+CLASSES: dict[str, tuple[list[str], list[str]]] = {
+    "asvit, seed 0": (["--seed", "0"], []),
+    "lecun, seed 0": (["--seed", "0"], [_LECUN]),
+}
+CLASS_PEERS = {
+    "deeplab": [
+        _BACKBONE.format("mobilenet"),
+        "task.model.backbone.mobilenet.model_id=MobileNetV2",
+        "task.model.backbone.mobilenet.output_stride=16",
+        "task.model.decoder.type=aspp",
+        "task.model.decoder.aspp.level=4",
+        "task.model.decoder.aspp.dilation_rates=[6,12,18]",
+        "task.model.decoder.aspp.num_filters=64",
+        "task.model.head.feature_fusion=null",
+        "task.model.head.level=4",
+    ],
+}
+
+
+def command_of(kind: str, data: Path, output: Path, flags: list[str], fields: list[str]) -> list[str]:
+    """The public command."""
+    task = ["detect-run", str(data)] if kind == "boxes" else ["segment-run", str(data / "images"), str(data / "masks")]
+    ignored = [] if kind == "boxes" else ["--ignored", "11"]
+    overrides = [f"--params-override={field}" for field in fields]
+    return [
+        sys.executable,
+        "-m",
+        "asvit_tf.cli",
+        *task,
+        "--output",
+        str(output),
+        *ignored,
+        *flags,
+        *overrides,
+        "--json",
+    ]
+
+
+def trained(output: Path) -> dict[str, float]:
+    """Epochs, steps, and warm seconds of the training of a run."""
+    from asvit_tf.training import step_log
+
+    blocks = step_log.read_blocks(output / "train")
+    warm = [block for block in blocks if not block["traced"]]
+    steps = blocks[-1]["step"]
+    of_a_step = sum(block["seconds"] for block in warm) / sum(block["steps"] for block in warm)
+    return dict(steps=steps, epochs=len(blocks), step_seconds=of_a_step, training_seconds=steps * of_a_step)
+
+
+def run(kind: str, name: str, data: Path, output: Path, flags: list[str], fields: list[str]) -> dict[str, Any]:
+    """The row of an arm."""
+    start = time.perf_counter()
+    command = command_of(kind, data, output, flags, fields)
+    finished = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=os.environ)
+    if finished.returncode:
+        sys.exit(f"{name}: status {finished.returncode}")
+    result = json.loads(finished.stdout.splitlines()[-1])
+    kept = (
+        "AP",
+        "AP50",
+        "mask_AP",
+        "mask_AP50",
+        "mean_iou",
+        "test_mean_iou",
+        "pixel_accuracy",
+        "by_class",
+        "parameters",
+    )
+    return dict(
+        kind=kind,
+        arm=name,
+        **{key: result[key] for key in kept if key in result},
+        input_size=result["input_size"],
+        whole_seconds=time.perf_counter() - start,
+        **trained(output),
+    )
+
+
+@click.command()
+@click.argument("kind", type=click.Choice(["boxes", "classes"]))
+@click.option("--data", required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("--save_dir", required=True, type=click.Path(path_type=Path))
+@click.option("--arms", help="Arms that begin with one of these words, by commas.  [default: all]")
+@click.option("--results", default=RESULTS, show_default=True, type=click.Path(path_type=Path))
+def main(kind: str, data: Path, save_dir: Path, arms: str | None, results: Path) -> None:
+    from asvit_tf.journals import Journal
+
+    own, peers = (BOXES, BOX_PEERS) if kind == "boxes" else (CLASSES, CLASS_PEERS)
+    journal = Journal(results)
+
+    def wanted(name: str) -> bool:
+        chosen = arms is None or any(name.startswith(word) for word in arms.split(","))
+        return chosen and not any((row["kind"], row["arm"]) == (kind, name) for row in journal.rows)
+
+    def directory(name: str) -> Path:
+        return save_dir / kind / name.replace(", ", "_").replace(" ", "_")
+
+    def add(name: str, flags: list[str], fields: list[str]) -> dict[str, Any]:
+        journal.append(run(kind, name, data, directory(name), flags, fields))
+        print(json.dumps(journal.rows[-1]), flush=True)
+        return journal.rows[-1]
+
+    directory("").mkdir(parents=True, exist_ok=True)
+    for name, (flags, fields) in own.items():
+        if wanted(name):
+            add(name, flags, fields)
+    for peer, fields in peers.items():
+        if not (wanted(f"{peer}, epochs") or wanted(f"{peer}, seconds")):
+            continue
+        first = next(row for row in journal.rows if (row["kind"], row["arm"]) == (kind, "asvit, seed 0"))
+        if wanted(f"{peer}, epochs"):
+            add(f"{peer}, epochs", ["--seed", "0", "--epochs", str(first["epochs"])], fields)
+        same = next(row for row in journal.rows if (row["kind"], row["arm"]) == (kind, f"{peer}, epochs"))
+        epochs = max(1, round(same["epochs"] * first["training_seconds"] / same["training_seconds"]))
+        if wanted(f"{peer}, seconds"):
+            add(f"{peer}, seconds", ["--seed", "0", "--epochs", str(epochs)], fields)
+
+
+if __name__ == "__main__":
+    main()

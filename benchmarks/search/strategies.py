@@ -1,0 +1,132 @@
+"""REINFORCE, regularised evolution and chance with as many scores, ten seeds each: how good is what they find?
+
+    python benchmarks/search/strategies.py --images CIFAR10 --save_dir DIR [--scores 100] [--seeds 10]
+
+Searches by the released reward (length distortion and the condition number of the NTK) in the space that fits images of
+32 x 32. What was found is placed among topologies drawn at random beforehand, which no search sees: the share of them
+that it beats, by each measure and by their rank sum. The seed is that of the search; images, circles and weights are
+always the same, so no topology is measured twice. Rows go to benchmarks/results/strategies.jsonl (or --results), the
+figure to docs/figures; started again, it continues. search_against_chance.py trains what was found.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import click
+import numpy as np
+
+RESULTS = Path(__file__).parents[1] / "results" / "strategies.jsonl"
+FIGURE = Path(__file__).parents[2] / "docs" / "figures" / "strategies.png"
+SIZE, WIDTH, BATCH, CLASSES = (32, 32), 32, 16, 10
+POOL, POOL_SEED = 200, 99
+
+
+def shares_beaten(found: dict[str, float | None], pool: list[dict[str, float | None]]) -> dict[str, float]:
+    """Share of a pool that a topology beats, by each measure and by their rank sum, half of those that it ties with."""
+    from asvit_tf.choices import DIRECTIONS, SEARCHED
+
+    def position(value: float, others: np.ndarray) -> float:
+        return float(np.mean(value > others) + 0.5 * np.mean(value == others))
+
+    known = [scores for scores in pool if None not in scores.values()]
+    shares, sums, own = {}, np.zeros(len(known)), 0.0
+    for name in SEARCHED:
+        others = DIRECTIONS[name] * np.array([scores[name] for scores in known], np.float64)
+        value = found[name]
+        # REINFORCE may end on a topology that was never scored; one that cannot be beats nothing.
+        shares[name] = 0.0 if value is None else position(DIRECTIONS[name] * value, others)
+        sums += [position(other, others) for other in others]
+        own += shares[name]
+    return {**shares, "rank_sum": position(own, sums)}
+
+
+def draw(rows: list[dict[str, Any]], scores: int) -> None:
+    """A point for every search."""
+    from matplotlib.figure import Figure
+
+    from asvit_tf.choices import SEARCH_STRATEGIES
+    from search.report.figures import save, tidy
+
+    figure = Figure(figsize=(6.5, 2.8), layout="constrained")
+    names = list(rows[0]["beaten"])
+    for axis, name in zip(figure.subplots(1, len(names), sharey=True), names):
+        tidy(axis)
+        for place, strategy in enumerate(SEARCH_STRATEGIES):
+            values = [100 * row["beaten"][name] for row in rows if row["strategy"] == strategy]
+            axis.plot([place] * len(values), values, "o", alpha=0.5)
+            axis.plot([place - 0.2, place + 0.2], [np.mean(values)] * 2, "k-")
+        axis.set_xticks(range(len(SEARCH_STRATEGIES)), SEARCH_STRATEGIES, fontsize=8)
+        axis.set_title(name.replace("_", " "), fontsize=9)
+    figure.axes[0].set_ylabel(f"beats % of chance ({scores} scores)", fontsize=8)
+    save(FIGURE, figure)
+
+
+@click.command()
+@click.option("--images", required=True, type=click.Path(exists=True), help="Folder of images, at any depth.")
+@click.option("--save_dir", required=True, type=click.Path(path_type=Path))
+@click.option("--scores", default=100, show_default=True, type=click.IntRange(min=10))
+@click.option("--seeds", default=10, show_default=True, type=click.IntRange(min=1))
+@click.option("--results", default=RESULTS, show_default=True, type=click.Path(path_type=Path))
+def main(images: str, save_dir: Path, scores: int, seeds: int, results: Path) -> None:
+    from asvit_tf.choices import SEARCH_STRATEGIES
+    from asvit_tf.dataloaders.images import Source, sample
+    from asvit_tf.design import grids
+    from asvit_tf.design.topology import Topology
+    from asvit_tf.journals import Journal, workspace
+    from search.scoring.score import Remembered
+    from search.scoring.settings import ScoringSettings
+    from search.scoring.training_free import TrainingFreeScorer
+    from search.strategy import loop, space
+    from search.strategy.limits import Limits
+    from search.strategy.settings import LEAST_HEAD_DIM, SearchSettings
+    from search.study.run import sample as drawn
+
+    stride = grids.base_stride(SIZE)
+    fitting = space.fitting(SIZE, stride, WIDTH, LEAST_HEAD_DIM)
+    settings = ScoringSettings(image_size=SIZE, base_stride=stride)
+    with workspace(save_dir, dict(images=os.path.abspath(images))) as directory:
+        taken, _ = sample(Source(data_path=images), BATCH, SIZE, settings.seed)
+        scorer = Remembered(TrainingFreeScorer(settings, taken), directory / "scores.jsonl")
+        pool = [score.measures for score in scorer(drawn(fitting, POOL, POOL_SEED))]
+        journal = Journal(results)
+        done = {(row["strategy"], row["seed"], row["scores"]) for row in journal.rows}
+        for seed in range(seeds):
+            for strategy in SEARCH_STRATEGIES:
+                if (strategy, seed, scores) in done:
+                    continue
+                place = directory / f"{strategy}_{seed}_{scores}"
+                place.mkdir(exist_ok=True)
+                options = SearchSettings(total_steps=scores, seed=seed, strategy=strategy)
+                limits = Limits(None, None, SIZE, CLASSES, stride)
+                topology = loop.search(place, options, scorer, limits, fitting, progress=True)["topology"]
+                (score,) = scorer([Topology.parse(topology)])
+                journal.append(
+                    dict(
+                        strategy=strategy,
+                        seed=seed,
+                        scores=scores,
+                        topology=topology,
+                        measures=score.measures,
+                        beaten=shares_beaten(score.measures, pool),
+                    )
+                )
+    rows = [row for row in journal.rows if row["scores"] == scores]
+    for strategy in SEARCH_STRATEGIES:
+        beaten = [row["beaten"] for row in rows if row["strategy"] == strategy]
+        means = {name: np.mean([each[name] for each in beaten]) for name in beaten[0]}
+        least = min(each["rank_sum"] for each in beaten)
+        print(
+            f"| {strategy} | {len(beaten)} | "
+            + " | ".join(f"{mean:.1%}" for mean in means.values())
+            + f" | {least:.1%} |"
+        )
+    draw(rows, scores)
+
+
+if __name__ == "__main__":
+    main()
