@@ -58,7 +58,9 @@ class Journal:
 
 
 @contextlib.contextmanager
-def workspace(directory: str | os.PathLike, settings: Mapping[str, Any]) -> Iterator[Path]:
+def workspace(
+    directory: str | os.PathLike, settings: Mapping[str, Any], earlier: Mapping[str, Any] | None = None
+) -> Iterator[Path]:
     """Makes a directory this process's own for one configuration, as long as the `with` block lasts.
 
     The lock is the kernel's: it ends with the process however that ends, and child processes do not inherit it.
@@ -66,6 +68,7 @@ def workspace(directory: str | os.PathLike, settings: Mapping[str, Any]) -> Iter
     Args:
       directory: Created if absent.
       settings: What the results in it depend on; kept as `settings.json`.
+      earlier: What those settings were that earlier versions did not have: a directory without one is of this value.
 
     Yields:
       The directory.
@@ -86,17 +89,17 @@ def workspace(directory: str | os.PathLike, settings: Mapping[str, Any]) -> Iter
             raise UserError(
                 f"another process is working in {directory}; wait for it, or choose another directory"
             ) from None
-        _check_settings(directory, jsonable(dict(settings)))
+        _check_settings(directory, jsonable(dict(settings)), jsonable(dict(earlier or {})))
         yield directory
 
 
-def _check_settings(directory: Path, settings: dict[str, Any]) -> None:
+def _check_settings(directory: Path, settings: dict[str, Any], earlier: dict[str, Any]) -> None:
     path = directory / "settings.json"
     if not path.exists() or set(os.listdir(directory)) <= {path.name, _LOCK}:  # Else nothing was made by them yet.
         write_json(path, settings)
         return
     try:
-        before = dict(json.loads(path.read_text(encoding="utf-8")))
+        before = {**earlier, **dict(json.loads(path.read_text(encoding="utf-8")))}
     except (ValueError, TypeError):
         raise UserError(f"{path} is not what a run wrote; choose another directory") from None
     changed = [

@@ -134,11 +134,10 @@ def study(directory: Path, name: str, parity: int | None = None) -> Networks:
     from asvit_tf.dataloaders.classification import Dataset
     from asvit_tf.journals import Journal
     from search.study import result
-    from search.study.settings import EXTENT, StudySettings
+    from search.study.settings import EARLIER, EXTENT, StudySettings
 
     saved = json.loads((directory / "settings.json").read_text(encoding="utf-8"))
-    earlier = {"base_stride": 4, "space": "published", "initialization": "released"}
-    settings = StudySettings(**{**earlier, **{key: value for key, value in saved.items() if key not in EXTENT}})
+    settings = StudySettings(**{**EARLIER, **{key: value for key, value in saved.items() if key not in EXTENT}})
     dataset = Dataset.load(directory / "data")
     rows = result.without_guessing(Journal(directory / "topologies.jsonl").rows, dataset.shares("validation"))
     columns = result.columns_of(settings, rows, len(dataset.class_names))

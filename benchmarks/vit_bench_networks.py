@@ -20,9 +20,9 @@ import tf_keras
 
 from asvit_tf.measures.registry import ATTENTION, FFN, OTHER, STEM, Kernel, Network, Trace
 from asvit_tf.modeling import attention, initialization, layers
+from search.scoring.networks import CLASSES
 
 HEAD_DIM, PATCH = 64, 16
-MEASURED_CLASSES = 10  # Of the head that published measures have; its weights are drawn by them.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,7 +235,7 @@ class Transformer(tf_keras.Model):
         kernels = self._kernels()
         known = {kernel.variable.ref() for kernel in kernels} | {v.ref() for v in self.head.trainable_variables}
         others = [variable for variable in self.trainable_variables if variable.ref() not in known]
-        head = tf.Variable(tf.zeros((self.head.kernel.shape[0], MEASURED_CLASSES)), name="measured_head")
+        head = tf.Variable(tf.zeros((self.head.kernel.shape[0], CLASSES)), name="measured_head")
         return Network(through("layer"), kernels, others, head, through("identity"))
 
     def draw_stem(self, generator: np.random.Generator) -> None:

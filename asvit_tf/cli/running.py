@@ -27,7 +27,7 @@ from asvit_tf.design import retokenization
 from asvit_tf.hardware import choice
 from asvit_tf.journals import workspace
 from search.runs.search_settings import WorkerSettings
-from search.runs.settings import RunSettings
+from search.runs.settings import EARLIER, RunSettings
 
 _setting = functools.partial(setting, RunSettings)
 _OF_ALL = "(of all evaluations on the held-out images, whose accuracy is a little too high for that)"
@@ -107,7 +107,7 @@ def run(output: str, hardware: str, tpu: str | None, cluster: str | None, as_jso
     WorkerSettings(cluster=cluster)  # Refuses what is no address.
     if settings.data_path is not None and not (Path(output) / "data" / "dataset.json").exists():
         layout(settings.data_path, [output])
-    with workspace(output, settings.identity()) as directory, only_result_on_stdout():
+    with workspace(output, settings.identity(), EARLIER) as directory, only_result_on_stdout():
         quiet_tensorflow()
         from asvit_tf.doctor import devices
 

@@ -122,8 +122,9 @@ def run(kind: str, name: str, data: Path, output: Path, flags: list[str], fields
 @click.option("--data", required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--save_dir", required=True, type=click.Path(path_type=Path))
 @click.option("--arms", help="Arms that begin with one of these words, by commas.  [default: all]")
+@click.option("--epochs", type=int, help="Of the package's arms, instead of what fits the data.")
 @click.option("--results", default=RESULTS, show_default=True, type=click.Path(path_type=Path))
-def main(kind: str, data: Path, save_dir: Path, arms: str | None, results: Path) -> None:
+def main(kind: str, data: Path, save_dir: Path, arms: str | None, epochs: int | None, results: Path) -> None:
     from asvit_tf.journals import Journal
 
     own, peers = (BOXES, BOX_PEERS) if kind == "boxes" else (CLASSES, CLASS_PEERS)
@@ -144,7 +145,7 @@ def main(kind: str, data: Path, save_dir: Path, arms: str | None, results: Path)
     directory("").mkdir(parents=True, exist_ok=True)
     for name, (flags, fields) in own.items():
         if wanted(name):
-            add(name, flags, fields)
+            add(name, [*flags, *([] if epochs is None else ["--epochs", str(epochs)])], fields)
     for peer, fields in peers.items():
         if not (wanted(f"{peer}, epochs") or wanted(f"{peer}, seconds")):
             continue
@@ -152,9 +153,9 @@ def main(kind: str, data: Path, save_dir: Path, arms: str | None, results: Path)
         if wanted(f"{peer}, epochs"):
             add(f"{peer}, epochs", ["--seed", "0", "--epochs", str(first["epochs"])], fields)
         same = next(row for row in journal.rows if (row["kind"], row["arm"]) == (kind, f"{peer}, epochs"))
-        epochs = max(1, round(same["epochs"] * first["training_seconds"] / same["training_seconds"]))
+        as_long = max(1, round(same["epochs"] * first["training_seconds"] / same["training_seconds"]))
         if wanted(f"{peer}, seconds"):
-            add(f"{peer}, seconds", ["--seed", "0", "--epochs", str(epochs)], fields)
+            add(f"{peer}, seconds", ["--seed", "0", "--epochs", str(as_long)], fields)
 
 
 if __name__ == "__main__":

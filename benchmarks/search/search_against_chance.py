@@ -27,7 +27,7 @@ from asvit_tf.design.topology import Topology
 from asvit_tf.journals import Journal, workspace
 from search.scoring.predictor import Predictor
 from search.study import result as study_result
-from search.study.settings import StudySettings
+from search.study.settings import EARLIER, StudySettings
 from search.study.statistics import percentiles
 
 RESULTS = Path(__file__).parents[1] / "results" / "search_against_chance.jsonl"
@@ -39,9 +39,8 @@ NUM_CLASSES = 10
 def recipe(settings):
     """All that an accuracy depends on besides the topology and the seed; of before there was a choice, as it was."""
     names = ("dataset", "epochs", "batch_size", "learning_rate", "gradient_clip_norm", "image_size")
-    later = ("base_stride", "initialization")
-    identity = settings.identity()
-    return {name: getattr(settings, name) for name in (*names, *(name for name in later if name in identity))}
+    later = [name for name in ("base_stride", "initialization") if getattr(settings, name) != EARLIER[name]]
+    return {name: getattr(settings, name) for name in (*names, *later)}
 
 
 def macs(settings, topology):
@@ -153,7 +152,7 @@ def main(arch, predictor, results, steps, others, seeds, workers, save_dir, **op
     directory = Path(save_dir).resolve()  # A worker may have another working directory.
     by = None if predictor is None else Predictor.read(predictor)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(workspace(directory, settings.identity()))
+        stack.enter_context(workspace(directory, settings.identity(), EARLIER))
         images, shares = study.prepare(directory, settings)
         found = searched(directory, settings, images, steps, by) if arch is None else Topology.parse(arch)
         compared = list(map(str, (found, *random_ones(settings, found, others))))

@@ -1,12 +1,12 @@
 """REINFORCE, regularised evolution and chance with as many scores, ten seeds each: how good is what they find?
 
-    python benchmarks/search/strategies.py --images CIFAR10 --save_dir DIR [--scores 100] [--seeds 10]
+    python benchmarks/search/strategies.py --images CIFAR10 --save_dir DIR [--scores 100] [--seeds 10] [--pool 200]
 
 Searches by the released reward (length distortion and the condition number of the NTK) in the space that fits images of
 32 x 32. What was found is placed among topologies drawn at random beforehand, which no search sees: the share of them
 that it beats, by each measure and by their rank sum. The seed is that of the search; images, circles and weights are
-always the same, so no topology is measured twice. Rows go to benchmarks/results/strategies.jsonl (or --results), the
-figure to docs/figures; started again, it continues. search_against_chance.py trains what was found.
+always the same, so no topology is measured twice. Rows go to benchmarks/results/strategies.jsonl (or --results);
+started again, it continues. search_against_chance.py trains what was found.
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ import click
 import numpy as np
 
 RESULTS = Path(__file__).parents[1] / "results" / "strategies.jsonl"
-FIGURE = Path(__file__).parents[2] / "docs" / "figures" / "strategies.png"
 SIZE, WIDTH, BATCH, CLASSES = (32, 32), 32, 16, 10
-POOL, POOL_SEED = 200, 99
+POOL_SEED = 99
 
 
 def shares_beaten(found: dict[str, float | None], pool: list[dict[str, float | None]]) -> dict[str, float]:
@@ -45,7 +44,7 @@ def shares_beaten(found: dict[str, float | None], pool: list[dict[str, float | N
     return {**shares, "rank_sum": position(own, sums)}
 
 
-def draw(rows: list[dict[str, Any]], scores: int) -> None:
+def draw(path: Path, rows: list[dict[str, Any]], scores: int) -> None:
     """A point for every search."""
     from matplotlib.figure import Figure
 
@@ -63,7 +62,7 @@ def draw(rows: list[dict[str, Any]], scores: int) -> None:
         axis.set_xticks(range(len(SEARCH_STRATEGIES)), SEARCH_STRATEGIES, fontsize=8)
         axis.set_title(name.replace("_", " "), fontsize=9)
     figure.axes[0].set_ylabel(f"beats % of chance ({scores} scores)", fontsize=8)
-    save(FIGURE, figure)
+    save(path, figure)
 
 
 @click.command()
@@ -71,8 +70,12 @@ def draw(rows: list[dict[str, Any]], scores: int) -> None:
 @click.option("--save_dir", required=True, type=click.Path(path_type=Path))
 @click.option("--scores", default=100, show_default=True, type=click.IntRange(min=10))
 @click.option("--seeds", default=10, show_default=True, type=click.IntRange(min=1))
+@click.option("--pool", "pool_size", default=200, show_default=True, type=click.IntRange(min=10))
+@click.option("--figure", type=click.Path(path_type=Path), help="Where to draw.")
 @click.option("--results", default=RESULTS, show_default=True, type=click.Path(path_type=Path))
-def main(images: str, save_dir: Path, scores: int, seeds: int, results: Path) -> None:
+def main(
+    images: str, save_dir: Path, scores: int, seeds: int, pool_size: int, figure: Path | None, results: Path
+) -> None:
     from asvit_tf.choices import SEARCH_STRATEGIES
     from asvit_tf.dataloaders.images import Source, sample
     from asvit_tf.design import grids
@@ -92,7 +95,7 @@ def main(images: str, save_dir: Path, scores: int, seeds: int, results: Path) ->
     with workspace(save_dir, dict(images=os.path.abspath(images))) as directory:
         taken, _ = sample(Source(data_path=images), BATCH, SIZE, settings.seed)
         scorer = Remembered(TrainingFreeScorer(settings, taken), directory / "scores.jsonl")
-        pool = [score.measures for score in scorer(drawn(fitting, POOL, POOL_SEED))]
+        pool = [score.measures for score in scorer(drawn(fitting, pool_size, POOL_SEED))]
         journal = Journal(results)
         done = {(row["strategy"], row["seed"], row["scores"]) for row in journal.rows}
         for seed in range(seeds):
@@ -125,7 +128,8 @@ def main(images: str, save_dir: Path, scores: int, seeds: int, results: Path) ->
             + " | ".join(f"{mean:.1%}" for mean in means.values())
             + f" | {least:.1%} |"
         )
-    draw(rows, scores)
+    if figure is not None:
+        draw(figure, rows, scores)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What does `asvit run` design for photographs, beside networks of others, at equal training seconds?
 
     python benchmarks/training/photographs.py --data CIFAR10 --save_dir DIR [--seconds 600] [--arms designed,resnet20]
+        [--change before]
     python benchmarks/training/photographs.py --data CIFAR10 --save_dir DIR --table schedules [--epochs 8]
     python benchmarks/training/photographs.py --data CIFAR10 --save_dir DIR --table recipes --seconds 300
     TF_NUM_INTRAOP_THREADS=1 python benchmarks/training/photographs.py ... --arms designed
@@ -77,10 +78,10 @@ class Arm:
     change: str | None = None
 
 
-def arms_of(table: str, names: list[str], seconds: float, epochs: int) -> list[Arm]:
+def arms_of(table: str, names: list[str], seconds: float, epochs: int, change: str | None = None) -> list[Arm]:
     """The arms of a table, in the order in which they run."""
     if table == "networks":
-        return [Arm(name, RECIPE if name not in PEERS else "none", 0, seconds) for name in names]
+        return [Arm(name, RECIPE if name not in PEERS else "none", 0, seconds, change=change) for name in names]
     if table == "recipes":
         return [Arm("designed", RECIPE, 0, seconds, change=change) for change in CHANGES]
     presets = ("none", "published", "thirds")
@@ -214,9 +215,17 @@ def row_of(arm: Arm, dataset: Any, topology: Any, classes: int) -> dict[str, Any
 @click.option("--seconds", default=600.0, show_default=True)
 @click.option("--epochs", default=8, show_default=True, help="Of the table schedules.")
 @click.option("--arms", help="Of the table networks, by name.  [default: all]")
+@click.option("--change", type=click.Choice(list(CHANGES)), help="Of the recipe, in the table networks.")
 @click.option("--results", default=RESULTS, show_default=True, type=click.Path(path_type=Path))
 def main(
-    data_path: Path, save_dir: Path, table: str, seconds: float, epochs: int, arms: str | None, results: Path
+    data_path: Path,
+    save_dir: Path,
+    table: str,
+    seconds: float,
+    epochs: int,
+    arms: str | None,
+    change: str | None,
+    results: Path,
 ) -> None:
     from asvit_tf import registry_imports  # noqa: F401
     from asvit_tf.dataloaders import classification as data
@@ -235,7 +244,7 @@ def main(
         for row in journal.rows
         if row["threads"] == threads
     ]
-    for arm in arms_of(table, names, seconds, epochs):
+    for arm in arms_of(table, names, seconds, epochs, change):
         if dataclasses.astuple(arm) in done:
             continue
         row = row_of(arm, dataset, drawn.get(arm.name, designed), classes)

@@ -204,9 +204,8 @@ class ScoredRun:
             data_path=None if images.data_path is None else os.path.abspath(images.data_path),
             measures=list(scoring.measures),
             seed=scoring.seed,
+            base_stride=scoring.base_stride,
         )
-        if scoring.base_stride != STRIDE:  # Directories of earlier versions have none.
-            identity["base_stride"] = scoring.base_stride
         if scoring.predictor is not None:
             identity["predictor"] = zlib.crc32(json.dumps(scoring.predictor.identity()).encode())
         return identity

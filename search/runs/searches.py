@@ -12,7 +12,7 @@ import numpy as np
 
 from asvit_tf.choices import SEARCH_STRATEGIES
 from asvit_tf.dataloaders.imagefiles.skipped import Skipped
-from asvit_tf.design.topology import NUM_STAGES, Topology
+from asvit_tf.design.topology import NUM_STAGES, STRIDE, Topology
 from asvit_tf.errors import UserError
 from asvit_tf.journals import Journal, workspace
 from search.runs import family
@@ -21,7 +21,7 @@ from search.scoring.score import Remembered, Scorer
 from search.strategy.settings import GrowthSettings, SearchSettings
 
 # A longer search starts like a shorter one: the number of steps may be raised later.
-_POLICY = ("samples_per_step", "learning_rate", "ema_momentum", "buffer_size")
+_POLICY = ("samples_per_step", "learning_rate", "ema_momentum", "buffer_size", "strategy")
 
 
 def search(directory: Path, settings: SearchSettings, run: ScoredRun) -> dict[str, Any]:
@@ -44,10 +44,7 @@ def search(directory: Path, settings: SearchSettings, run: ScoredRun) -> dict[st
 
     samples = settings.total_steps * settings.samples_per_step
     predictor = run.scoring.predictor
-    fixed = {name: getattr(settings, name) for name in _POLICY}
-    if settings.strategy != SEARCH_STRATEGIES[0]:  # Directories of earlier versions have none.
-        fixed["strategy"] = settings.strategy
-    with _scoring(directory, run, fixed) as (remembered, skipped):
+    with _scoring(directory, run, {name: getattr(settings, name) for name in _POLICY}) as (remembered, skipped):
         scorer = remembered
         if predictor is not None:
             print(f"measured at width {predictor.width}, the study's, where it interpolates", file=sys.stderr)
@@ -146,7 +143,8 @@ def _scoring(directory: Path, run: ScoredRun, fixed: dict[str, Any]) -> Iterator
         set_threads(workers.threads)  # Before anything starts TensorFlow.
     if run.scoring.predictor is not None:
         print(f"predicted accuracy: {run.scoring.predictor.evidence}", file=sys.stderr)
-    with workspace(directory, {**run.identity(), **fixed}) as owned:
+    earlier = {"base_stride": STRIDE, **({"strategy": SEARCH_STRATEGIES[0]} if "strategy" in fixed else {})}
+    with workspace(directory, {**run.identity(), **fixed}, earlier) as owned:
         try:
             images, skipped = _images(owned / "images.npz", run.images, run.scoring.seed)
             with _scorer(run, images) as scorer:

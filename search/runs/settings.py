@@ -43,6 +43,12 @@ def check_least(settings: Any, least: Mapping[str, int]) -> None:
             raise UserError(f"{name} is {value}; it must be at least {low}")
 
 
+# As of `journals.workspace`.
+EARLIER = dict(
+    base_stride=STRIDE, recipe="digits", params_override=(), balanced=False, init_checkpoint=None, hours=None
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class RunSettings:
     """A directory holds results of one of these.
@@ -142,10 +148,7 @@ class RunSettings:
     def identity(self) -> dict[str, Any]:
         """What must not change between starts; of digits, as versions without recipes wrote it."""
         identity = dataclasses.asdict(self)
-        newer = dict(
-            base_stride=STRIDE, recipe="digits", params_override=(), balanced=False, init_checkpoint=None, hours=None
-        )
         before = dict(epochs=80, batch_size=32, flip=False)
         if self.recipe == "digits":
             identity |= {name: value for name, value in before.items() if identity[name] is None}
-        return {name: value for name, value in identity.items() if name not in newer or value != newer[name]}
+        return identity

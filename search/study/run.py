@@ -25,7 +25,7 @@ from asvit_tf.errors import UserError
 from asvit_tf.journals import Journal, workspace
 from search.runs.search_settings import WorkerSettings
 from search.strategy.space import Space, single_token_share
-from search.study.settings import StudySettings
+from search.study.settings import EARLIER, StudySettings
 
 Row = dict[str, Any]
 
@@ -89,7 +89,7 @@ def run(save_dir: str, settings: StudySettings, workers: WorkerSettings = Worker
         print(f"warning: {warning}", file=sys.stderr)
     if settings.data_path is not None and not (Path(save_dir) / "data" / "dataset.json").exists():
         layout(settings.data_path, [save_dir])
-    with workspace(save_dir, settings.identity()) as directory, contextlib.ExitStack() as opened:
+    with workspace(save_dir, settings.identity(), EARLIER) as directory, contextlib.ExitStack() as opened:
         try:
             from search.runs import cluster
             from search.runs.workers import set_threads

@@ -17,7 +17,7 @@ from search.strategy.space import Space
 # How far a study goes: these may change between starts, and what is done stays.
 EXTENT = ("topologies", "repeated_topologies", "seed_repeats", "draws")
 LARGEST_SIDE = 1024
-_EARLIER = {"base_stride": STRIDE, "space": PUBLISHED, "initialization": RELEASED}
+EARLIER = {"base_stride": STRIDE, "space": PUBLISHED, "initialization": RELEASED}  # As of `journals.workspace`.
 _LEAST = {
     "topologies": 2,
     "epochs": 1,
@@ -134,8 +134,4 @@ class StudySettings:
 
     def identity(self) -> dict[str, Any]:
         """What must not change between starts."""
-        settings = {name: value for name, value in dataclasses.asdict(self).items() if name not in EXTENT}
-        for name, value in _EARLIER.items():  # Directories of earlier versions have none.
-            if settings[name] == value:
-                del settings[name]
-        return settings
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in EXTENT}

@@ -159,7 +159,7 @@ KEPT = {
     **{"radius": "sqrt_n", "initialization": "released", "normalization": "identity", "engine": "jet"},
     **{"max_parameters": None, "max_macs": None, "num_classes": 1000, "data_path": None, "seed": 8},
     "measures": ["length_distortion", "ntk_condition_number"],
-    "base_stride": 1,  # Left out where it is 4, as earlier versions did, whose networks had no other.
+    "base_stride": 1,
 }
 KEPT_BY_SEARCH = {**KEPT, "samples_per_step": 1, "learning_rate": 0.08, "ema_momentum": 0.9, "buffer_size": 20}
 KEPT_BY_GROWTH = {

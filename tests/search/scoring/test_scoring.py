@@ -126,6 +126,21 @@ def test_a_workspace_has_one_owner_and_one_configuration(tmp_path):
         pass
 
 
+def test_settings_that_earlier_versions_did_not_have_are_what_they_were(tmp_path):
+    (tmp_path / "settings.json").write_text('{"steps": 1}')
+    (tmp_path / "made").touch()
+    with journals.workspace(tmp_path, {"steps": 1, "kind": "plain"}, {"kind": "plain"}):
+        pass
+    with (
+        pytest.raises(UserError, match=r"\(kind was plain, now new\)"),
+        journals.workspace(tmp_path, {"steps": 1, "kind": "new"}, {"kind": "plain"}),
+    ):
+        pass
+    (tmp_path / "settings.json").write_text('{"steps": 1, "kind": "new"}')
+    with journals.workspace(tmp_path, {"steps": 1, "kind": "new"}, {"kind": "plain"}):
+        pass
+
+
 def test_a_workspace_in_which_nothing_was_made_takes_other_settings(tmp_path):
     """As behind a command that was refused for one of them."""
     for settings in ({"steps": 1}, {"steps": 2}):

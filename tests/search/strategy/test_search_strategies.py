@@ -140,4 +140,4 @@ def test_a_search_by_evolution_from_the_command_line(tmp_path, capsys):
     assert "figure" in capsys.readouterr().out
     assert (tmp_path / "out/search.png").stat().st_size > 1000
     assert cli.main(command) == 2  # The directory is of another strategy.
-    assert "strategy was evolution, now None" in capsys.readouterr().err
+    assert "strategy was evolution, now reinforce" in capsys.readouterr().err

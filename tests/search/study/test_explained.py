@@ -34,7 +34,8 @@ def test_the_shares_are_those_that_were_put_in():
     assert all(0 < each["by_chance"] < 0.02 for each in found.values())
     taus = found["splits"]["taus"]
     assert list(taus) == ["splits_1", "splits_2"]  # The others have one option.
-    assert taus["splits_2"] < -0.3 < abs(taus["splits_1"]) + 0.3 < 0.4
+    assert taus["splits_2"] < -0.3
+    assert abs(taus["splits_1"]) < 0.1
 
 
 def test_a_share_is_that_of_least_squares():
@@ -75,10 +76,3 @@ def test_a_degenerate_space_is_told():
     (fixed,) = study.warnings(StudySettings(width=16))
     assert "the same for all topologies at width 16: splits_3, splits_4, num_heads" in fixed
     assert StudySettings(space="published").sampled.choices == PUBLISHED.choices
-
-
-def test_directories_of_earlier_versions_stay_what_they_were():
-    identity = StudySettings(space="published", base_stride=4, initialization="released").identity()
-    assert not {"space", "base_stride", "initialization"} & identity.keys()
-    assert StudySettings().identity()["base_stride"] == 2
-    assert StudySettings().identity()["space"] == "fitting"

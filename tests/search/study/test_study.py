@@ -162,6 +162,19 @@ def test_more_topologies_continue_and_another_study_is_refused(work, tmp_path):
         study.run(str(tmp_path), dataclasses.replace(SMALL, epochs=9))
 
 
+def test_a_study_of_an_earlier_version_continues_as_what_it_was(work, tmp_path):
+    study.run(str(tmp_path), SMALL)
+    path = tmp_path / "settings.json"
+    later = ("base_stride", "space", "initialization")
+    earlier = {name: value for name, value in json.loads(path.read_text()).items() if name not in later}
+    path.write_text(json.dumps(earlier))
+    work["calls"] = 0
+    study.run(str(tmp_path), SMALL)
+    assert work["calls"] == 0
+    with pytest.raises(UserError, match="base_stride was 4, now 2; space was published, now fitting"):
+        study.run(str(tmp_path), dataclasses.replace(SMALL, base_stride=2, space="fitting"))
+
+
 def test_what_fails_is_listed_and_what_is_undefined_is_counted(work, tmp_path):
     drawn = list(map(str, study.sample(SMALL.sampled, 12, SMALL.seed)))
     work.update(diverging={drawn[1]}, broken={drawn[2]})
