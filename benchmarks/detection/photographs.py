@@ -78,11 +78,11 @@ def command_of(kind: str, data: Path, output: Path, flags: list[str], fields: li
 
 
 def trained(output: Path) -> dict[str, float]:
-    """Epochs, steps, and warm seconds of the training of a run."""
+    """Epochs, steps, and seconds of the training of a run, tracing left out where it has more than one epoch."""
     from asvit_tf.training import step_log
 
     blocks = step_log.read_blocks(output / "train")
-    warm = [block for block in blocks if not block["traced"]]
+    warm = [block for block in blocks if not block["traced"]] or blocks
     steps = blocks[-1]["step"]
     of_a_step = sum(block["seconds"] for block in warm) / sum(block["steps"] for block in warm)
     return dict(steps=steps, epochs=len(blocks), step_seconds=of_a_step, training_seconds=steps * of_a_step)
