@@ -194,6 +194,10 @@ def judged(choice: Mapping[str, Any], networks: Networks) -> dict[str, Any]:
     )
 
 
+def _cell(tau_there: float) -> str:
+    return "none" if np.isnan(tau_there) else f"{tau_there:+.2f}"
+
+
 def label(candidate: Mapping[str, Any]) -> str:
     """A candidate in words."""
     if candidate["kind"] not in ("measure", "rank sum"):
@@ -257,7 +261,7 @@ def judge(choice: Path, photographs: Path, rows: Path, data: Path, image_size: i
         + "|"
     )
     for number, each in enumerate(content["candidates"]):
-        print(f"| {label(each)} | " + " | ".join(f"{result['taus'][number]:+.2f}" for result in results) + " |")
+        print(f"| {label(each)} | " + " | ".join(_cell(result["taus"][number]) for result in results) + " |")
 
 
 if __name__ == "__main__":
