@@ -69,7 +69,7 @@ def _indicators(indices: np.ndarray, options: int) -> np.ndarray:
 
 def _shares(design: np.ndarray, accuracies: np.ndarray) -> np.ndarray:
     """Adjusted R^2 of least squares with a constant, for each row of accuracies; NaN where there are no more topologies
-    than effects, or an accuracy is the same for all.
+    than effects, all have the same options, or an accuracy is the same for all.
 
     Args:
       design: [n, p].
@@ -81,7 +81,7 @@ def _shares(design: np.ndarray, accuracies: np.ndarray) -> np.ndarray:
     effects = basis.shape[1]
     centred = accuracies - accuracies.mean(axis=1, keepdims=True)
     total = np.sum(centred**2, axis=1)
-    if count <= effects + 1 or not total.all():
+    if not effects or count <= effects + 1 or not total.all():
         return np.full(len(accuracies), np.nan)
     explained_part = np.sum((centred @ basis) ** 2, axis=1)
     return 1 - (1 - explained_part / total) * (count - 1) / (count - effects - 1)

@@ -98,7 +98,7 @@ def _explained_lines(explained: Mapping[str, Mapping[str, Any]]) -> Iterator[str
             yield f"  {name}: too few topologies"
             continue
         taus = [f"{choice} {tau:+.2f}" for choice, tau in found["taus"].items() if tau is not None]
-        told = f"; tau of {', '.join(taus)}" if kind != TOGETHER else ""
+        told = f"; tau of {', '.join(taus)}" if taus and kind != TOGETHER else ""
         yield f"  {name}: {found['share']:.0%}, by chance {found['by_chance']:.0%}{told}"
 
 

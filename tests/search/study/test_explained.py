@@ -64,6 +64,8 @@ def test_too_few_topologies_have_no_share():
     found = explained(SPACE, topologies, np.arange(8.0), draws=100, seed=0)
     assert found["expansion_ratio"]["share"] is None is found["expansion_ratio"]["by_chance"]
     assert found["num_heads"]["share"] is not None
+    alike = explained(SPACE, [topologies[0]] * 8, np.arange(8.0), draws=100, seed=0)
+    assert {each["share"] for each in alike.values()} == {None}
     constant = explained(SPACE, topologies, np.ones(8), draws=100, seed=0)
     assert {each["share"] for each in constant.values()} == {None}
     assert constant["num_heads"]["taus"] == {"num_heads": None}
