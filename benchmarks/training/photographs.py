@@ -2,18 +2,20 @@
 
     python benchmarks/training/photographs.py --data CIFAR10 --save_dir DIR [--seconds 600] [--arms designed,resnet20]
         [--change before]
-    python benchmarks/training/photographs.py --data CIFAR10 --save_dir DIR --table schedules [--epochs 8]
+    python benchmarks/training/photographs.py --data CIFAR10 --save_dir DIR --table schedules --arms hour [--epochs 8]
     python benchmarks/training/photographs.py --data CIFAR10 --save_dir DIR --table recipes --seconds 300
     TF_NUM_INTRAOP_THREADS=1 python benchmarks/training/photographs.py ... --arms designed
+    taskset -c 0 python benchmarks/training/photographs.py ... --arms "random 0" --results DIR/0.jsonl
 
 `CIFAR10` holds the images as `train/CLASS/*` and `val/CLASS/*`. Table `networks`: the designed network, five random
-topologies of the same space, peers (see `photograph_peers.py`) at like multiply-accumulates, and two topologies written
-by hand for the speed of a CPU, one and two heads of 32 channels in the first stage (`WRITTEN`), all by the recipe of
-photographs. A few steps measure each arm's speed, from which its epochs follow; evaluations and tracing do not count.
-Table `schedules`: the designed network without re-tokenization, with `published` and with `thirds`, at equal seconds
-and at equal epochs, two seeds. Table `recipes`: the designed network by the recipe of before its linear maps began by
-their fan-in, and by changes of it (`CHANGES`). Arms run in turn in this process, and nothing else should run. Rows go
-to benchmarks/results/photographs.jsonl (or --results); started again, it continues.
+topologies of the same space, peers (see `photograph_peers.py`) at like multiply-accumulates, and networks that are
+`GIVEN`: that of an hour's run, and two written by hand for the speed of a CPU, one and two heads of 32 channels in the
+first stage; all by the recipe of photographs. A few steps measure each arm's speed, from which its epochs follow;
+evaluations and tracing do not count. Table `schedules`: a network without re-tokenization, with `published` and with
+`thirds`, at equal seconds and at equal epochs, two seeds. Table `recipes`: the designed network by the recipe of before
+its linear maps began by their fan-in, and by changes of it (`CHANGES`). Arms run in turn in this process, and nothing
+else should run, or each arm on a core of its own. Rows go to benchmarks/results/photographs.jsonl (or --results);
+started again, it continues.
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ SIZE, BUDGET = 32, 1.0
 BASE_STRIDE = 4  # As `asvit run --hours` chooses it where training has minutes.
 RECIPE = "recipe"  # A preset that the recipe of photographs chooses by the epochs.
 # Name: topology and base stride.
-WRITTEN = {
+GIVEN = {
+    "hour": ("7,4,5,1|4,2,5,2|4,1,2,1|4,1,3,1|16,20", 2),
     "fine": ("4,2,3,1|3,1,4,1|3,1,4,2|3,1,4,1|8,32", 2),
     "wide": ("4,1,3,1|3,1,4,2|3,1,4,2|3,1,4,1|16,64", 4),
 }
@@ -78,16 +81,20 @@ class Arm:
     change: str | None = None
 
 
-def arms_of(table: str, names: list[str], seconds: float, epochs: int, change: str | None = None) -> list[Arm]:
+def arms_of(
+    table: str, names: list[str], seeds: list[int], seconds: float, epochs: int, change: str | None = None
+) -> list[Arm]:
     """The arms of a table, in the order in which they run."""
     if table == "networks":
-        return [Arm(name, RECIPE if name not in PEERS else "none", 0, seconds, change=change) for name in names]
+        presets = {name: "none" if name in PEERS else RECIPE for name in names}
+        return [Arm(name, preset, seed, seconds, change=change) for seed in seeds for name, preset in presets.items()]
     if table == "recipes":
         return [Arm("designed", RECIPE, 0, seconds, change=change) for change in CHANGES]
     presets = ("none", "published", "thirds")
     return [
-        Arm("designed", preset, seed, *length)
-        for seed in (0, 1)
+        Arm(name, preset, seed, *length)
+        for name in names
+        for seed in seeds
         for length in ((seconds, None), (None, epochs))
         for preset in presets
     ]
@@ -149,8 +156,13 @@ def train(params: Any) -> dict[str, Any]:
     return dict(accuracy=metrics["accuracy"], epochs=epochs, training_seconds=warm, whole_seconds=whole)
 
 
+def processors() -> dict[str, Any]:
+    """Threads inside an operation, None for as many as there are cores, and the cores that this process may use."""
+    return dict(threads=os.environ.get("TF_NUM_INTRAOP_THREADS"), cores=len(os.sched_getaffinity(0)))
+
+
 def row_of(arm: Arm, dataset: Any, topology: Any, classes: int) -> dict[str, Any]:
-    """Trains one arm; the topology counts unless the arm has one that is `WRITTEN`."""
+    """Trains one arm; the topology counts unless that of the arm is `GIVEN`."""
     import photograph_peers
 
     from asvit_tf.design.topology import Topology
@@ -160,8 +172,8 @@ def row_of(arm: Arm, dataset: Any, topology: Any, classes: int) -> dict[str, Any
     from search.runs.settings import RunSettings
 
     stride = BASE_STRIDE
-    if arm.name in WRITTEN:
-        text, stride = WRITTEN[arm.name]
+    if arm.name in GIVEN:
+        text, stride = GIVEN[arm.name]
         topology = Topology.parse(text)
     settings = RunSettings(data_path=".", image_size=SIZE, budget=BUDGET, base_stride=stride)
     preset = None if arm.preset == RECIPE else arm.preset
@@ -197,10 +209,9 @@ def row_of(arm: Arm, dataset: Any, topology: Any, classes: int) -> dict[str, Any
     counted = photograph_peers.size(params) if arm.name in PEERS else None
     size = counted or dict(parameters=designing.limits(settings, classes).count(topology).parameters, macs=macs)
     trained = train(params)
-    threads = os.environ.get("TF_NUM_INTRAOP_THREADS")
     return {
         **dataclasses.asdict(arm),
-        "threads": threads,
+        **processors(),
         "network": network,
         **size,
         "trained_epochs": trained.pop("epochs"),
@@ -214,7 +225,8 @@ def row_of(arm: Arm, dataset: Any, topology: Any, classes: int) -> dict[str, Any
 @click.option("--table", default="networks", show_default=True, type=click.Choice(["networks", "schedules", "recipes"]))
 @click.option("--seconds", default=600.0, show_default=True)
 @click.option("--epochs", default=8, show_default=True, help="Of the table schedules.")
-@click.option("--arms", help="Of the table networks, by name.  [default: all]")
+@click.option("--arms", help="By name.  [default: all; designed in the table schedules]")
+@click.option("--seeds", help="As 0,1.  [default: 0; 0,1 in the table schedules]")
 @click.option("--change", type=click.Choice(list(CHANGES)), help="Of the recipe, in the table networks.")
 @click.option("--results", default=RESULTS, show_default=True, type=click.Path(path_type=Path))
 def main(
@@ -224,6 +236,7 @@ def main(
     seconds: float,
     epochs: int,
     arms: str | None,
+    seeds: str | None,
     change: str | None,
     results: Path,
 ) -> None:
@@ -236,15 +249,17 @@ def main(
     classes = len(dataset.class_names)
     designed = design(save_dir, dataset)
     drawn = dict(zip((f"random {i}" for i in range(RANDOM)), random_topologies(designed, classes)))
-    names = arms.split(",") if arms else ["designed", *PEERS, *drawn, *WRITTEN]
+    everything = ["designed"] if table == "schedules" else ["designed", *PEERS, *drawn, *GIVEN]
+    names = arms.split(",") if arms else everything
+    drawn_seeds = [int(seed) for seed in (seeds or ("0,1" if table == "schedules" else "0")).split(",")]
     journal = Journal(results)
-    threads = os.environ.get("TF_NUM_INTRAOP_THREADS")
+    here = processors()
     done = [
         tuple(row.get(field.name) for field in dataclasses.fields(Arm))
         for row in journal.rows
-        if row["threads"] == threads
+        if (row["threads"], row["cores"]) == (here["threads"], here["cores"])
     ]
-    for arm in arms_of(table, names, seconds, epochs, change):
+    for arm in arms_of(table, names, drawn_seeds, seconds, epochs, change):
         if dataclasses.astuple(arm) in done:
             continue
         row = row_of(arm, dataset, drawn.get(arm.name, designed), classes)
