@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from asvit_tf.cli.console import AS_JSON, echo_skipped, only_result_on_stdout, print_json, quiet_tensorflow
+from asvit_tf.cli.console import AS_JSON, only_result_on_stdout, print_json, quiet_tensorflow
 from asvit_tf.cli.options import LABELS, PathName
 
 
@@ -65,14 +65,8 @@ def prepare_coco(
             f"{split}: {count.images} images, {count.without_boxes} of them without boxes; {count.objects} objects, "
             f"{count.crowds} of them crowds; left out: {count.degenerate} empty objects, {count.missing} missing images"
         )
-        for what, left_out in (("images", count.images_left_out), ("objects", count.objects_left_out)):
-            for reason, number in left_out.items():
-                click.echo(f"  {number} {what} left out: {reason}")
-        for note, number in count.notes.items():
-            click.echo(f"  {number} {note}")
-    echo_skipped(prepared.skipped.as_dict())
-    for note in prepared.notes:
-        click.echo(note)
+    for line in prepared.left_out:
+        click.echo(line)
     click.echo(f"--config_file={shlex.quote(prepared.config_file)}")
     if prepared.semantic_config_file is not None:
         click.echo(f"for segmentation_asvit_coco --config_file={shlex.quote(prepared.semantic_config_file)}")
@@ -125,11 +119,8 @@ def prepare_segmentation(
     shares = [(name, *_shares(prepared.counts, place)) for place, name in enumerate(prepared.class_names)]
     for name, *its in shares:
         click.echo(f"  {name:<24}" + "".join(f"  {split} {share:6.2%}" for split, share in zip(prepared.counts, its)))
-    if prepared.masks_without_image:
-        click.echo(f"{prepared.masks_without_image} label pictures without an image")
-    echo_skipped(prepared.skipped.as_dict())
-    for note in prepared.notes:
-        click.echo(note)
+    for line in prepared.left_out:
+        click.echo(line)
     click.echo(f"--config_file={shlex.quote(prepared.config_file)}")
 
 

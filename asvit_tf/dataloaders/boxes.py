@@ -13,7 +13,7 @@ from asvit_tf.dataloaders import inputs
 
 @dataclasses.dataclass(frozen=True)
 class Boxes:
-    """The objects of a split, crowds left out.
+    """The objects of a split; without crowds, and without boxes that float32 makes as thin as nothing.
 
     Attributes:
       images: [N, 2], height and width of every image, in pixels.
@@ -40,6 +40,25 @@ class Boxes:
         return self.sides * factors[self.of_image, None]
 
 
+def image_sizes(pattern: str) -> np.ndarray:
+    """[N, 2], height and width of every image of TFRecords, in pixels.
+
+    Args:
+      pattern: Path or pattern of the files.
+
+    Raises:
+      UserError: There are no such files.
+    """
+    numbers = {name: tf.io.FixedLenFeature((), tf.int64) for name in _SIZE}
+
+    def parse(serialized: tf.Tensor) -> tf.Tensor:
+        found = tf.io.parse_single_example(serialized, numbers)
+        return tf.stack([found[name] for name in _SIZE])
+
+    examples = tf.data.TFRecordDataset(inputs.record_files("train_data", pattern))
+    return np.array(list(examples.map(parse, num_parallel_calls=tf.data.AUTOTUNE).as_numpy_iterator()), float)
+
+
 def read(pattern: str, progress: bool = False) -> Boxes:
     """Those of the records that `prepare-coco` wrote.
 
@@ -50,7 +69,7 @@ def read(pattern: str, progress: bool = False) -> Boxes:
     Raises:
       UserError: There are no such files.
     """
-    numbers = {name: tf.io.FixedLenFeature((), tf.int64) for name in ("image/height", "image/width")}
+    numbers = {name: tf.io.FixedLenFeature((), tf.int64) for name in _SIZE}
     corners = {f"image/object/bbox/{side}": tf.io.VarLenFeature(tf.float32) for side in _SIDES}
     flags = {f"image/object/{name}": tf.io.VarLenFeature(tf.int64) for name in ("class/label", "is_crowd")}
     masks = {"image/object/mask": tf.io.VarLenFeature(tf.string)}
@@ -69,6 +88,7 @@ def read(pattern: str, progress: bool = False) -> Boxes:
     for number, (size, (top, left, bottom, right), labels, crowds, mask_count) in enumerate(bar):
         counted = crowds == 0 if len(crowds) == len(labels) else np.ones(len(labels), bool)
         with_masks = with_masks and bool(mask_count == len(labels))
+        counted &= (bottom > top) & (right > left)
         images.append(size)
         of_image += [number] * int(counted.sum())
         sides.append((np.stack([bottom - top, right - left], axis=-1) * size)[counted])
@@ -82,4 +102,5 @@ def read(pattern: str, progress: bool = False) -> Boxes:
     )
 
 
+_SIZE = ("image/height", "image/width")
 _SIDES = ("ymin", "xmin", "ymax", "xmax")

@@ -20,7 +20,7 @@ import tqdm
 from asvit_tf.dataloaders import experiment_yaml, masks
 from asvit_tf.dataloaders.annotations import layout, pictures, problems, schema, splits
 from asvit_tf.dataloaders.annotations.splits import ImageFile, Split, SplitCount
-from asvit_tf.dataloaders.imagefiles.skipped import Skipped
+from asvit_tf.dataloaders.imagefiles.skipped import Skipped, in_words
 from asvit_tf.dataloaders.labels import records
 from asvit_tf.errors import UserError
 from asvit_tf.storage import whole_directory
@@ -55,6 +55,16 @@ class Prepared:
     def config_file(self) -> str:
         """Paths, classes and names as a YAML for `--config_file` of a detector."""
         return os.path.join(self.directory, "data.yaml")
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """A line for everything that the records do not hold, or not as the files have it."""
+        lines = []
+        for split, count in self.counts.items():
+            for what, reasons in (("images", count.images_left_out), ("objects", count.objects_left_out)):
+                lines += [f"{split}: {number} {what} left out: {reason}" for reason, number in reasons.items()]
+            lines += [f"{split}: {number} {note}" for note, number in count.notes.items()]
+        return (*lines, *in_words(self.skipped.as_dict()).splitlines(), *self.notes)
 
     @property
     def semantic_config_file(self) -> str | None:
@@ -147,16 +157,20 @@ def prepare(
     return Prepared(directory, class_names, counts, semantic, categories.notes, left_out)
 
 
-def holds_masks(data_path: str | os.PathLike, name: str | None = None) -> bool:
-    """Whether most objects of the training split have a segmentation.
+def holds_masks(data_path: str | os.PathLike, names: Mapping[str, str | None] | None = None) -> bool:
+    """Whether most objects of both splits have a segmentation.
 
     Args:
-      data_path, name: The data set, and NAME of its training split, as `prepare` takes them.
+      data_path, names: The data set, and NAMEs of its splits, as `prepare` takes them.
 
     Raises:
       UserError: There is no annotation file, or it is none.
     """
-    rows = schema.load(layout.find(Path(data_path), "train", name).file)["annotations"]
+    return all(_has_masks(Path(data_path), split, (names or {}).get(split)) for split in SPLITS)
+
+
+def _has_masks(folder: Path, split: str, name: str | None) -> bool:
+    rows = schema.load(layout.find(folder, split, name).file)["annotations"]
     masked = sum(isinstance(row, dict) and bool(row.get("segmentation")) for row in rows)
     return 2 * masked > len(rows)
 

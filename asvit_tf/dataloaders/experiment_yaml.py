@@ -96,7 +96,8 @@ def to_here(value: Any, root: str | os.PathLike, directory: str | os.PathLike) -
       directory: Inside of it, that of the YAML.
     """
     if isinstance(value, Mapping):
-        return {name: to_here(item, root, directory) for name, item in value.items()}
+        # Names of classes may have slashes.
+        return {name: item if name == "class_names" else to_here(item, root, directory) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [to_here(item, root, directory) for item in value]
     if not isinstance(value, str) or not value:

@@ -106,25 +106,26 @@ def judge(annotation_file: str | Path, rows: Sequence[Mapping[str, Any]]) -> Jud
     """
     with contextlib.redirect_stdout(io.StringIO()):  # It prints tables and times.
         truth = coco.COCO(str(annotation_file))
-        results = truth.loadRes([dict(row) for row in rows]) if rows else None
+        results = truth.loadRes([dict(row) for row in rows or [_empty_box(truth)]])
     categories = sorted(truth.getCatIds())
     names = tuple(truth.loadCats(category)[0]["name"] for category in categories)
     annotated = [row for row in truth.dataset["annotations"] if not row["iscrowd"]]
     objects = np.array([sum(row["category_id"] == category for row in annotated) for category in categories])
-    if results is None:
-        empty = {name: math.nan if not len(annotated) else 0.0 for name in _SUMMARY}
-        precision, by_class = np.zeros((101, len(categories))), np.zeros((len(categories), 2))
-    else:
-        boxes = _evaluated(truth, results, "bbox")
-        empty = dict(zip(_SUMMARY, map(_finite, boxes.stats[:6])))
-        if "segmentation" in rows[0]:
-            masks = _evaluated(truth, results, "segm")
-            empty |= {f"mask_{name}": _finite(value) for name, value in zip(_SUMMARY, masks.stats[:6])}
-        found = boxes.eval["precision"][:, :, :, 0, -1]  # [IoU, recall, class]; -1 where there is no object.
-        precision = np.where(found[0] < 0, np.nan, found[0])
-        by_class = np.stack([_means(found), _means(found[:1])], axis=-1)
+    boxes = _evaluated(truth, results, "bbox")
+    summary = dict(zip(_SUMMARY, map(_finite, boxes.stats[:6])))
+    if any("segmentation" in row for row in rows[:1] or annotated):
+        masks = _evaluated(truth, results, "segm")
+        summary |= {f"mask_{name}": _finite(value) for name, value in zip(_SUMMARY, masks.stats[:6])}
+    found = boxes.eval["precision"][:, :, :, 0, -1]  # [IoU, recall, class]; -1 where there is no object.
+    precision = np.where(found[0] < 0, np.nan, found[0])
+    by_class = np.stack([_means(found), _means(found[:1])], axis=-1)
     confusion, mistakes = _confusion(truth, annotated, rows, categories)
-    return Judged(names, empty, objects, by_class, precision, confusion, mistakes)
+    return Judged(names, summary, objects, by_class, precision, confusion, mistakes)
+
+
+def _empty_box(truth: coco.COCO) -> dict[str, Any]:
+    """What is nowhere right: pycocotools takes no results without a row."""
+    return dict(image_id=truth.getImgIds()[0], category_id=truth.getCatIds()[0], bbox=[0, 0, 0, 0], score=0.0)
 
 
 def _evaluated(truth: coco.COCO, results: coco.COCO, kind: str) -> cocoeval.COCOeval:

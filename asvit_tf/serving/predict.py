@@ -16,6 +16,8 @@ from asvit_tf.dataloaders.imagefiles.skipped import Skipped
 from asvit_tf.errors import UserError
 from asvit_tf.storage import readable_directory
 
+_BATCH = 32  # Images that are asked about at a time: thousands do not fit into memory.
+
 
 def read_image(path: str) -> bytes:
     """The image, upright by EXIF, in a form that every SavedModel decodes.
@@ -99,11 +101,14 @@ def predict(saved_model: str, paths: Sequence[str]) -> tuple[list[dict[str, Any]
     check_saved_model(saved_model)
     images, skipped = read_images(paths)
     paths = [path for path in paths if path in images]
-    inputs = tf.constant([images[path] for path in paths])
-    answer = load_serving(saved_model, {"probs", "class_names", "label"}, "classify")(inputs=inputs)
-    names = [name.decode() for name in answer["class_names"].numpy()]
-    answers = [
-        dict(image=path, label=label.decode(), probabilities=dict(zip(names, map(float, row))))
-        for path, label, row in zip(paths, answer["label"].numpy(), answer["probs"].numpy())
-    ]
+    serve = load_serving(saved_model, {"probs", "class_names", "label"}, "classify")
+    answers = []
+    for start in range(0, len(paths), _BATCH):
+        some = paths[start : start + _BATCH]
+        answer = serve(inputs=tf.constant([images[path] for path in some]))
+        names = [name.decode() for name in answer["class_names"].numpy()]
+        answers += [
+            dict(image=path, label=label.decode(), probabilities=dict(zip(names, map(float, row))))
+            for path, label, row in zip(some, answer["label"].numpy(), answer["probs"].numpy())
+        ]
     return answers, skipped

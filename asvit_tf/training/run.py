@@ -148,7 +148,7 @@ def check(params: cfg.ExperimentConfig, model_dir: str, mode: str) -> None:
         checkpoints.check_readable(params.task.init_checkpoint)
     for part, section in (("train", "train_data"), ("eval", "validation_data")):
         if part in mode:
-            checks.check_data(params.task, section)
+            checks.check_data(params, section)
 
 
 def _run_once(

@@ -6,12 +6,14 @@ import functools
 
 import tensorflow as tf
 from official.core import config_definitions as cfg
+from official.vision.configs import image_classification
 
 from asvit_tf.errors import UserError
 from asvit_tf.hardware.choice import Chosen
 from asvit_tf.training import failures, strategies
 
-_TPU_EVALUATION = 1024  # Images of an evaluation's batch on a TPU, at most: the fewer batches, the fewer are left out.
+# Images of a classifier's evaluation in a batch on a TPU, at most: the fewer batches, the fewer are left out.
+_TPU_EVALUATION = 1024
 
 
 class Runtime:
@@ -90,7 +92,9 @@ class Runtime:
         data, is_tpu = params.task.validation_data, self._chosen.kind == "tpu"
         if self.replicas == 1 and not is_tpu:
             return
-        most = _TPU_EVALUATION if is_tpu else data.global_batch_size
+        # Other tasks have large images and more of an answer to each: the batch of their recipe.
+        classifies = isinstance(params.task, image_classification.ImageClassificationTask)
+        most = _TPU_EVALUATION if is_tpu and classifies else data.global_batch_size
         even = None if is_tpu else even_batch(images, most, self.replicas)
         data.global_batch_size = even or whole_batch(images, most, self.replicas)
         data.drop_remainder = even is None

@@ -11,6 +11,7 @@ from scipy.cluster import vq
 
 _CLUSTERS = 6
 _LEAST_RATIO_SPREAD = 1.15  # Below it one aspect ratio does for all boxes.
+_RATIO_DIGITS = 3  # That count: poles have ratios of a hundredth.
 _SIZES = (1.5, 2.0, 2.5, 3.0, 4.0, 5.0)
 _SCALES = (1, 2, 3)
 _LOSS = 0.01  # Of the mean IoU, that fewer anchors may cost.
@@ -93,7 +94,7 @@ def ratios(centres: np.ndarray) -> tuple[float, ...]:
     deviation = float(np.average((logarithms - mean) ** 2, weights=shares) ** 0.5)
     spread = np.exp(deviation)
     steps = (0.0,) if spread < _LEAST_RATIO_SPREAD else (-deviation, 0.0, deviation)
-    return tuple(round(float(np.exp(mean + step)), 2) for step in steps)
+    return tuple(float(f"{np.exp(mean + step):.{_RATIO_DIGITS}g}") for step in steps)
 
 
 def fit(boxes: np.ndarray, levels: Sequence[tuple[int, int]], seed: int, scales: Sequence[int] = _SCALES) -> Anchors:

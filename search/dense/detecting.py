@@ -26,7 +26,7 @@ from asvit_tf.serving.held_out import fingerprint
 from asvit_tf.training import step_log
 from search.dense import experiments
 from search.dense.settings import MODELS, DetectionSettings
-from search.dense.steps import DenseRun
+from search.dense.steps import MOST_SHOWN, DenseRun
 from search.report import detection_page
 from search.report.detection_page import Beside
 
@@ -60,10 +60,14 @@ def run(
 class _Run(DenseRun):
     metric, command, count_type = "AP", "detect-run", SplitCount
 
+    @property
+    def model(self) -> str:
+        return self.settings.model
+
     def prepare(self, folder: Path) -> Prepared:
         its = self.settings
         names = dict(train=its.train_name, validation=its.validation_name)
-        with_masks = its.model == "cascade" and coco.holds_masks(its.data_path, its.train_name)
+        with_masks = its.model == "cascade" and coco.holds_masks(its.data_path, names)
         leniency = coco.Leniency(its.skip_missing, its.skip_invalid)
         return coco.prepare(folder, its.data_path, names, 1, with_masks, leniency, progress=True)
 
@@ -108,6 +112,8 @@ class _Run(DenseRun):
                 truth = [row for row in annotations["annotations"] if row["image_id"] == image]
                 shown_rows = [row for row in rows if row["image_id"] == image and row["score"] >= found.SHOWN_SCORE]
                 left, right = (detect.drawn(picture, found.as_objects(each, names)) for each in (truth, shown_rows))
+                left.thumbnail(MOST_SHOWN)
+                right.thumbnail(MOST_SHOWN)
                 drawn[image] = Beside(files[image], left, right, judged.mistakes[image])
         for image in shown:
             _beside(drawn[image]).save(self.directory / "pictures" / f"{image}.png")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.resources
+import os
 from typing import Any
 
-import numpy as np
 from official.core import config_definitions as cfg
 from official.core import exp_factory
 
 from asvit_tf import registry_imports  # noqa: F401
+from asvit_tf.dataloaders import boxes as box_records
 from asvit_tf.dataloaders.boxes import Boxes
 from asvit_tf.dataloaders.coco import Prepared
 from asvit_tf.dataloaders.labels.prepare import Prepared as Labelled
@@ -133,11 +134,24 @@ def experiment(
     return params
 
 
-def _recipe(model: str, config_file: str) -> cfg.ExperimentConfig:
-    """The experiment of a recipe, with what the preparation of the data wrote."""
+def check(model: str, settings: DenseSettings) -> None:
+    """Refuses the user's fields before any image is read.
+
+    Args:
+      model: Of `EXPERIMENTS`.
+      settings: Of the run.
+
+    Raises:
+      UserError: An override names a field that does not exist, or has a value of another type.
+    """
+    _last(_recipe(model), settings, None, "")
+
+
+def _recipe(model: str, *more: str) -> cfg.ExperimentConfig:
+    """The experiment of a recipe, with more YAMLs, such as what the preparation of the data wrote."""
     params = registered(model)
     recipe = str(importlib.resources.files("official_configs") / _RECIPES[model])
-    for source in (recipe, config_file):
+    for source in (recipe, *more):
         experiment_files.override(params, experiment_files.read(source), source)
     return params
 
@@ -202,8 +216,8 @@ class SegmentationChoices:
           kept: The network to start from.
         """
         train = prepared.counts["train"]
-        sides = np.array([[train.height, train.width]])
-        size = settings.size or sizes.input_size(sides, sizes.MOST_PIXELS[kind])
+        records = os.path.join(prepared.directory, "train.tfrecord")
+        size = settings.size or sizes.input_size(box_records.image_sizes(records), sizes.MOST_PIXELS[kind])
         batch = min(settings.batch_size or sizes.batch_size(size, kind), train.images)
         epochs = settings.epochs or sizes.epochs(train.images, "segmentation")
         topology = settings.topology or (TOPOLOGY if kept is None else str(kept.topology))

@@ -25,7 +25,7 @@ from asvit_tf.storage import write_json
 from asvit_tf.training import step_log
 from search.dense import experiments
 from search.dense.settings import SegmentationSettings
-from search.dense.steps import DenseRun
+from search.dense.steps import MOST_SHOWN, DenseRun
 from search.report import segmentation_page
 from search.report.segmentation_page import Shown
 
@@ -59,6 +59,10 @@ def run(
 
 class _Run(DenseRun):
     metric, command, count_type = "mean_iou", "segment-run", SplitCount
+
+    @property
+    def model(self) -> str:
+        return "segmentation"
 
     def prepare(self, folder: Path) -> Prepared:
         its = self.settings
@@ -135,6 +139,8 @@ class _Run(DenseRun):
             with Image.open(io.BytesIO(encoded)) as picture:
                 left = segment.overlaid(picture, Segmented(truth.astype(np.int32), names))
                 drawn = Shown(picture.convert("RGB"), left, segment.overlaid(picture, answered), wrong)
+            for each in (drawn.picture, drawn.truth, drawn.found):
+                each.thumbnail(MOST_SHOWN)
             if place in even:
                 first.append(drawn)
             worst = sorted([*worst, drawn], key=lambda each: -np.nan_to_num(each.wrong, nan=-1.0))[:_WORST]

@@ -11,6 +11,7 @@ from asvit_tf.errors import UserError
 MODELS = {"retinanet": "RetinaNet", "cascade": "Cascade Mask R-CNN"}
 TOPOLOGY = "7,8,3,1|3,4,3,1|3,1,3,2|3,1,3,1|16,32"  # That of the recipes for synthetic scenes, too.
 _LEAST = {"seed": 0, "epochs": 1, "batch_size": 1, "image_size": 64}
+_STEP = 32  # Of the feature pyramid's coarsest level that comes from the backbone.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,8 @@ class DenseSettings:
             value = getattr(self, name)
             if value is not None and min(value if isinstance(value, tuple) else (value,)) < low:
                 raise UserError(f"{name} is {value}; it must be at least {low}")
+        if self.size is not None and any(side % _STEP for side in self.size):
+            raise UserError(f"image_size is {' x '.join(map(str, self.size))}; allowed are multiples of {_STEP}")
 
     @property
     def size(self) -> tuple[int, int] | None:

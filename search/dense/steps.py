@@ -15,16 +15,20 @@ import numpy as np
 import tensorflow as tf
 from official.core import config_definitions as cfg
 
+from asvit_tf.errors import UserError
 from asvit_tf.hardware.choice import Chosen
+from asvit_tf.modeling import checkpoints
 from asvit_tf.serving import export
 from asvit_tf.storage import write_json, write_text
 from asvit_tf.tasks import plans
 from asvit_tf.training import run as train
 from asvit_tf.training.display.log_file import captured
 from asvit_tf.training.runtimes import Runtime
+from search.dense import experiments
 from search.runs.designing import Kept, once
 
 PAGE = "report.html"
+MOST_SHOWN = (1000, 1000)  # Pixels of a picture on the page: dozens are in memory together.
 
 
 class DenseRun(abc.ABC):
@@ -39,6 +43,8 @@ class DenseRun(abc.ABC):
     Attributes:
       seconds: By step.
       kept: The network to start from.
+      kind: Of the hardware that the first start chose by.
+      left_out: Lines about what the records do not hold.
       metric: That the training's evaluation reports.
       command: Of `asvit`.
       count_type: Of what is counted of a split.
@@ -56,6 +62,12 @@ class DenseRun(abc.ABC):
         self.runtime = Runtime(chosen, settings.batch_size)
         self.kept = None if settings.init_checkpoint is None else Kept.of(settings.init_checkpoint)
         self.seconds: dict[str, float] = {}
+        self.left_out: tuple[str, ...] = ()
+
+    @property
+    @abc.abstractmethod
+    def model(self) -> str:
+        """Of `experiments.EXPERIMENTS`."""
 
     @abc.abstractmethod
     def prepare(self, folder: Path) -> Any:
@@ -85,9 +97,10 @@ class DenseRun(abc.ABC):
         """All steps that are not done yet; of a run that is finished, what it wrote."""
         if self.finished is not None:
             return self.finished
+        experiments.check(self.model, self.settings)
         self.say(f"hardware: {self.runtime}")
         prepared = self.timed("data", self.data)
-        params, choices, lines = self.timed("choices", self.experiment, prepared)
+        params, choices, lines = self.timed("choices", self.chosen, prepared)
         for line in lines:
             self.say(line)
         registered = type(params)(task=type(params.task)())
@@ -102,6 +115,7 @@ class DenseRun(abc.ABC):
             parameters=self.parameters,
             **self.numbers(answers),
             images={split: count.images for split, count in prepared.counts.items()},
+            left_out=self.left_out,
             input_size=list(choices.size),
             saved_model=saved_model.name,
             report=PAGE,
@@ -111,25 +125,55 @@ class DenseRun(abc.ABC):
         )
         self.say("writing the report")
         (self.directory / "pictures").mkdir(exist_ok=True)
-        write_text(self.directory / PAGE, self.timed("report", self.page, result, lines, answers, prepared))
+        page = self.timed("report", self.page, result, (*lines, *self.left_out), answers, prepared)
+        write_text(self.directory / PAGE, page)
         return self.finish(result)
 
     def data(self) -> Any:
-        """TFRecords; those of an earlier start."""
-        folder, kept = self.directory / "data", self.directory / "data.json"
+        """TFRecords; those of an earlier start, with the kind of hardware that it chose by.
+
+        Raises:
+          UserError: The images cannot be used, or there is something else at that place.
+        """
+        folder, kept, begun = (self.directory / name for name in ("data", "data.json", "data.begun"))
         if kept.exists() and folder.exists():
+            begun.unlink(missing_ok=True)
             fields = json.loads(kept.read_text(encoding="utf-8"))
             counts = {split: self.count_type(**count) for split, count in fields["counts"].items()}
+            self.kind = fields.get("kind", self.kind)
+            self.left_out = tuple(fields.get("left_out", ()))
             return self.restored(folder, tuple(fields["class_names"]), counts)
-        if folder.exists():  # Whole, but the counts were not written.
-            shutil.rmtree(folder)
+        if folder.exists():
+            if not begun.exists():
+                raise UserError(
+                    f"{folder} exists, but no data set was prepared there; move it or choose another directory"
+                )
+            shutil.rmtree(folder)  # Whole, but the counts were not written.
         self.say("reading images")
-        prepared = self.prepare(folder)
-        for note in prepared.notes:
-            self.say(note)
+        begun.touch()
+        try:
+            prepared = self.prepare(folder)
+        except UserError:
+            begun.unlink()  # The folder was not made: what is found there later is not of this run.
+            raise
+        self.left_out = prepared.left_out
+        for line in self.left_out:
+            self.say(line)
         written = {split: dataclasses.asdict(count) for split, count in prepared.counts.items()}
-        write_json(kept, dict(class_names=prepared.class_names, counts=written))
+        fields = dict(class_names=prepared.class_names, counts=written, kind=self.kind, left_out=self.left_out)
+        write_json(kept, fields)
+        begun.unlink()
         return prepared
+
+    def chosen(self, prepared: Any) -> tuple[cfg.ExperimentConfig, Any, list[str]]:
+        """`experiment`; records that it refuses are not kept, or mended data would never be read."""
+        try:
+            return self.experiment(prepared)
+        except UserError:
+            if not self.training.exists():
+                (self.directory / "data.json").unlink()
+                shutil.rmtree(self.directory / "data")
+            raise
 
     @staticmethod
     def records(prepared: Any, split: str) -> str:
@@ -188,7 +232,8 @@ class DenseRun(abc.ABC):
     @property
     def parameters(self) -> int:
         """Of the exported network."""
-        reader = tf.train.load_checkpoint(str(self.directory / "saved_model" / "variables" / "variables"))
+        variables = self.directory / "saved_model" / "variables" / "variables"
+        reader = tf.train.load_checkpoint(checkpoints.readable(str(variables)))
         shapes = reader.get_variable_to_shape_map()
         return sum(int(np.prod(shape)) for name, shape in shapes.items() if "VARIABLE_VALUE" in name)
 

@@ -1,9 +1,11 @@
 """Boxes of detection records, against the scenes that they were written from."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from asvit_tf.dataloaders import boxes, coco, shapes
 
@@ -46,3 +48,30 @@ def test_records_without_masks(prepared):
     bare = coco.prepare(folder / "bare", folder / "scenes", include_masks=False)
     assert not boxes.read(f"{bare.directory}/validation.tfrecord").with_masks
     assert coco.holds_masks(folder / "scenes")
+    path = next((folder / "scenes" / "annotations").glob("*val*"))
+    content = json.loads(path.read_text())
+    shutil.copytree(folder / "scenes", folder / "half")
+    for row in content["annotations"]:
+        del row["segmentation"]
+    (folder / "half" / "annotations" / path.name).write_text(json.dumps(content))
+    assert not coco.holds_masks(folder / "half")  # There would be nothing to judge.
+
+
+def test_sizes_are_those_of_the_images(prepared):
+    _, records = prepared
+    assert boxes.image_sizes(f"{records.directory}/train.tfrecord").tolist() == [[128, 128]] * 12
+
+
+def test_boxes_thinner_than_float32_are_none(tmp_path):
+    """640 - 1e-5 of 640 pixels is the right edge itself."""
+    features = {"image/height": [480], "image/width": [640], "image/object/class/label": [1, 2]}
+    example = tf.train.Example()
+    for name, values in features.items():
+        example.features.feature[name].int64_list.value.extend(values)
+    for side, values in dict(ymin=[0.1, 0.1], xmin=[0.1, 1 - 1e-9], ymax=[0.2, 0.2], xmax=[0.2, 1.0]).items():
+        example.features.feature[f"image/object/bbox/{side}"].float_list.value.extend(values)
+    with tf.io.TFRecordWriter(str(tmp_path / "train.tfrecord")) as writer:
+        writer.write(example.SerializeToString())
+    found = boxes.read(str(tmp_path / "train.tfrecord"))
+    assert found.categories.tolist() == [1]
+    np.testing.assert_allclose(found.sides, [[48, 64]], rtol=1e-5)

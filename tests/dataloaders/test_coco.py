@@ -267,6 +267,9 @@ def test_missing_images_can_be_left_out(folder, tmp_path, capsys):
     arguments = ["prepare-coco", str(folder), "--output", str(tmp_path / "records"), "--skip-missing"]
     assert cli.main([*arguments, "--json"]) == 0
     counts = json.loads(capsys.readouterr().out)["counts"]
+    prepared = coco.Prepared("", (), {split: coco.SplitCount(**count) for split, count in counts.items()})
+    assert prepared.left_out[0] == "train: 2 images left out: missing or damaged"
+    assert "train: 8 objects left out: belong to an image that is left out" in prepared.left_out
     assert counts["train"]["images_left_out"] == {"missing or damaged": 2}
     assert counts["train"]["objects_left_out"] == {"belong to an image that is left out": 8, "empty mask": 1}
     del counts["train"]["images_left_out"], counts["train"]["objects_left_out"]

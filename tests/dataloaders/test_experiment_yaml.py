@@ -43,6 +43,7 @@ def test_paths_below_a_directory_are_named_from_the_yaml():
         train_data=dict(input_path="/r/data/train-*-of-00002.tfrecord"),
         classes=["/r/x", "/r", "r/x", "/rx"],
         step=3,
+        class_names=["/r/x", "no/name"],
     )
     written = experiment_yaml.to_here(paths, "/r", "/r/model")
     assert written == dict(
@@ -50,6 +51,7 @@ def test_paths_below_a_directory_are_named_from_the_yaml():
         train_data=dict(input_path="$HERE/../data/train-*-of-00002.tfrecord"),
         classes=["$HERE/../x", "/r", "r/x", "/rx"],
         step=3,
+        class_names=["/r/x", "no/name"],
     )
     assert experiment_yaml.from_here(written, "/r/model") == paths
     moved = experiment_yaml.from_here(written, "/s [1]/model")

@@ -85,6 +85,9 @@ def test_average_precision_by_hand(annotations):
 def test_nothing_found(annotations):
     judged = found.judge(annotations, [])
     assert judged.summary["AP"] == 0
+    assert math.isnan(judged.summary["APl"])
+    assert "mask_AP" not in judged.summary
+    np.testing.assert_array_equal(judged.by_class, [[0, 0], [0, 0], [math.nan] * 2])
     assert judged.confusion[:, 3].tolist() == [2, 2, 0, 0]
     assert judged.mistakes == {3: 3, 5: 0, 9: 1}
 
@@ -115,6 +118,7 @@ def test_masks_are_judged_too(annotations, tmp_path):
     assert judged.summary["AP"] == pytest.approx(1)
     assert judged.summary["mask_AP50"] == pytest.approx(1)
     assert judged.summary["mask_AP75"] == 0
+    assert found.judge(annotations, []).summary["mask_AP"] == 0
 
 
 def test_kept_answers_are_of_one_checkpoint(tmp_path):

@@ -44,10 +44,10 @@ def test_as_many_classes_as_the_data_have(tmp_path, classes, model):
         )
     )
     if classes == model:
-        checks.check_data(params.task, "train_data")
+        checks.check_data(params, "train_data")
     else:
         with pytest.raises(UserError, match=f"data have 3 classes, the model {model}; set task.model.num_classes=3"):
-            checks.check_data(params.task, "train_data")
+            checks.check_data(params, "train_data")
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def experiment(config, **validation):
 
 def check(params):
     checks.check(params)
-    checks.check_data(params.task, "validation_data")
+    checks.check_data(params, "validation_data")
 
 
 def answers(images):

@@ -1,5 +1,6 @@
 """An experiment on chosen devices: what of it changes, and that a training goes on with other devices."""
 
+import contextlib
 import copy
 import types
 
@@ -7,13 +8,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import TINY, FakeGpus, digits_experiment, two_devices
+from official.core import exp_factory
 from official.modeling import optimization
 
 from asvit_tf import UserError
 from asvit_tf.dataloaders import classification as data
 from asvit_tf.design.topology import Topology
 from asvit_tf.hardware.choice import Chosen, Gpu
-from asvit_tf.tasks import plans
+from asvit_tf.tasks import checks, plans
 from asvit_tf.training import run as train
 from asvit_tf.training import step_log, strategies
 from asvit_tf.training.runtimes import Runtime, even_batch, training_batch, whole_batch
@@ -143,6 +145,23 @@ def test_images_that_no_batch_divides_are_left_out():
     Runtime(Chosen("gpu", (A100,) * 8), 32).apply(params, 49)
     data = params.task.validation_data
     assert (data.global_batch_size, data.drop_remainder) == (48, True)
+
+
+@pytest.mark.parametrize("name", ["retinanet_asvit_coco", "cascadercnn_asvit_coco", "segmentation_asvit_coco"])
+def test_a_detector_is_evaluated_on_a_tpu_in_batches_of_its_recipe(name, monkeypatch):
+    """72 images by 8 cores: 9 batches of 8 as in the recipe, not one of 72. All images have to count elsewhere."""
+    monkeypatch.setattr(strategies, "build", lambda runtime: types.SimpleNamespace(num_replicas_in_sync=8))
+    for kind in (checks.detection, checks.segmentation):
+        monkeypatch.setattr(kind, "check", lambda task, section: None)
+    params = exp_factory.get_exp_config(name)
+    Runtime(Chosen("tpu", tpu="local")).apply(params, 72)
+    evaluated = params.task.validation_data
+    assert (evaluated.global_batch_size, evaluated.drop_remainder, evaluated.dtype) == (8, True, "bfloat16")
+    checks.check_data(params, "validation_data")
+    for strategy, gpus, is_allowed in (("mirrored", 2, True), ("mirrored", 1, False), ("one_device", 0, False)):
+        params.runtime.override(dict(distribution_strategy=strategy, num_gpus=gpus, tpu=None))
+        with contextlib.nullcontext() if is_allowed else pytest.raises(UserError, match="drop_remainder is true"):
+            checks.check_data(params, "validation_data")
 
 
 @pytest.fixture(scope="module")

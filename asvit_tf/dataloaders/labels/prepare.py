@@ -14,7 +14,7 @@ import tensorflow as tf
 from asvit_tf.dataloaders import experiment_yaml
 from asvit_tf.dataloaders.annotations import pictures
 from asvit_tf.dataloaders.annotations.pictures import Frame
-from asvit_tf.dataloaders.imagefiles.skipped import Skipped, printable
+from asvit_tf.dataloaders.imagefiles.skipped import Skipped, in_words, printable
 from asvit_tf.dataloaders.labels import pairs as pairing
 from asvit_tf.dataloaders.labels import reading, records, table
 from asvit_tf.dataloaders.labels.pairs import Naming, Pair
@@ -69,6 +69,12 @@ class Prepared:
     masks_without_image: int
     notes: tuple[str, ...]
     skipped: Skipped
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """A line for everything that the records do not hold, or that was decided without being told."""
+        unused = (f"{self.masks_without_image} label pictures without an image",) if self.masks_without_image else ()
+        return (*unused, *in_words(self.skipped.as_dict()).splitlines(), *self.notes)
 
     @property
     def config_file(self) -> str:

@@ -67,13 +67,25 @@ def check_learning_rate(trainer: cfg.TrainerConfig) -> None:
         )
 
 
-def check_data(task: cfg.TaskConfig, section: str) -> None:
+def check_data(params: cfg.ExperimentConfig, section: str) -> None:
     """Refuses data, "train_data" or "validation_data", that cannot be trained on or evaluated with.
 
     Raises:
       UserError: Saying what is wrong, and what is allowed.
     """
-    _kind(task).check(task, section)
+    kind = _kind(params.task)
+    # Several replicas may need batches of one size; with classifiers, training says it where nothing is left.
+    counts_all = section == "validation_data" and kind is not classification and _has_one_replica(params.runtime)
+    if counts_all and params.task.validation_data.drop_remainder:
+        raise UserError(
+            "task.validation_data.drop_remainder is true, which leaves images out of the evaluation; set it to false "
+            "(allowed on a TPU and on several GPUs)"
+        )
+    kind.check(params.task, section)
+
+
+def _has_one_replica(runtime: cfg.RuntimeConfig) -> bool:
+    return runtime.distribution_strategy not in ("tpu", "multi_worker_mirrored") and runtime.num_gpus < 2
 
 
 def _kind(task: cfg.TaskConfig) -> ModuleType:

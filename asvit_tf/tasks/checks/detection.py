@@ -71,14 +71,12 @@ def first_file(task: Any, section: str, prepared_by: str) -> str:
       prepared_by: The command that writes such files.
 
     Raises:
-      UserError: There are none, or batches are empty; or the evaluation would not see all images.
+      UserError: There are none, or batches are empty.
     """
     name, params = f"task.{section}", getattr(task, section)
     inputs.check_batch_size(name, params)
     if params.tfds_name or not params.input_path:
         raise UserError(f"{name} has no TFRecords; set {name}.input_path to what {prepared_by} wrote")
-    if section == "validation_data" and params.drop_remainder:
-        raise UserError(f"{name}.drop_remainder is true, which leaves images out of the evaluation; set it to false")
     return inputs.record_files(name, params.input_path)[0]
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 
 from asvit_tf import cli
 from asvit_tf.dataloaders.imagefiles import skipped
+from asvit_tf.serving import predict
 
 RED, BLUE = (200, 30, 60), (30, 60, 200)
 
@@ -46,13 +47,14 @@ class Classifier(tf.Module):
         return dict(probs=probs, class_names=names, label=tf.gather(names, tf.argmax(probs, 1)))
 
 
-def test_predict_sets_upright_and_names_what_it_cannot_read(tmp_path, capsys):
+def test_predict_sets_upright_and_names_what_it_cannot_read(tmp_path, capsys, monkeypatch):
     classifier = Classifier()
     tf.saved_model.save(classifier, str(tmp_path / "model"), signatures=classifier.serve)
     red_above_blue(tmp_path / "phone.jpg", (20, 60))
     red_above_blue(tmp_path / "scan.tif", (20, 60), 1, "TIFF")  # TensorFlow reads none.
     (tmp_path / "page.jpg").write_text("<html>404</html>")
     images = [str(tmp_path / name) for name in ("phone.jpg", "page.jpg", "scan.tif")]
+    monkeypatch.setattr(predict, "_BATCH", 1)
     assert cli.main(["predict", str(tmp_path / "model"), *images, "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert [(row["image"], row["label"]) for row in result["predictions"]] == [

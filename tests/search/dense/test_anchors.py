@@ -47,6 +47,9 @@ def test_one_kind_of_box_needs_one_cluster_and_one_ratio():
 def test_boxes_of_different_shapes_get_three_ratios():
     centres = np.array([[10.0, 40.0, 0.5], [40.0, 10.0, 0.5]])
     assert anchors.ratios(centres) == (0.25, 1.0, 4.0)
+    poles = anchors.ratios(np.array([[900.0, 2.0, 1.0]]))
+    assert poles == (0.00222,)
+    assert np.isfinite(anchors.Anchors(3, 5, 1, 2.0, poles).sides).all()
 
 
 @pytest.mark.parametrize("side", [20.0, 70.0, 150.0])

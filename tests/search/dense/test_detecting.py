@@ -24,7 +24,7 @@ def command(output, *more):
 @pytest.fixture(scope="module", params=["retinanet", "cascade"])
 def finished(request, tmp_path_factory):
     """Model, directory and result of a run of two real steps."""
-    output = tmp_path_factory.mktemp("detect") / request.param
+    output = tmp_path_factory.mktemp("detect") / f"{request.param} [1]"  # TensorFlow reads patterns.
     printed = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("asvit_tf.cli.dense.print_json", printed.append)
@@ -42,6 +42,8 @@ def test_what_a_run_leaves(finished):
     content = json.loads((CELLS / "annotations" / "instances_val.json").read_text())
     assert sum(found["objects"] for found in result["by_class"].values()) == len(content["annotations"])
     assert "mask_AP" not in result  # The data have none.
+    assert result["left_out"] == []
+    assert not (output / "data.begun").exists()
     assert sorted(path.name for path in (output / "pictures").iterdir()) == ["1.png", "2.png"]
     with Image.open(output / "pictures" / "1.png") as picture:
         assert picture.size == (2 * 200 + 4, 160)  # Truth beside found, at the picture's own size.
@@ -92,6 +94,7 @@ def test_another_setting_is_another_directory(finished, capsys):
         (dict(model="yolo"), "allowed are retinanet, cascade"),
         (dict(epochs=0), "epochs is 0"),
         (dict(image_size=(32, 640)), "image_size is"),
+        (dict(image_size=(64, 100)), "image_size is 64 x 100; allowed are multiples of 32"),
         (dict(topology="1,2"), "topology"),
         (dict(topology=TOPOLOGY, init_checkpoint="x"), "keeps its own"),
         (dict(seed=2**31), "below"),
@@ -102,6 +105,33 @@ def test_settings_that_cannot_be(given, said):
         DetectionSettings(data_path=".", **given)
 
 
+def test_a_field_that_no_experiment_has_is_refused_before_images_are_read(tmp_path, capsys):
+    output = tmp_path / "out"
+    assert main([*command(output), "--params-override", "task.no_such_field=1"]) == 2
+    assert "no_such_field" in capsys.readouterr().err
+    assert not (output / "data").exists()
+
+
+@pytest.mark.parametrize("is_started", [False, True])
+def test_a_folder_of_the_users_is_never_removed(is_started, tmp_path, capsys):
+    """Also where it came to be after a start that found no data."""
+    cells, output = tmp_path / "cells", tmp_path / "out"
+    arguments = ["detect-run", str(cells), "--output", str(output), *SMALL]
+    if is_started:
+        cells.mkdir()
+        assert main(arguments) == 2
+        assert "annotation" in capsys.readouterr().err
+        cells.rmdir()
+    shutil.copytree(CELLS, cells)
+    precious = output / "data" / "photograph.jpg"
+    precious.parent.mkdir(parents=True)
+    precious.write_text("precious")
+    assert main(arguments) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("asvit:")]
+    assert "data exists, but no data set was prepared there; move it or choose another directory" in line
+    assert precious.read_text() == "precious"
+
+
 def test_images_without_any_box_are_refused(tmp_path, capsys):
     folder = tmp_path / "cells"
     shutil.copytree(CELLS, folder)
@@ -110,6 +140,7 @@ def test_images_without_any_box_are_refused(tmp_path, capsys):
     assert main(["detect-run", str(folder), "--output", str(tmp_path / "out"), *SMALL]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("asvit:")]
     assert "no image of the training split has a box" in line
+    assert not list((tmp_path / "out").glob("data*"))  # Or boxes drawn since would never be read.
 
 
 def test_a_folder_without_annotations_is_refused(tmp_path, capsys):
