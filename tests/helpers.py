@@ -1,6 +1,7 @@
 """What several test files need: the golden networks, devices, small networks, records, a full disk."""
 
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -126,6 +127,10 @@ class FakeGpus:
         experimental = tf.config.experimental
         monkeypatch.setattr(experimental, "get_device_details", details)
         monkeypatch.setattr(experimental, "set_memory_growth", lambda name, grows: self.grows.append((name, grows)))
+        from asvit_tf.training import strategies
+
+        # Strategies of these GPUs are not those of another test.
+        monkeypatch.setattr(strategies, "_mirrored", functools.cache(strategies._mirrored.__wrapped__))
 
 
 def relative_error(actual, expected):

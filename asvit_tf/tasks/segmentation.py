@@ -66,7 +66,13 @@ class ClassIoU(tf_keras.metrics.Metric):
     def __init__(self, num_classes: int, input_size: Sequence[int], at_own_size: bool, name: str = "per_class_iou"):
         super().__init__(name=name, dtype=tf.float32)
         self._num_classes, self._input_size, self._at_own_size = num_classes, tuple(input_size), at_own_size
-        self.counts = self.add_weight("counts", (num_classes, num_classes), initializer="zeros", dtype=tf.int64)
+        # Not by `add_weight`, which on a TPU sums over replicas at every update: there is no such sum of 64 bits.
+        self.counts = tf.Variable(
+            np.zeros((num_classes, num_classes), np.int64),
+            trainable=False,
+            synchronization=tf.VariableSynchronization.ON_READ,
+            aggregation=tf.VariableAggregation.SUM,
+        )
 
     def update_state(self, y_true: Mapping[str, tf.Tensor], y_pred: tf.Tensor, sample_weight: None = None) -> None:
         """Counts a batch.

@@ -81,8 +81,10 @@ def rehearse(params: cfg.ExperimentConfig, validation_examples: int) -> Speed:
 
 
 def _speed(params: cfg.ExperimentConfig, scratch: str, validation_examples: int) -> Speed:
-    batch_size = params.task.validation_data.global_batch_size
-    few, many = (min(number, ceil_div(validation_examples, batch_size)) for number in (_BATCHES, _MORE_BATCHES))
+    data = params.task.validation_data
+    batch_size = data.global_batch_size
+    evaluated_images = validation_examples // batch_size * batch_size if data.drop_remainder else validation_examples
+    few, many = (min(number, ceil_div(evaluated_images, batch_size)) for number in (_BATCHES, _MORE_BATCHES))
     with connected(params, scratch, "train_and_eval") as session, session.strategy.scope():
         trainer = session.trainer
         for steps in _BLOCKS * (params.trainer.train_steps // sum(_BLOCKS)):
@@ -100,6 +102,6 @@ def _speed(params: cfg.ExperimentConfig, scratch: str, validation_examples: int)
         warm[long.stride] = min(max(of_both, 0.5 * long.seconds / long.steps), long.seconds / long.steps)
         tracing += first.seconds - first.steps * warm[long.stride]
     beginning, few_seconds, many_seconds = evaluations
-    images = min(many * batch_size, validation_examples) - (few * batch_size if many > few else 0)
+    images = min(many * batch_size, evaluated_images) - (few * batch_size if many > few else 0)
     evaluated = max(0.0, many_seconds - (few_seconds if many > few else 0.0)) / images
     return Speed(warm, max(0.0, tracing + beginning - few_seconds), evaluated)

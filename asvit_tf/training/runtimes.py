@@ -49,8 +49,19 @@ class Runtime:
             raise UserError(f"--tpu={self._chosen.tpu} cannot be reached ({failures.reason(error)})") from error
 
     def name_devices(self, params: cfg.ExperimentConfig) -> None:
-        """Has an experiment name the devices; nothing is started."""
+        """Has an experiment name the devices and what they compute in; nothing is started."""
         params.runtime.override({**self._chosen.settings, "tpu": self._chosen.tpu})
+        if self._chosen.dtype == "float16" and params.trainer.optimizer_config.ema is not None:
+            params.runtime.mixed_precision_dtype = "float32"  # See `checks.check`.
+
+    def check_images(self, images: int) -> None:
+        """Refuses fewer images of an evaluation than GPUs, before anything takes long.
+
+        Raises:
+          UserError: There are fewer.
+        """
+        if self._chosen.kind == "gpu":
+            whole_batch(images, images, self.replicas)
 
     def apply(self, params: cfg.ExperimentConfig, held_out: int) -> None:
         """Has an experiment train and evaluate on the devices.
@@ -66,9 +77,6 @@ class Runtime:
           UserError: There are fewer images in a batch, or held out, than replicas, or the TPU cannot be started.
         """
         self.name_devices(params)
-        if self._chosen.dtype == "float16" and params.trainer.optimizer_config.ema is not None:
-            # The trainer does not find the averages behind the optimizer that scales losses, and makes none.
-            params.runtime.mixed_precision_dtype = "float32"
         data = params.task.train_data
         data.global_batch_size = training_batch(data.global_batch_size, self.replicas)
         if self._chosen.kind == "tpu":
@@ -152,4 +160,4 @@ def whole_batch(images: int, most: int, replicas: int) -> int:
     if images < replicas:
         raise UserError(f"{images} held-out images cannot be divided among {replicas} devices; --hardware=cpu can")
     batches = -(-images // max(most, replicas))
-    return images // (batches * replicas) * replicas
+    return max(replicas, images // (batches * replicas) * replicas)

@@ -77,6 +77,7 @@ class Session:
 def connected(params: cfg.ExperimentConfig, model_dir: str, mode: str, keeps_best: bool = False) -> Iterator[Session]:
     """Connects to the devices and builds task and trainer; `keeps_best` as of `run.run`."""
     strategy = strategies.build(params.runtime)
+    _check_batches(params, mode, strategy.num_replicas_in_sync)
     with contextlib.ExitStack() as stack:
         # All workers take part in saving the best checkpoint; those that do not write it save it where nobody looks.
         writes = strategy.extended.should_save_summary
@@ -96,6 +97,21 @@ def connected(params: cfg.ExperimentConfig, model_dir: str, mode: str, keeps_bes
         if newest is not None:
             checkpoints.check_resumable(trainer.model, trainer.optimizer, newest)
         yield Session(params, model_dir, strategy, task, trainer, newest)
+
+
+def _check_batches(params: cfg.ExperimentConfig, mode: str, replicas: int) -> None:
+    """Refuses batches that the devices cannot share.
+
+    Raises:
+      UserError: Naming the field.
+    """
+    for part, section in (("train", "train_data"), ("eval", "validation_data")):
+        data = getattr(params.task, section)
+        if part in mode and data is not None and data.global_batch_size % replicas:
+            raise UserError(
+                f"task.{section}.global_batch_size is {data.global_batch_size}; it is shared by {replicas} devices, so "
+                f"allowed are multiples of {replicas}"
+            )
 
 
 class Evaluation:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import tensorflow as tf
 from official.common import distribute_utils
 from official.core import config_definitions as cfg
@@ -23,10 +25,21 @@ def build(runtime: cfg.RuntimeConfig, machine: Machine | None = None) -> tf.dist
     """
     if runtime.distribution_strategy == "tpu":
         return _tpu(runtime, machine)
+    if runtime.distribution_strategy == "mirrored" and runtime.num_gpus > 1:
+        return _mirrored(runtime.num_gpus, runtime.all_reduce_alg)
     return distribute_utils.get_distribution_strategy(
         distribution_strategy=runtime.distribution_strategy,
         all_reduce_alg=runtime.all_reduce_alg,
         num_gpus=runtime.num_gpus,
+    )
+
+
+@functools.cache
+def _mirrored(num_gpus: int, all_reduce_alg: str | None) -> tf.distribute.Strategy:
+    """One for the whole process: each would count the keys of its collectives from the same number, and TensorFlow
+    remembers the shape that a key had, which another network does not have."""
+    return distribute_utils.get_distribution_strategy(
+        distribution_strategy="mirrored", all_reduce_alg=all_reduce_alg, num_gpus=num_gpus
     )
 
 

@@ -177,6 +177,7 @@ def _prepare(threads: int, gpu: str) -> None:
     """Sets up a worker of `local:N` before TensorFlow starts there."""
     if gpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # Workers may share a GPU.
     processes.set_threads(threads)
 
 

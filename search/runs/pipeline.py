@@ -143,6 +143,8 @@ class _Run:
         if self._timetable is not None and self.settings.base_stride is None and self._planning.kept is None:
             self._planning = self._planning.with_base_stride(dataset, self._timetable, self._say)
         design = self.design(dataset)
+        if len(self._chosen.gpus) > 1:
+            private_names.end_workers()  # Training needs the memory that they hold of their GPUs.
         params = self._planning.experiment(dataset, Topology.parse(design.grown))
         if self._timetable is not None:
             choice = self._timetable.choice(functools.partial(self._planning.choose, dataset, design.family, self._say))
@@ -152,8 +154,6 @@ class _Run:
                 f"training will take about {timetable.span(choice.seconds)}, export and report "
                 f"{timetable.span(timetable.END_SECONDS)}; {timetable.span(self._timetable.used)} are gone"
             )
-        if len(self._chosen.gpus) > 1:
-            private_names.end_workers()  # Training needs the memory that they hold of their GPUs.
         metrics = self._timed("train", self.train_model, params)
         params = self._with_changed_epochs(params)
         failed = baselines.is_failure(metrics)

@@ -69,6 +69,9 @@ class Planning:
         self.runtime.name_devices(params)
         train.check(params, str(self.directory / "train"), "train_and_eval")
         train.plan_of(params)
+        for images in (dataset.validation_examples, dataset.test_examples):
+            if images:
+                self.runtime.check_images(images)
 
     def experiment(self, dataset: data.Dataset, topology: Topology, epochs: int | None = None) -> cfg.ExperimentConfig:
         """What trains the network; its recipe is written down, to be edited and given back."""

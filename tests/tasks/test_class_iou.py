@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import two_devices
 from official.core import exp_factory, task_factory
 from PIL import Image
 
@@ -155,6 +156,16 @@ def batch_of(truth, logits, own=None):
     info = tf.constant([[own or truth.shape, NETWORK, (1, 1), (0, 0)]], tf.float32)
     labels = dict(masks=masks, valid_masks=masks != IGNORED, image_info=info)
     return labels, tf.constant(logits[None], tf.float32)
+
+
+def test_pixels_are_counted_by_each_replica_of_a_tpu(monkeypatch):
+    """Where Keras would have its weights summed at every update, which a TPU cannot do with 64 bits."""
+    monkeypatch.setattr("tf_keras.src.backend.is_tpu_strategy", lambda strategy: True)
+    with two_devices().scope():
+        counts = segmentation.ClassIoU(CLASSES, NETWORK, at_own_size=False).counts
+    assert counts.synchronization is tf.VariableSynchronization.ON_READ
+    assert counts.aggregation is tf.VariableAggregation.SUM
+    assert counts.dtype == tf.int64
 
 
 def test_an_absent_class_says_nothing():

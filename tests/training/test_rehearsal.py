@@ -44,8 +44,8 @@ def speed(monkeypatch):
     session = types.SimpleNamespace(strategy=tf.distribute.get_strategy(), trainer=Trainer(clock))
     monkeypatch.setattr(rehearsal, "connected", lambda *_: contextlib.nullcontext(session))
 
-    def of(validation_examples):
-        data = types.SimpleNamespace(global_batch_size=100)
+    def of(validation_examples, drop_remainder=False):
+        data = types.SimpleNamespace(global_batch_size=100, drop_remainder=drop_remainder)
         trainer = types.SimpleNamespace(train_steps=72)
         params = types.SimpleNamespace(task=types.SimpleNamespace(validation_data=data), trainer=trainer)
         return rehearsal._speed(params, "nowhere", validation_examples)
@@ -66,6 +66,11 @@ def test_few_images_are_one_batch(speed):
 
 def test_the_last_batch_may_be_smaller(speed):
     assert speed(250).evaluation_seconds == pytest.approx(2 * BATCH_SECONDS / 150)
+
+
+def test_a_batch_that_is_left_out_is_not_waited_for(speed):
+    """Of 102 images one batch of 100 is evaluated, not another of 2."""
+    assert speed(102, drop_remainder=True).evaluation_seconds == pytest.approx((BEGINNING + BATCH_SECONDS) / 100)
 
 
 def test_seconds_of_a_training_by_phase():

@@ -89,6 +89,9 @@ def test_averages_of_weights_are_not_trained_behind_scaled_losses():
         params.trainer.optimizer_config.ema = optimization.EMAConfig()
         Runtime(Chosen("gpu", (gpu,)), 32).apply(params, 359)
         assert params.runtime.mixed_precision_dtype == dtype
+        params.runtime.mixed_precision_dtype = "float16"
+        with pytest.raises(UserError, match="float16, with which weights cannot be averaged; set it to float32"):
+            checks.check(params)
 
 
 def test_the_batch_is_the_nearest_that_can_be_divided():
@@ -99,6 +102,40 @@ def test_the_batch_is_the_nearest_that_can_be_divided():
             assert training_batch(asked, replicas) == nearest
         with pytest.raises(UserError, match=rf"a batch of {replicas - 1} images cannot be divided among {replicas} "):
             training_batch(replicas - 1, replicas)
+
+
+def test_no_evaluation_has_an_empty_batch():
+    for replicas in (6, 7, 8, 16):
+        for images in range(replicas, 200):
+            assert whole_batch(images, 8, replicas) % replicas == 0
+            assert 0 < whole_batch(images, 8, replicas) <= images
+
+
+def test_fewer_images_than_gpus_are_refused_before_anything_is_started():
+    runtime = Runtime(Chosen("gpu", (A100,) * 8))
+    runtime.check_images(8)
+    with pytest.raises(UserError, match="7 held-out images cannot be divided among 8 devices"):
+        runtime.check_images(7)
+
+
+def test_all_trainings_on_several_gpus_share_one_strategy(monkeypatch):
+    """So that no key of a collective is used for tensors of two shapes."""
+    made = []
+    monkeypatch.setattr(strategies.distribute_utils, "get_distribution_strategy", lambda **_: made.append(0) or made)
+    runtime = experiment().runtime
+    runtime.override(dict(distribution_strategy="mirrored", num_gpus=2))
+    strategies._mirrored.cache_clear()
+    assert strategies.build(runtime) is strategies.build(copy.deepcopy(runtime))
+    assert made == [0]
+    strategies._mirrored.cache_clear()
+
+
+def test_a_batch_that_devices_cannot_share_is_one_line(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(strategies, "build", lambda runtime: two_devices())
+    params = digits_experiment(digits, 2, 1)
+    params.task.validation_data.global_batch_size = 7
+    with pytest.raises(UserError, match=r"validation_data.global_batch_size is 7; .* by 2 devices.* multiples of 2"):
+        train.run(params, str(tmp_path / "model"), "train_and_eval")
 
 
 def test_an_evaluation_keeps_every_replica_busy_and_leaves_hardly_anything_out():
@@ -149,12 +186,12 @@ def test_images_that_no_batch_divides_are_left_out():
 
 @pytest.mark.parametrize("name", ["retinanet_asvit_coco", "cascadercnn_asvit_coco", "segmentation_asvit_coco"])
 def test_a_detector_is_evaluated_on_a_tpu_in_batches_of_its_recipe(name, monkeypatch):
-    """72 images by 8 cores: 9 batches of 8 as in the recipe, not one of 72. All images have to count elsewhere."""
+    """75 images by 8 cores: 9 batches of 8 as in the recipe, not one of 72. All images have to count elsewhere."""
     monkeypatch.setattr(strategies, "build", lambda runtime: types.SimpleNamespace(num_replicas_in_sync=8))
     for kind in (checks.detection, checks.segmentation):
         monkeypatch.setattr(kind, "check", lambda task, section: None)
     params = exp_factory.get_exp_config(name)
-    Runtime(Chosen("tpu", tpu="local")).apply(params, 72)
+    Runtime(Chosen("tpu", tpu="local")).apply(params, 75)
     evaluated = params.task.validation_data
     assert (evaluated.global_batch_size, evaluated.drop_remainder, evaluated.dtype) == (8, True, "bfloat16")
     checks.check_data(params, "validation_data")

@@ -38,6 +38,12 @@ def check(params: cfg.ExperimentConfig) -> None:
         raise UserError("the learning rate has no decay_steps; set it to trainer.train_steps")
     if getattr(trainer.optimizer_config.warmup.get(), "warmup_steps", 0) is None:
         raise UserError("trainer.optimizer_config.warmup has no warmup_steps; 0 is none")
+    if params.runtime.mixed_precision_dtype == "float16" and trainer.optimizer_config.ema is not None:
+        # The Model Garden's averages take no gradients from the optimizer that scales losses.
+        raise UserError(
+            "runtime.mixed_precision_dtype is float16, with which weights cannot be averaged; set it to float32 or "
+            "bfloat16, or trainer.optimizer_config.ema to null"
+        )
     if hasattr(params.task, "guard"):
         _whole("task.guard.max_rollbacks", params.task.guard.max_rollbacks, 0)
     kind = _kind(params.task)
