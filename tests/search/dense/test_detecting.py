@@ -105,7 +105,10 @@ def test_settings_that_cannot_be(given, said):
         DetectionSettings(data_path=".", **given)
 
 
-def test_a_field_that_no_experiment_has_is_refused_before_images_are_read(tmp_path, capsys):
+def test_a_field_that_no_experiment_has_is_refused_before_images_are_read(tmp_path, capsys, monkeypatch):
+    from asvit_tf.dataloaders import coco
+
+    monkeypatch.setattr(coco, "prepare", lambda *_, **__: pytest.fail("images are read"))
     output = tmp_path / "out"
     assert main([*command(output), "--params-override", "task.no_such_field=1"]) == 2
     assert "no_such_field" in capsys.readouterr().err
