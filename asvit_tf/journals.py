@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ from asvit_tf.errors import UserError
 from asvit_tf.storage import jsonable, write_json
 
 _LOCK = ".lock"
+# Of file systems without locks: some mounts of NFS and Lustre, and some that a program serves.
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 class Journal:
@@ -76,6 +80,8 @@ def workspace(
     Raises:
       UserError: It cannot be written, another process works in it, or it holds something made by other settings.
     """
+    if "://" in os.fspath(directory):
+        raise UserError(f"{os.fspath(directory)} is no directory of this machine; give one, and copy it afterwards")
     directory = Path(directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -89,6 +95,13 @@ def workspace(
             raise UserError(
                 f"another process is working in {directory}; wait for it, or choose another directory"
             ) from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            print(
+                f"warning: the file system of {directory} has no locks; see to it that no other process works there",
+                file=sys.stderr,
+            )
         _check_settings(directory, jsonable(dict(settings)), jsonable(dict(earlier or {})))
         yield directory
 

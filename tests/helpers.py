@@ -211,3 +211,19 @@ def compressed(whole):
     """A mask [H, W] as COCO's compressed run lengths."""
     rle = mask_tools.encode(np.asfortranarray(whole))
     return dict(size=rle["size"], counts=rle["counts"].decode())
+
+
+def three_classes(examples):
+    """A data set that is named only."""
+    from asvit_tf.dataloaders.classification import Dataset
+
+    return Dataset("data", ("cat", "dog", "owl"), examples, 20)
+
+
+def planned(examples=1300, **options):
+    """The training of a tiny network on so many photographs."""
+    from asvit_tf import Topology
+    from asvit_tf.tasks import plans
+
+    plan = plans.Plan((32, 48), seed=5, **{"base_stride": 2, "recipe": "photographs", **options})
+    return plans.classifier(plan, three_classes(examples), Topology.parse(TINY))

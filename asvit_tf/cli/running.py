@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from asvit_tf.choices import RECIPES
 from asvit_tf.cli.console import (
@@ -22,14 +23,17 @@ from asvit_tf.cli.console import (
     setting,
 )
 from asvit_tf.cli.options import BASE_STRIDE, HARDWARE_OF_RUN, TPU, ImageSize, PathName, cluster_option
+from asvit_tf.dataloaders import folders
 from asvit_tf.dataloaders.folders import layout
 from asvit_tf.design import retokenization
+from asvit_tf.errors import UserError
 from asvit_tf.hardware import choice
 from asvit_tf.journals import workspace
 from search.runs.search_settings import WorkerSettings
-from search.runs.settings import EARLIER, RunSettings
+from search.runs.settings import EARLIER, OF_A_SEARCH, RunSettings, kept_design
 
 _setting = functools.partial(setting, RunSettings)
+_WRITTEN = ("data", "search", "grow", "train", "test", "saved_model", "predictions", "serving")  # By a run.
 _OF_ALL = "(of all evaluations on the held-out images, whose accuracy is a little too high for that)"
 
 
@@ -38,10 +42,9 @@ _OF_ALL = "(of all evaluations on the held-out images, whose accuracy is a littl
 @click.option("--data-path", type=PathName(), help="Folder with one subfolder of images per class; digits if left out.")
 @click.option(
     "--image-size",
-    default=RunSettings.image_size,
-    show_default=True,
     type=ImageSize(),
-    help="Pixels per side, or rows x columns as 160x224.",
+    help="Pixels per side, or rows x columns as 160x224.  "
+    f"[default: {RunSettings.image_size}; with --init-checkpoint, that network's]",
 )
 @BASE_STRIDE
 @_setting("seed", "Seed of search, weights and training.")
@@ -91,22 +94,26 @@ _OF_ALL = "(of all evaluations on the held-out images, whose accuracy is a littl
 @TPU
 @cluster_option(" topologies; this machine trains")
 @AS_JSON
-def run(output: str, hardware: str, tpu: str | None, cluster: str | None, as_json: bool, **options: Any) -> None:
+@click.pass_context
+def run(
+    context: click.Context,
+    output: str,
+    hardware: str,
+    tpu: str | None,
+    cluster: str | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Runs the whole path: search, grow, train, evaluate, export, report. The same command continues a killed run.
 
     Exit status 1: the network learned nothing; it is not exported.
     """
     started = time.monotonic()
-    for name in ("data_path", "init_checkpoint"):
-        if options[name] is not None:
-            options[name] = os.path.abspath(options[name])
-    if options["recipe"] is not None and options["recipe"] not in RECIPES:
-        options["recipe"] = os.path.abspath(options["recipe"])
-    settings = RunSettings(**options)
+    settings = _settings(context, options)
     choice.check(hardware, tpu)
     WorkerSettings(cluster=cluster)  # Refuses what is no address.
-    if settings.data_path is not None and not (Path(output) / "data" / "dataset.json").exists():
-        layout(settings.data_path, [output])
+    if settings.data_path is not None:
+        _check_data(Path(settings.data_path), Path(output))
     with workspace(output, settings.identity(), EARLIER) as directory, only_result_on_stdout():
         quiet_tensorflow()
         from asvit_tf.doctor import devices
@@ -132,6 +139,48 @@ def run(output: str, hardware: str, tpu: str | None, cluster: str | None, as_jso
             f"seconds     {time.monotonic() - started:.0f}"
         )
     end_by_verdict(result)
+
+
+def _settings(context: click.Context, options: dict[str, Any]) -> RunSettings:
+    """Of the command's options; a network that is trained further has its own design."""
+    for name in ("data_path", "init_checkpoint"):
+        if options[name] is not None:
+            if "://" in options[name]:
+                raise UserError(
+                    f"--{name.replace('_', '-')} {options[name]} is not on this machine; copy it here first"
+                )
+            options[name] = os.path.abspath(options[name])
+    if options["recipe"] is not None and options["recipe"] not in RECIPES:
+        options["recipe"] = os.path.abspath(options["recipe"])
+    options["params_override"] = tuple(
+        os.path.abspath(text) if os.path.isfile(text) else text for text in options["params_override"]
+    )
+    if options["init_checkpoint"] is not None:
+        given = [name for name in OF_A_SEARCH if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+        if given:
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise UserError(f"--init-checkpoint keeps the network, and nothing is searched; leave out {flags}")
+        kept = kept_design(options["init_checkpoint"])
+        options |= {name: value for name, value in kept.items() if options[name] is None}
+    if options["image_size"] is None:
+        options["image_size"] = RunSettings.image_size
+    return RunSettings(**options)
+
+
+def _check_data(data_path: Path, output: Path) -> None:
+    """Refuses images that cannot be read, or lie where the run writes; says if they changed since they were read."""
+    inside = os.path.relpath(os.path.realpath(data_path), os.path.realpath(output)).split(os.sep)[0]
+    if inside in (".", *_WRITTEN):
+        raise UserError(f"--output {output} would write among the images of {data_path}; choose another directory")
+    read = output / "data" / "dataset.json"
+    if not read.exists():
+        layout(data_path, [output])
+    elif folders.newest_change(data_path, output) > read.stat().st_mtime:
+        click.echo(
+            f"warning: folders of {data_path} changed since {output} read its images; they are not read again, another "
+            "--output does",
+            err=True,
+        )
 
 
 def _with_interval(result: dict[str, Any], name: str) -> str:

@@ -149,9 +149,12 @@ def _remove(folder: Path, which: Any) -> None:
         (folder / "settings.json").unlink(missing_ok=True)
 
 
-def plan_of(splits: Mapping[str, Sequence[Example]], class_names: Sequence[str], shards: int) -> str:
+def plan_of(
+    splits: Mapping[str, Sequence[Example]], class_names: Sequence[str], shards: int, side: int | None = None
+) -> str:
     """What the records depend on, as a checksum: names, labels, sizes and times of the files, in their order."""
-    digest = hashlib.sha256(json.dumps([_FORM, list(class_names), shards]).encode())
+    reduced = [] if side is None else [side]
+    digest = hashlib.sha256(json.dumps([_FORM, list(class_names), shards, *reduced]).encode())
     for split, examples in splits.items():
         digest.update(f"\n{split} {len(examples)}".encode())
         for example in examples:
@@ -176,6 +179,7 @@ def write(
     shards: int,
     bar: tqdm.tqdm,
     threads: int | None = None,
+    side: int | None = None,
 ) -> dict[str, Written]:
     """Writes the shards that the directory does not hold whole.
 
@@ -186,6 +190,7 @@ def write(
       shards: Files of each split.
       bar: Counts examples.
       threads: That read image files; None for one a core.
+      side: To which their shorter sides are reduced (`reduced.reduced`); None leaves them.
 
     Raises:
       UserError: A class has no image that can be decoded in one of the splits.
@@ -199,7 +204,7 @@ def write(
     missing = [examples for _, path, examples in parts if receipts[path] is None]
     # One stream for all shards, or the threads would wait for each other at the end of every shard.
     files = (each.contents for examples in missing for each in examples if isinstance(each.contents, str))
-    with contextlib.closing(parallel.encoded(files, threads)) as outcomes:
+    with contextlib.closing(parallel.encoded(files, threads, side)) as outcomes:
         written: dict[str, list[Written]] = {split: [] for split in splits}
         for split, path, examples in parts:
             receipt = receipts[path]

@@ -49,6 +49,7 @@ class Dataset:
       skipped_reasons: The reason of each in `skipped`.
       skipped_others: Counts of everything else that was not read, by reason.
       duplicates: What `imagefiles.duplicates.count` found; None for a data set of an earlier version.
+      stored_side: To which the shorter sides of larger images are reduced; None where they are as they were.
     """
 
     directory: str
@@ -62,6 +63,7 @@ class Dataset:
     skipped_reasons: tuple[str, ...] = ()
     skipped_others: Mapping[str, int] = dataclasses.field(default_factory=dict)
     duplicates: Mapping[str, Any] | None = None
+    stored_side: int | None = None
 
     @property
     def train_path(self) -> str:
@@ -77,6 +79,11 @@ class Dataset:
     def test_path(self) -> str | None:
         """Path of the test records, likewise; None where there are none."""
         return self._path("test") if self.test_examples else None
+
+    @property
+    def train_bytes(self) -> int:
+        """Size of the training records; 0 where they are not there."""
+        return sum(path.stat().st_size for path in Path(self.directory).glob(Path(self.train_path).name))
 
     @property
     def all_skipped(self) -> Skipped:
@@ -118,6 +125,7 @@ def prepare(
     embedded: str = "digits",
     threads: int | None = None,
     without: Iterable[str | os.PathLike] = (),
+    stored_side: int | None = None,
 ) -> Dataset:
     """Writes the TFRecords of a data set, or opens them where they are already written.
 
@@ -133,6 +141,7 @@ def prepare(
       embedded: Which of `EMBEDDED`, where there is no `data_path`.
       threads: That read image files; None for one a core. The records do not depend on it.
       without: Folders inside of `data_path` that are no part of it.
+      stored_side: To which the shorter sides of larger image files are reduced; None stores all as they are.
 
     Raises:
       UserError: Unknown embedded data; the folder has no classes, or a class has no image that can be decoded in one of
@@ -151,10 +160,10 @@ def prepare(
         splits = _embedded(embedded, class_names, progress)
     else:
         class_names, splits, skipped = _folder(Path(data_path), progress, threads, [directory, *without])
-    plan = class_records.plan_of(splits, class_names, shards)
+    plan = class_records.plan_of(splits, class_names, shards, stored_side)
     bar = tqdm.tqdm(total=sum(map(len, splits.values())), desc="images", unit="image", disable=not progress)
     with class_records.continued_directory(directory, plan) as partial, bar:
-        written = class_records.write(partial, splits, class_names, shards, bar, threads)
+        written = class_records.write(partial, splits, class_names, shards, bar, threads, stored_side)
         skipped += Skipped.of(row for split in written.values() for row in split.skipped)
         summary = dict(
             class_names=class_names,
@@ -163,6 +172,7 @@ def prepare(
             skipped_reasons=[reason for _, reason in skipped.files],
             skipped_others=skipped.others,
             shards=shards,
+            stored_side=stored_side,
             jpeg_only=all(split.kinds == {"JPEG"} for split in written.values()),
             duplicates=duplicates.count({split: _part(splits[split], its.digests) for split, its in written.items()}),
         )

@@ -51,6 +51,22 @@ def split_of(name: str) -> str | None:
     return str(match.lastgroup) if match else None
 
 
+def newest_change(data_path: str | os.PathLike, without: str | os.PathLike, deep: int = 2) -> float:
+    """When a file was last added to a folder or taken away, also in its subfolders; in seconds, as `time.time`.
+
+    Args:
+      data_path: The folder.
+      without: A folder that is no part of it.
+      deep: Levels of subfolders that are looked at.
+    """
+    newest = os.stat(data_path).st_mtime
+    if deep:
+        for entry in os.scandir(data_path):
+            if entry.is_dir() and not (os.path.exists(without) and os.path.samefile(entry.path, without)):
+                newest = max(newest, newest_change(entry.path, without, deep - 1))
+    return newest
+
+
 def layout(data_path: str | os.PathLike, without: Iterable[str | os.PathLike] = ()) -> Layout:
     """Finds classes and splits of an image folder; no image is opened.
 

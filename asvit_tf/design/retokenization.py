@@ -135,7 +135,7 @@ class Schedule:
         Args:
           name: Name of the preset.
           total_steps: Steps of the whole training.
-          kernel_size: Kernel size of the stem; it decides the dilations.
+          kernel_size: Kernel size of the stem; it decides the dilations of all phases but the last, which has 1.
           block: Boundaries are rounded to multiples of it, and every phase gets at least one.
           transition: Steps; None for what `transition_steps` gives.
           image_size: Rows and columns; the phases are those of `fitting_phases`. None for those of a large image.
@@ -159,7 +159,8 @@ class Schedule:
                 f"{total_steps} steps are too few for schedule {name!r}; "
                 f"it needs more than {len(early) * block}, one block of {block} for each of its {len(early) + 1} phases"
             )
-        phases.append(Phase(None, Tokenization.auto(last_stride, kernel_size)))
+        # Undilated, as the backbone is evaluated and exported.
+        phases.append(Phase(None, Tokenization(last_stride)))
         if transition is None:
             transition = transition_steps([phase.until for phase in phases if phase.until is not None], total_steps)
         return cls(tuple(phases), transition)

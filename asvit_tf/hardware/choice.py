@@ -38,12 +38,14 @@ class Chosen:
       gpus: All that train; none for another kind.
       tpu: Name or address of the TPU, "local" for this machine's; None for another kind.
       note: Why it is not the accelerator that the machine has; None where there is nothing to say.
+      asked_dtype: What training has to compute in; None for what the devices are made for.
     """
 
     kind: str = "cpu"
     gpus: tuple[Gpu, ...] = ()
     tpu: str | None = None
     note: str | None = None
+    asked_dtype: str | None = None
 
     @property
     def distribution_strategy(self) -> str:
@@ -55,6 +57,8 @@ class Chosen:
     @property
     def dtype(self) -> str:
         """What training computes in; weights and measures are float32 everywhere."""
+        if self.asked_dtype is not None:
+            return self.asked_dtype
         if self.kind == "tpu":
             return "bfloat16"
         # One of a kind decides for all: every replica has the same program.

@@ -54,6 +54,8 @@ class ClassificationTask(image_classification.ImageClassificationTask):
       class_names: By label, for the exported model; empty for "0", "1" and so on.
       class_shares: Of the training images, by label: trained for the balanced accuracy (see `Adjusted`). Empty: for the
         accuracy.
+      stored_side: To which the shorter sides of larger images were reduced in the records, in pixels
+        (`imagefiles.reduced`); a SavedModel does the same first. None: they were not.
       seed: Seed of initial weights, shuffling and augmentation, set by `training.run`; None draws fresh ones.
     """
 
@@ -62,6 +64,7 @@ class ClassificationTask(image_classification.ImageClassificationTask):
     guard: GuardConfig = dataclasses.field(default_factory=GuardConfig)
     class_names: list[str] = dataclasses.field(default_factory=list)
     class_shares: list[float] = dataclasses.field(default_factory=list)
+    stored_side: int | None = None
     seed: int | None = None
 
 

@@ -19,7 +19,18 @@ _MIXING_EPOCHS, _ALWAYS_MIXED_EPOCHS, _MIXING_EXAMPLES = 20, 100, 5_000
 # So do phases of few tokens: 15 epochs of CIFAR-10 were worth 1 to 3 points without (docs/benchmarks.md, "Stability").
 _RETOKENIZED_EPOCHS, _RETOKENIZED_TOKENS = 30, 14
 _RATE, _RATE_BATCH, _LARGEST_RATE = 1e-3, 32, 2e-3
+_MOST_SHUFFLED, _LEAST_SHUFFLED, _SHUFFLED_BYTES = 10_000, 256, 2**29
+_LEAST_STEPS, _MOST_EPOCHS = 1_500, 400  # Of a training of few images.
 _AVERAGED_SHARE = 0.02  # Of all steps, that the average of the weights reaches back.
+
+
+def stored_side(image_size: tuple[int, int]) -> int:
+    """Pixels that the shorter side of a stored photograph needs: the smallest crops still have twice the input's.
+
+    Args:
+      image_size: Rows and columns of the network's input.
+    """
+    return 4 * max(image_size)
 
 
 def batch_size(examples: int) -> int:
@@ -28,16 +39,20 @@ def batch_size(examples: int) -> int:
     Args:
       examples: Training images.
     """
-    return next((size for most, size in ((5_000, 32), (20_000, 64)) if examples < most), 128)
+    return next((size for most, size in ((500, 16), (5_000, 32), (20_000, 64)) if examples < most), 128)
 
 
 def epochs(examples: int) -> int:
     """Epochs of a training whose end nobody has set: 80 up to 2,000 images, fewer with their root; at least 15.
 
+    Of a few hundred images and fewer they are more, up to 400, for enough steps.
+
     Args:
       examples: Training images.
     """
-    return max(15, round(80 * min(1.0, (2_000 / examples) ** 0.5)))
+    epoch_steps = max(1, examples // batch_size(examples))
+    enough = min(_MOST_EPOCHS, -(-_LEAST_STEPS // epoch_steps))
+    return max(15, enough, round(80 * min(1.0, (2_000 / examples) ** 0.5)))
 
 
 def learning_rate(batch_size: int) -> float:
@@ -49,8 +64,14 @@ def learning_rate(batch_size: int) -> float:
     return min(_LARGEST_RATE, _RATE * (batch_size / _RATE_BATCH) ** 0.5)
 
 
+def _shuffled(examples: int, record_bytes: int) -> int:
+    """Records that are shuffled in memory, still encoded; on disk they are in random order already."""
+    fitting = _SHUFFLED_BYTES * examples // record_bytes if record_bytes else examples
+    return min(examples, _MOST_SHUFFLED, max(_LEAST_SHUFFLED, fitting))
+
+
 def fitted(
-    examples: int, epochs: int, batch_size: int, image_size: tuple[int, int], base_stride: int
+    examples: int, epochs: int, batch_size: int, image_size: tuple[int, int], base_stride: int, record_bytes: int = 0
 ) -> dict[str, Any]:
     """Sections of an experiment by the amount of data and training; what they leave out is the YAML's.
 
@@ -67,6 +88,7 @@ def fitted(
       batch_size: Images in a training step.
       image_size: Rows and columns of the network's input.
       base_stride: Pixels between its tokens at the finest tokenization.
+      record_bytes: Of all training images as they are stored; 0 where it is not known.
     """
     steps = epochs * (examples // batch_size)
     many = examples >= _MANY
@@ -76,7 +98,7 @@ def fitted(
     always = mixes and epochs >= _ALWAYS_MIXED_EPOCHS
     train_data: dict[str, Any] = {
         "crop_area_range": [0.35 if always else 0.5 if long else 0.65 if epochs >= _GENTLE_EPOCHS else 0.9, 1.0],
-        "shuffle_buffer_size": min(examples, 10_000),
+        "shuffle_buffer_size": _shuffled(examples, record_bytes),
     }
     losses: dict[str, Any] = {"one_hot": True, "label_smoothing": 0.1}
     if epochs >= (_MANY_COLOUR_EPOCHS if many else _COLOUR_EPOCHS):

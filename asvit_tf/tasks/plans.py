@@ -5,13 +5,12 @@ from __future__ import annotations
 import copy
 import dataclasses
 import importlib.resources
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from official.core import config_definitions as cfg
 
 from asvit_tf.choices import RECIPES
-from asvit_tf.dataloaders import experiment_yaml
 from asvit_tf.dataloaders.classification import Dataset
 from asvit_tf.design.grids import ceil_div
 from asvit_tf.design.topology import STRIDE, Topology
@@ -19,29 +18,8 @@ from asvit_tf.errors import UserError
 from asvit_tf.tasks import classification, experiment_files, photographs, schedules
 
 PHOTOGRAPHS = "photographs"
-# What the data, the topology, and the number of epochs decide.
-_NOT_OF_A_RECIPE = (
-    *("task.class_names", "task.class_shares", "task.seed", "task.init_checkpoint", "task.init_checkpoint_modules"),
-    *("task.model.num_classes", "task.model.input_size", "task.evaluation.top_k"),
-    *(f"task.model.backbone.asvit.{name}" for name in ("topology", "base_stride", "stride")),
-    *(f"task.train_data.{name}" for name in ("input_path", "seed", "decode_jpeg_only")),
-    "task.validation_data.input_path",
-    *(f"trainer.{name}_interval" for name in ("summary", "checkpoint", "validation")),
-    "trainer.optimizer_config.learning_rate.cosine.decay_steps",
-    "trainer.optimizer_config.warmup.linear.warmup_steps",
-)
-_OF_THE_DATA = (
-    *("task.class_names", "task.init_checkpoint", "task.model.num_classes"),
-    *("task.train_data.input_path", "task.validation_data.input_path"),
-)
-# What is edited most often; everything else is written where it differs from the experiment as it is registered.
-_WRITTEN_ALWAYS = (
-    "task.model.dropout_rate",
-    "task.train_data.aug_rand_hflip",
-    "task.losses.label_smoothing",
-    "trainer.optimizer_config.optimizer.adamw.weight_decay_rate",
-    "trainer.optimizer_config.learning_rate.cosine.initial_learning_rate",
-)
+ENDING = ("cosine", "polynomial")  # Learning rates that end with the training.
+WARMUPS = ("linear", "polynomial")
 _KEPT = ("num_classes", "input_size", "backbone.type", "backbone.asvit.topology", "backbone.asvit.base_stride")
 
 
@@ -98,7 +76,7 @@ def classifier(plan: Plan, dataset: Dataset, topology: Topology) -> cfg.Experime
         batch_size = min(plan.batch_size or photographs.batch_size(examples), examples)
         experiment_files.override(
             params,
-            photographs.fitted(examples, epochs, batch_size, plan.image_size, plan.base_stride),
+            photographs.fitted(examples, epochs, batch_size, plan.image_size, plan.base_stride, dataset.train_bytes),
             plan.recipe,
         )
     experiment_files.override(params, _data(plan, dataset, topology), "asvit run")
@@ -124,15 +102,27 @@ def recipe(name: str) -> cfg.ExperimentConfig:
     return params
 
 
-def check(plan: Plan) -> None:
-    """Refuses a recipe, or fields of it, that do not exist or have values of another type, before there are any data.
+def dtype(plan: Plan, usual: str) -> str:
+    """What a training computes in, before there are any data: as a field says, else as usual on the devices.
+
+    Averages of weights are kept in the network's own type, for which float16 is too narrow.
+
+    Args:
+      plan: How to train.
+      usual: "float32", "bfloat16" or "float16".
 
     Raises:
-      UserError: As `classifier`.
+      UserError: As `classifier`: the recipe, or fields of it, do not exist or have values of another type.
     """
     params = recipe(plan.recipe)
     _check_amounts(plan, params)
+    if plan.recipe == PHOTOGRAPHS:  # Has averages, whatever the amount of data.
+        fitted = photographs.fitted(1000, plan.epochs or 80, 32, plan.image_size, plan.base_stride)
+        experiment_files.override(params, fitted, plan.recipe)
+    params.runtime.mixed_precision_dtype = None  # Which no field can say.
     apply(params, plan.overrides)
+    averages = params.trainer.optimizer_config.ema is not None
+    return params.runtime.mixed_precision_dtype or ("float32" if averages and usual == "float16" else usual)
 
 
 def _check_amounts(plan: Plan, params: cfg.ExperimentConfig) -> None:
@@ -147,52 +137,6 @@ def _check_amounts(plan: Plan, params: cfg.ExperimentConfig) -> None:
             f"{plan.recipe}: trainer.train_steps is {trainer.train_steps} and steps_per_loop {trainer.steps_per_loop}; "
             "epochs are the one over the other, at least 1, or give --epochs"
         )
-
-
-def differing_text(params: cfg.ExperimentConfig, usual: cfg.ExperimentConfig, comment: str) -> str:
-    """An experiment as YAML: what differs from it as it is registered, but for what names data and weights.
-
-    Args:
-      params: The experiment.
-      usual: As it is registered.
-      comment: First line.
-    """
-    content = _without(params.as_dict(), _OF_THE_DATA)
-    return experiment_yaml.text(_differences(content, usual.as_dict()), comment)
-
-
-def recipe_text(params: cfg.ExperimentConfig) -> str:
-    """A training as a recipe in YAML: what differs from the experiment as it is registered, but for what is another
-    training's by its data and topology. Its epochs are the steps over those of a loop.
-    """
-    content = _without(params.as_dict(), _NOT_OF_A_RECIPE)
-    differing = _differences(content, _without(classification.asvit_images().as_dict(), _WRITTEN_ALWAYS))
-    return experiment_yaml.text(differing, "How asvit run trained; edit it, and give it to asvit run --recipe.")
-
-
-def _without(content: dict[str, Any], paths: Sequence[str]) -> dict[str, Any]:
-    """An experiment's fields without some of them."""
-    for path in paths:
-        *sections, name = path.split(".")
-        section = content
-        for part in sections:
-            section = section[part]
-        del section[name]
-    return content
-
-
-def _differences(content: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields whose values are not the usual ones."""
-    differing: dict[str, Any] = {}
-    for name, value in content.items():
-        before = usual.get(name)
-        if isinstance(value, Mapping) and isinstance(before, Mapping):
-            value = _differences(value, before)
-            if value:
-                differing[name] = value
-        elif value != before:
-            differing[name] = value
-    return differing
 
 
 def apply(params: cfg.ExperimentConfig, overrides: Sequence[str]) -> None:
@@ -232,8 +176,8 @@ def with_epochs(params: cfg.ExperimentConfig, epochs: int) -> cfg.ExperimentConf
     params.override({"task": {"retokenization": {"phases": phases, "transition": share}}})
     params.trainer.train_steps = steps
     rate = params.trainer.optimizer_config.learning_rate
-    if rate.type == "cosine":
-        rate.cosine.decay_steps = steps
+    if rate.type in ENDING:
+        rate.get().decay_steps = steps
     return params
 
 
@@ -271,6 +215,7 @@ def _data(plan: Plan, dataset: Dataset, topology: Topology) -> dict[str, Any]:
             "seed": plan.seed,
             "class_names": list(dataset.class_names),
             "class_shares": dataset.shares("train") if plan.balanced else [],
+            "stored_side": dataset.stored_side,
             **(start if plan.init_checkpoint else {}),
             "model": {
                 "num_classes": len(dataset.class_names),
@@ -310,8 +255,9 @@ def _steps(examples: int, epochs: int, batch_size: int) -> dict[str, Any]:
             "checkpoint_interval": epoch_steps * max(1, epochs // 12),
             "validation_interval": epoch_steps * _epochs_between_evaluations(epochs),
             "optimizer_config": {
-                "learning_rate": {"cosine": {"decay_steps": train_steps}},
-                "warmup": {"linear": {"warmup_steps": max(1, train_steps // 20)}},
+                # Of every kind, whichever a recipe or an override chooses.
+                "learning_rate": {kind: {"decay_steps": train_steps} for kind in ENDING},
+                "warmup": {kind: {"warmup_steps": max(1, train_steps // 20)} for kind in WARMUPS},
             },
         },
     }

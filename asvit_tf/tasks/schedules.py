@@ -72,7 +72,9 @@ def schedule_of(params: cfg.ExperimentConfig) -> Schedule:
     if config.phases:
         phases = []
         for phase in config.phases:
-            if phase.dilation is None:
+            if phase.dilation is None and phase.stride == backbone.stride:
+                tokenization = Tokenization(backbone.stride, backbone.dilation)
+            elif phase.dilation is None:
                 tokenization = Tokenization.auto(phase.stride, kernel_size)
             else:
                 tokenization = Tokenization(phase.stride, phase.dilation)

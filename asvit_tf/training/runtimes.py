@@ -51,7 +51,8 @@ class Runtime:
     def name_devices(self, params: cfg.ExperimentConfig) -> None:
         """Has an experiment name the devices and what they compute in; nothing is started."""
         params.runtime.override({**self._chosen.settings, "tpu": self._chosen.tpu})
-        if self._chosen.dtype == "float16" and params.trainer.optimizer_config.ema is not None:
+        chosen = self._chosen
+        if chosen.asked_dtype is None and chosen.dtype == "float16" and params.trainer.optimizer_config.ema is not None:
             params.runtime.mixed_precision_dtype = "float32"  # See `checks.check`.
 
     def check_images(self, images: int) -> None:

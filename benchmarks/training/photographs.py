@@ -11,11 +11,11 @@
 topologies of the same space, peers (see `photograph_peers.py`) at like multiply-accumulates, and networks that are
 `GIVEN`: that of an hour's run, and two written by hand for the speed of a CPU, one and two heads of 32 channels in the
 first stage; all by the recipe of photographs. A few steps measure each arm's speed, from which its epochs follow;
-evaluations and tracing do not count. Table `schedules`: a network without re-tokenization, with `published` and with
-`thirds`, at equal seconds and at equal epochs, two seeds. Table `recipes`: the designed network by the recipe of before
-its linear maps began by their fan-in, and by changes of it (`CHANGES`). Arms run in turn in this process, and nothing
-else should run, or each arm on a core of its own. Rows go to benchmarks/results/photographs.jsonl (or --results);
-started again, it continues.
+evaluations and tracing do not count; with `--epochs` all have as many. Table `schedules`: a network without
+re-tokenization, with `published` and with `thirds`, at equal seconds and at equal epochs, two seeds. Table `recipes`:
+the designed network by the recipe of before its linear maps began by their fan-in, and by changes of it (`CHANGES`).
+Arms run in turn in this process, and nothing else should run, or each arm on a core of its own. Rows go to
+benchmarks/results/photographs.jsonl (or --results); started again, it continues.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ RESULTS = Path(__file__).parents[1] / "results" / "photographs.jsonl"
 PEERS = ("vit", "mobilenet", "resnet20")
 RANDOM = 5
 SIZE, BUDGET = 32, 1.0
+_SCHEDULED_EPOCHS = 8
 BASE_STRIDE = 4  # As `asvit run --hours` chooses it where training has minutes.
 RECIPE = "recipe"  # A preset that the recipe of photographs chooses by the epochs.
 # Name: topology and base stride.
@@ -82,12 +83,13 @@ class Arm:
 
 
 def arms_of(
-    table: str, names: list[str], seeds: list[int], seconds: float, epochs: int, change: str | None = None
+    table: str, names: list[str], seeds: list[int], seconds: float, epochs: int | None, change: str | None = None
 ) -> list[Arm]:
     """The arms of a table, in the order in which they run."""
     if table == "networks":
+        length = (seconds, None) if epochs is None else (None, epochs)
         presets = {name: "none" if name in PEERS else RECIPE for name in names}
-        return [Arm(name, preset, seed, seconds, change=change) for seed in seeds for name, preset in presets.items()]
+        return [Arm(name, preset, seed, *length, change) for seed in seeds for name, preset in presets.items()]
     if table == "recipes":
         return [Arm("designed", RECIPE, 0, seconds, change=change) for change in CHANGES]
     presets = ("none", "published", "thirds")
@@ -95,7 +97,7 @@ def arms_of(
         Arm(name, preset, seed, *length)
         for name in names
         for seed in seeds
-        for length in ((seconds, None), (None, epochs))
+        for length in ((seconds, None), (None, epochs or _SCHEDULED_EPOCHS))
         for preset in presets
     ]
 
@@ -224,7 +226,11 @@ def row_of(arm: Arm, dataset: Any, topology: Any, classes: int) -> dict[str, Any
 @click.option("--save_dir", required=True, type=click.Path(path_type=Path))
 @click.option("--table", default="networks", show_default=True, type=click.Choice(["networks", "schedules", "recipes"]))
 @click.option("--seconds", default=600.0, show_default=True)
-@click.option("--epochs", default=8, show_default=True, help="Of the table schedules.")
+@click.option(
+    "--epochs",
+    type=int,
+    help=f"Of the table schedules ({_SCHEDULED_EPOCHS} if left out); of networks instead of seconds.",
+)
 @click.option("--arms", help="By name.  [default: all; designed in the table schedules]")
 @click.option("--seeds", help="As 0,1.  [default: 0; 0,1 in the table schedules]")
 @click.option("--change", type=click.Choice(list(CHANGES)), help="Of the recipe, in the table networks.")
@@ -234,7 +240,7 @@ def main(
     save_dir: Path,
     table: str,
     seconds: float,
-    epochs: int,
+    epochs: int | None,
     arms: str | None,
     seeds: str | None,
     change: str | None,

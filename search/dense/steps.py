@@ -20,7 +20,7 @@ from asvit_tf.hardware.choice import Chosen
 from asvit_tf.modeling import checkpoints
 from asvit_tf.serving import export
 from asvit_tf.storage import write_json, write_text
-from asvit_tf.tasks import plans
+from asvit_tf.tasks import written_recipes
 from asvit_tf.training import run as train
 from asvit_tf.training.display.log_file import captured
 from asvit_tf.training.runtimes import Runtime
@@ -104,7 +104,7 @@ class DenseRun(abc.ABC):
         for line in lines:
             self.say(line)
         registered = type(params)(task=type(params.task)())
-        text = plans.differing_text(params, registered, f"How asvit {self.command} trained.")
+        text = written_recipes.differing_text(params, registered, f"How asvit {self.command} trained.")
         write_text(self.directory / "recipe.yaml", text)
         self.runtime.apply(params, prepared.counts["validation"].images)
         self.timed("train", self.train, params)

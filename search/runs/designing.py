@@ -69,12 +69,10 @@ def scoring(
     if all((directory / step / "result.json").exists() for step in ("search", "grow")):
         yield _nothing_left
         return
-    if settings.score_batch > dataset.train_examples:
-        raise UserError(
-            f"score_batch is {settings.score_batch}, but there are {dataset.train_examples} training images"
-        )
-    source = images.Source(data_path=dataset.train_path)
-    sample, _ = images.sample(source, settings.score_batch, settings.size, settings.seed, progress=True)
+    source, batch = images.Source(data_path=dataset.train_path), min(settings.score_batch, dataset.train_examples)
+    if batch < 2:
+        raise UserError(f"there is {batch} training image; the NTK of a score needs at least 2")
+    sample, _ = images.sample(source, batch, settings.size, settings.seed, progress=True)
     options = ScoringSettings(
         image_size=settings.size,
         base_stride=settings.stride,

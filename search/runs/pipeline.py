@@ -30,7 +30,7 @@ from asvit_tf.hardware.choice import Chosen
 from asvit_tf.modeling import checkpoints
 from asvit_tf.serving import export
 from asvit_tf.storage import write_json
-from asvit_tf.tasks import baselines, plans, schedules
+from asvit_tf.tasks import baselines, photographs, plans, schedules
 from asvit_tf.training import guard
 from asvit_tf.training import run as train
 from asvit_tf.training.runtimes import Runtime
@@ -78,6 +78,9 @@ def run(
     """
     started = time.monotonic() if started is None else started
     return _Run(directory, settings, say, chosen, started, cluster).everything()
+
+
+_OVER = 1.15  # Of the hours: what is beyond is said.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,8 +139,8 @@ class _Run:
             finished = json.loads(written.read_text(encoding="utf-8"))
             if "learned" in finished:  # Else it is of an earlier version: its network is evaluated again.
                 return self._placed(finished)
+        self._choose_dtype()
         self._say(f"hardware: {self._planning.runtime}")
-        plans.check(self._planning.plan())  # Before anything takes long.
         dataset = self._timed("data", self.prepare_data)
         self._planning.check(dataset)
         if self._timetable is not None and self.settings.base_stride is None and self._planning.kept is None:
@@ -148,6 +151,11 @@ class _Run:
         params = self._planning.experiment(dataset, Topology.parse(design.grown))
         if self._timetable is not None:
             choice = self._timetable.choice(functools.partial(self._planning.choose, dataset, design.family, self._say))
+            if self._timetable.used + choice.seconds + timetable.END_SECONDS > _OVER * self._timetable.total:
+                self._say(
+                    f"warning: even the least training here takes longer than --hours {self.settings.hours:g} leaves; "
+                    "fewer pixels by --image-size, or a larger --base-stride, make it shorter"
+                )
             design = dataclasses.replace(design, family=design.family[: choice.member + 1])
             params = self._planning.experiment(dataset, Topology.parse(design.grown), choice.epochs)
             self._say(
@@ -193,6 +201,13 @@ class _Run:
         write_json(written, result)
         return self._placed(result)
 
+    def _choose_dtype(self) -> None:
+        """What training computes in, by the recipe; refuses fields of it before anything takes long."""
+        dtype = plans.dtype(self._planning.plan(), self._chosen.dtype)
+        self._chosen = dataclasses.replace(self._chosen, asked_dtype=dtype)
+        runtime = Runtime(self._chosen, self.settings.batch_size)
+        self._planning = dataclasses.replace(self._planning, runtime=runtime)
+
     def _placed(self, result: dict[str, Any]) -> dict[str, Any]:
         """The result with paths; kept are names, because the directory may be moved."""
         names = {key: result[key] for key in ("saved_model", "report") if result[key] is not None}
@@ -208,7 +223,14 @@ class _Run:
 
     def prepare_data(self) -> data.Dataset:
         self._say("reading images")
-        return data.prepare(self.directory / "data", self.settings.data_path, progress=True, without=[self.directory])
+        path, side = self.settings.data_path, photographs.stored_side(self.settings.size)
+        return data.prepare(
+            self.directory / "data",
+            path,
+            progress=True,
+            without=[self.directory],
+            stored_side=None if path is None else side,
+        )
 
     def design(self, dataset: data.Dataset) -> _Design:
         """Searched and grown; or that of the network to start from."""

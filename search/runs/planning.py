@@ -13,7 +13,7 @@ from official.core import config_definitions as cfg
 from asvit_tf.dataloaders import classification as data
 from asvit_tf.design.topology import Topology
 from asvit_tf.storage import write_text
-from asvit_tf.tasks import plans
+from asvit_tf.tasks import plans, written_recipes
 from asvit_tf.training import run as train
 from asvit_tf.training.runtimes import Runtime
 from search.runs import designing, speeds, timetable
@@ -69,6 +69,7 @@ class Planning:
         self.runtime.name_devices(params)
         train.check(params, str(self.directory / "train"), "train_and_eval")
         train.plan_of(params)
+        written_recipes.recipe_text(params)
         for images in (dataset.validation_examples, dataset.test_examples):
             if images:
                 self.runtime.check_images(images)
@@ -79,7 +80,7 @@ class Planning:
         params = plans.classifier(
             plan if epochs is None else dataclasses.replace(plan, epochs=epochs), dataset, topology
         )
-        write_text(self.directory / "recipe.yaml", plans.recipe_text(params))
+        write_text(self.directory / "recipe.yaml", written_recipes.recipe_text(params))
         self.runtime.apply(params, dataset.validation_examples)
         return params
 

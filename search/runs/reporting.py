@@ -26,7 +26,7 @@ from asvit_tf.training import step_log
 from search.report import run_page
 from search.report.design_figure import Design
 from search.runs import evidence
-from search.runs.settings import RunSettings
+from search.runs.settings import OF_A_SEARCH, RunSettings
 
 PAGE = "report.html"
 # What each step leaves when it is done, in order.
@@ -166,7 +166,8 @@ def _command(directory: Path, settings: Mapping[str, Any]) -> str:
     words = ["asvit", "run", "--output", str(directory)]
     for field in dataclasses.fields(RunSettings):
         value = settings.get(field.name, field.default)
-        if value is None or value == field.default:
+        searched = field.name in OF_A_SEARCH and settings.get("init_checkpoint") is not None
+        if value is None or value == field.default or searched:
             continue
         flag = f"--{field.name.replace('_', '-')}"
         if isinstance(value, bool):

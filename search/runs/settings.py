@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from asvit_tf.choices import RECIPES
 from asvit_tf.design import grids
@@ -43,10 +47,30 @@ def check_least(settings: Any, least: Mapping[str, int]) -> None:
             raise UserError(f"{name} is {value}; it must be at least {low}")
 
 
+# What a network that is trained further has already.
+OF_A_SEARCH = ("base_stride", "search_steps", "repeats", "score_batch", "width", "budget")
+
 # As of `journals.workspace`.
 EARLIER = dict(
-    base_stride=STRIDE, recipe="digits", params_override=(), balanced=False, init_checkpoint=None, hours=None
+    base_stride=STRIDE, recipe="digits", params_override=(), balanced=False, init_checkpoint=None, hours=None, files={}
 )
+
+
+def kept_design(init_checkpoint: str) -> dict[str, Any]:
+    """Image size and base stride of a network that is trained further; empty where its configuration cannot be read.
+
+    Args:
+      init_checkpoint: Directory of a run, or of a training.
+    """
+    for path in (Path(init_checkpoint) / "train" / "params.yaml", Path(init_checkpoint) / "params.yaml"):
+        try:
+            model = yaml.safe_load(path.read_text(encoding="utf-8"))["task"]["model"]
+            rows, columns = map(int, model["input_size"][:2])
+            stride = int(model["backbone"]["asvit"]["base_stride"])
+        except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+            continue
+        return dict(image_size=rows if rows == columns else (rows, columns), base_stride=stride)
+    return {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,9 +169,14 @@ class RunSettings:
         """`budget` in parameters."""
         return round((self.budget or 1.0) * 1e6)
 
+    def _files(self) -> dict[str, str]:
+        """Hashes of the files that a recipe or fields come from: edited, they are other settings."""
+        paths = filter(os.path.isfile, (str(self.recipe), *self.params_override))
+        return {path: hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12] for path in paths}
+
     def identity(self) -> dict[str, Any]:
         """What must not change between starts; of digits, as versions without recipes wrote it."""
-        identity = dataclasses.asdict(self)
+        identity = {**dataclasses.asdict(self), "files": self._files()}
         before = dict(epochs=80, batch_size=32, flip=False)
         if self.recipe == "digits":
             identity |= {name: value for name, value in before.items() if identity[name] is None}

@@ -220,6 +220,14 @@ def test_strides_are_multiples_of_what_fits_the_image(image_size, strides):
     assert Schedule.preset("none", 300, 4, image_size=image_size).final == Tokenization(strides[-1])
 
 
+@pytest.mark.parametrize("preset", ["none", "published", "thirds"])
+@pytest.mark.parametrize("kernel_size", [2, 4, 8])
+@pytest.mark.parametrize("base_stride", [1, 4, 8, 16])
+def test_the_last_phase_is_what_is_evaluated(preset, kernel_size, base_stride):
+    schedule = Schedule.preset(preset, 300, kernel_size, image_size=(224, 224), base_stride=base_stride)
+    assert schedule.final == Tokenization(base_stride, 1)
+
+
 def test_unknown_preset_and_too_few_steps_are_refused():
     with pytest.raises(UserError, match="allowed are none, published, thirds"):
         Schedule.preset("halves", 300, 4)

@@ -7,21 +7,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
-import yaml
-from helpers import TINY, records
+from helpers import TINY, planned, records, three_classes
 
 from asvit_tf import Topology, UserError
 from asvit_tf.dataloaders.classification import Dataset
-from asvit_tf.tasks import checks, classification, experiment_files, photographs, plans, schedules
-
-
-def dataset(examples):
-    return Dataset("data", ("cat", "dog", "owl"), examples, 20)
-
-
-def planned(examples=1300, **options):
-    plan = plans.Plan((32, 48), seed=5, **{"base_stride": 2, "recipe": "photographs", **options})
-    return plans.classifier(plan, dataset(examples), Topology.parse(TINY))
+from asvit_tf.tasks import checks, classification, experiment_files, photographs, plans, schedules, written_recipes
 
 
 def test_data_design_and_steps_come_from_the_plan():
@@ -45,8 +35,12 @@ def test_data_design_and_steps_come_from_the_plan():
 
 @pytest.mark.parametrize(
     ("examples", "epochs", "batch"),
-    # 80 * sqrt(2000 / n), by hand; batches of 32, 64, 128 from 0, 5,000 and 20,000 images.
-    [(20, 80, 20), (1300, 80, 32), (2000, 80, 32), (8000, 40, 64), (50_000, 16, 128), (1_281_167, 15, 128)],
+    # 80 * sqrt(2000 / n), by hand; batches of 16, 32, 64, 128 from 0, 500, 5,000 and 20,000 images. Of few images at
+    # least 1,500 steps, but at most 400 epochs: of 160 there are 10 steps in an epoch, of 600 there are 18.
+    [
+        *((10, 400, 10), (48, 400, 16), (160, 150, 16), (600, 84, 32)),
+        *((1300, 80, 32), (2000, 80, 32), (8000, 40, 64), (50_000, 16, 128), (1_281_167, 15, 128)),
+    ],
 )
 def test_epochs_and_batches_by_the_number_of_images(examples, epochs, batch):
     params = planned(examples)
@@ -102,25 +96,6 @@ def test_averages_reach_back_a_fiftieth_of_the_training():
     assert planned(40, epochs=1).trainer.optimizer_config.ema.average_decay == 0.9  # Ten steps, where those are more.
 
 
-def test_the_recipe_written_down_trains_the_same(tmp_path):
-    params = planned(1300)
-    path = tmp_path / "recipe.yaml"
-    path.write_text(plans.recipe_text(params))
-    assert planned(1300, recipe=str(path)).as_dict() == params.as_dict()
-    assert len(path.read_text().splitlines()) < 40
-    assert "topology" not in path.read_text()
-    assert "tfrecord" not in path.read_text()
-    edited = yaml.safe_load(path.read_text())
-    edited["task"]["losses"]["label_smoothing"] = 0.03
-    edited["trainer"]["optimizer_config"]["learning_rate"]["cosine"]["initial_learning_rate"] = 0.0007
-    path.write_text(yaml.safe_dump(edited))
-    again = planned(650, recipe=str(path))
-    assert again.task.losses.label_smoothing == 0.03
-    assert again.trainer.optimizer_config.learning_rate.cosine.initial_learning_rate == 0.0007
-    assert plans.epochs_of(again) == 80
-    assert again.trainer.steps_per_loop == 650 // 32
-
-
 def test_digits_keep_their_recipe():
     params = planned(1438, recipe="digits")
     assert (plans.epochs_of(params), params.task.train_data.global_batch_size) == (80, 32)
@@ -156,7 +131,38 @@ def test_recipes_and_fields_that_do_not_fit(options, message):
 def test_wrong_fields_are_refused_without_data():
     plan = plans.Plan((32, 32), 0, recipe="photographs", overrides=("trainer.max_to_keeep=1",))
     with pytest.raises(UserError, match="did you mean max_to_keep"):
-        plans.check(plan)
+        plans.dtype(plan, "float32")
+
+
+def test_a_field_decides_what_training_computes_in_and_averages_are_not_of_float16():
+    def dtype(usual, *overrides):
+        return plans.dtype(plans.Plan((32, 32), 0, recipe="photographs", overrides=overrides), usual)
+
+    assert (dtype("bfloat16"), dtype("float32"), dtype("float16")) == ("bfloat16", "float32", "float32")
+    assert dtype("float16", "trainer.optimizer_config.ema=null") == "float16"
+    assert dtype("bfloat16", "runtime.mixed_precision_dtype=float32") == "float32"
+
+
+def test_large_photographs_are_shuffled_a_few_at_a_time(tmp_path):
+    assert planned(50_000).task.train_data.shuffle_buffer_size == 10_000
+    data = Dataset(str(tmp_path), ("cat", "dog"), 4000, 20, shards=2)
+    for name in (
+        "train-00000-of-00002.tfrecord",
+        "train-00001-of-00002.tfrecord",
+        "validation-00000-of-00002.tfrecord",
+    ):
+        with open(tmp_path / name, "wb") as file:
+            file.truncate(2**32)  # Sparse.
+    plan = plans.Plan((32, 32), 0, recipe="photographs", base_stride=2)
+    params = plans.classifier(plan, data, Topology.parse(TINY))
+    assert params.task.train_data.shuffle_buffer_size == 256  # An eighth of a sixteenth of 4,000 would be 250.
+
+
+def test_few_tokens_from_the_first_step_to_the_last():
+    params = planned(1300, base_stride=8, retokenization="none")
+    assert schedules.schedule_of(params).final.dilation == 1
+    params.task.retokenization.phases = [{"until_step": 40, "stride": 16}, {"stride": 8}]
+    assert [phase.tokenization.dilation for phase in schedules.schedule_of(params).phases] == [5, 1]
 
 
 def test_a_recipe_of_another_kind_is_refused(tmp_path):
@@ -182,10 +188,13 @@ def test_a_recipe_without_batch_or_epochs_needs_the_option(fields, message, enou
     path = tmp_path / "short.yaml"
     path.write_text(fields)
     plan = plans.Plan((32, 32), 0, recipe=str(path), base_stride=2)
-    for refused in (plans.check, lambda plan: plans.classifier(plan, dataset(100), Topology.parse(TINY))):
+    for refused in (
+        lambda plan: plans.dtype(plan, "float32"),
+        lambda plan: plans.classifier(plan, three_classes(100), Topology.parse(TINY)),
+    ):
         with pytest.raises(UserError, match=message):
             refused(plan)
-    plans.classifier(dataclasses.replace(plan, **{enough: 3}), dataset(100), Topology.parse(TINY))
+    plans.classifier(dataclasses.replace(plan, **{enough: 3}), three_classes(100), Topology.parse(TINY))
 
 
 def test_a_recipe_for_another_backbone_is_refused(tmp_path):
@@ -208,7 +217,7 @@ def test_balanced_training_knows_the_shares_of_its_images(tmp_path):
     params = plans.classifier(plan, data, Topology.parse(TINY))
     assert params.task.class_shares == pytest.approx([3 / 6, 2 / 6, 1 / 6])
     checks.check(params)
-    assert "class_shares" not in plans.recipe_text(params)
+    assert "class_shares" not in written_recipes.recipe_text(params)
     for shares in ([0.5, 0.5], [0.5, 0.5, 0.0]):
         params.task.class_shares = shares
         with pytest.raises(UserError, match="must have one above 0 for each of the 3 classes"):
@@ -254,7 +263,7 @@ def test_tokens_are_few_at_first_in_long_trainings_of_many(epochs, stride, prese
 def test_another_recipe_keeps_its_own_schedule():
     plan = plans.Plan((32, 32), seed=5, retokenization=None, recipe="digits")
     kept = plans.recipe("digits").task.retokenization.preset
-    assert plans.classifier(plan, dataset(640), Topology.parse(TINY)).task.retokenization.preset == kept
+    assert plans.classifier(plan, three_classes(640), Topology.parse(TINY)).task.retokenization.preset == kept
 
 
 @pytest.mark.parametrize("epochs", [30, 60])

@@ -21,11 +21,10 @@ import os
 import stat
 import threading
 import warnings
-from collections.abc import Iterator
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from asvit_tf.dataloaders.imagefiles import colours
+from asvit_tf.dataloaders.imagefiles import colours, memory
 from asvit_tf.dataloaders.imagefiles.plain import JPEGS, is_plain
 from asvit_tf.dataloaders.imagefiles.skipped import (
     CAMERA_RAW,
@@ -73,39 +72,11 @@ _NOT_READ = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
 # Of files that are images, but not for Pillow: they are named where they are skipped.
 _FOREIGN_SUFFIXES = {".heic", ".heif", ".jxl", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf", ".svg"}
 
-_LARGE_PIXELS = 1 << 24
 _LARGE_BYTES = 1 << 26
 _large_file = threading.Lock()
 
 # The bound here is `MAX_PIXELS`; Pillow warns from half of it on.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-
-
-class _Room:
-    """Lets large images into memory that have, together, no more pixels than the largest that is read."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._pixels = 0
-
-    @contextlib.contextmanager
-    def taken(self, pixels: int) -> Iterator[None]:
-        """Waits until there is room for that many pixels, at most `MAX_PIXELS`, and takes it for the block."""
-        if pixels <= _LARGE_PIXELS:
-            yield
-            return
-        with self._changed:
-            self._changed.wait_for(lambda: self._pixels + pixels <= MAX_PIXELS)
-            self._pixels += pixels
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._pixels -= pixels
-                self._changed.notify_all()
-
-
-_room = _Room()
 
 
 @functools.cache
@@ -222,7 +193,7 @@ def convert(encoded: bytes) -> bytes:
     try:
         with Image.open(io.BytesIO(encoded), formats=formats()) as image:
             _check(image, encoded)
-            with _room.taken(image.width * image.height):
+            with memory.room.taken(image.width * image.height):
                 return _converted(image, encoded)
     except UnidentifiedImageError as error:
         raise UnreadableError(DAMAGED if _begins_like_an_image(encoded) else NOT_AN_IMAGE) from error
@@ -266,7 +237,7 @@ def _converted(image: Image.Image, encoded: bytes) -> bytes:
     upright = image if turn is None else image.transpose(turn)
     if upright is not image:
         image.close()
-    if upright.width * upright.height > _LARGE_PIXELS and not as_jpeg:
+    if upright.width * upright.height > memory.LARGE_PIXELS and not as_jpeg:
         return png_of_strips(upright.size, (strip for _, strip in colours.rgb_strips(upright, kind)))
     result = colours.rgb(upright, kind)
     if result is not upright:

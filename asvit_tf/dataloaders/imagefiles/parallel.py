@@ -7,6 +7,7 @@ and by sending images to each other (docs/data.md).
 from __future__ import annotations
 
 import collections
+import functools
 import itertools
 import os
 import queue
@@ -15,7 +16,7 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from asvit_tf.dataloaders.imagefiles import door
+from asvit_tf.dataloaders.imagefiles import door, reduced
 
 Outcome = bytes | str  # The image; or the reason why there is none.
 
@@ -29,14 +30,17 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def encoded(paths: Iterable[str], threads: int | None = None) -> Generator[Outcome, None, None]:
+def encoded(
+    paths: Iterable[str], threads: int | None = None, side: int | None = None
+) -> Generator[Outcome, None, None]:
     """What `door.read` gives for each of the files, in their order, whatever the number of threads.
 
     Args:
       paths: Image files.
       threads: How many; None for one a core.
+      side: As of `reduced.reduced`; None for all images as they are.
     """
-    return mapped(_read, paths, threads)
+    return mapped(functools.partial(_read, side=side), paths, threads)
 
 
 def reasons_against(paths: Iterable[str], threads: int | None = None) -> Generator[str | None, None, None]:
@@ -44,9 +48,10 @@ def reasons_against(paths: Iterable[str], threads: int | None = None) -> Generat
     return mapped(door.reason_against, paths, threads)
 
 
-def _read(path: str) -> Outcome:
+def _read(path: str, side: int | None) -> Outcome:
     try:
-        return door.read(path)
+        encoded = door.read(path)
+        return encoded if side is None else reduced.reduced(encoded, side)
     except door.UnreadableError as error:
         return str(error)
 

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageCms, TiffImagePlugin
 
-from asvit_tf.dataloaders.imagefiles import colours, door, skipped
+from asvit_tf.dataloaders.imagefiles import colours, door, memory, skipped
 
 
 def encoded(image, kind, **options):
@@ -150,6 +150,6 @@ def test_strips_change_nothing(mode, monkeypatch):
     np.testing.assert_array_equal(colours.rgb(image, "PNG"), whole)
     content = encoded(image, "TIFF")
     expected = pixels(content)
-    monkeypatch.setattr(door, "_LARGE_PIXELS", 10)
+    monkeypatch.setattr(memory, "LARGE_PIXELS", 10)
     np.testing.assert_array_equal(pixels(content), expected)
     np.testing.assert_array_equal(tf.io.decode_image(door.convert(content)), expected)

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from asvit_tf.dataloaders.imagefiles import door, parallel
+from asvit_tf.dataloaders.imagefiles import door, memory, parallel
 
 
 def watched(size, counts):
@@ -51,7 +51,7 @@ def test_an_error_comes_at_its_place():
 
 
 def test_large_images_share_a_room():
-    room = door._Room()
+    room = memory.Room()
     inside, most = [0], [0]
 
     def work(pixels):

@@ -4,9 +4,12 @@ What search and growth measure is a stand-in here; the training, the evaluation 
 """
 
 import contextlib
+import errno
 import io
 import json
+import os
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -14,17 +17,16 @@ import tensorflow as tf
 import yaml
 from sklearn import datasets
 
-from asvit_tf import Topology, cli
+from asvit_tf import Topology, cli, journals
+from asvit_tf.cli import running
 from asvit_tf.design import retokenization
 from asvit_tf.serving import export, latency
 from asvit_tf.tasks import photographs
 from search.runs import designing, speeds, timetable
 from search.scoring.score import Score
 
-OPTIONS = [
-    *("--image-size", "32x48", "--score-batch", "2", "--width", "16", "--batch-size", "8", "--seed", "3"),
-    *("--retokenization", "published", "--json"),
-]
+OF_TRAINING = ["--batch-size", "8", "--seed", "3", "--retokenization", "published", "--json"]
+OPTIONS = ["--image-size", "32x48", "--score-batch", "2", "--width", "16", *OF_TRAINING]
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +114,7 @@ def test_the_saved_model_answers_as_the_evaluation_counted(finished):
     assert np.mean(np.argmax(serve(inputs=images)["probs"], -1) == labels) == pytest.approx(result["accuracy"])
 
 
-def test_trained_further_with_an_edited_recipe(folder, finished, tmp_path):
+def test_trained_further_with_an_edited_recipe(folder, finished, tmp_path, capsys):
     output, before = finished
     recipe = yaml.safe_load((output / "recipe.yaml").read_text())
     assert recipe["task"]["losses"]["label_smoothing"] == 0.05
@@ -121,8 +123,9 @@ def test_trained_further_with_an_edited_recipe(folder, finished, tmp_path):
     source = tmp_path / "moved"
     shutil.copytree(output, source)
     further = tmp_path / "further"
-    arguments = ["--data-path", str(folder), "--epochs", "3", "--recipe", str(tmp_path / "mine.yaml"), *OPTIONS]
-    status, out = run(["--output", str(further), "--init-checkpoint", str(source), *arguments])
+    arguments = ["--data-path", str(folder), "--epochs", "3", "--recipe", str(tmp_path / "mine.yaml"), *OF_TRAINING]
+    command = ["--output", str(further), "--init-checkpoint", str(source), *arguments]
+    status, out = run(command)
     assert status == 0
     result = json.loads(out)
     assert result["grown"] == before["grown"]
@@ -130,7 +133,11 @@ def test_trained_further_with_an_edited_recipe(folder, finished, tmp_path):
     params = export.read_params(str(further / "train"))
     assert params.task.losses.label_smoothing == 0.05
     assert params.trainer.optimizer_config.learning_rate.cosine.initial_learning_rate == 1e-5
+    assert list(params.task.model.input_size) == [32, 48, 3]  # The kept network's.
     assert result["accuracy"] == pytest.approx(before["accuracy"], abs=0.15)  # It began where the other had ended.
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(recipe) + "# edited\n")
+    assert cli.main(["run", *command]) == 2
+    assert f"files was {{'{tmp_path}/mine.yaml'" in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
@@ -142,6 +149,12 @@ def test_trained_further_with_an_edited_recipe(folder, finished, tmp_path):
         (["--params-override", "trainer.max_keep=3"], "has no field 'max_keep'"),
         (["--params-override", "task.model.num_classes=9"], "changes the design"),
         (["--init-checkpoint", "/nowhere"], "no params.yaml in /nowhere"),
+        (["--init-checkpoint", "gs://b/x"], "--init-checkpoint gs://b/x is not on this machine"),
+        (
+            ["--init-checkpoint", "/x", "--budget", "2", "--width", "16"],
+            "nothing is searched; leave out --width, --budget",
+        ),
+        (["--output", "gs://b/x"], "gs://b/x is no directory of this machine"),
     ],
 )
 def test_bad_options_end_before_anything_begins(arguments, message, folder, tmp_path, capsys):
@@ -171,3 +184,35 @@ def test_fields_that_training_would_refuse_are_refused_before_the_search(
     arguments = ["--data-path", str(folder), "--image-size", "32", "--params-override", fields, *hours]
     assert cli.main(["run", "--output", str(tmp_path / "out"), *arguments]) == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_images_are_not_written_among(folder, tmp_path, capsys):
+    for output in (folder, folder / ".." / folder.name):
+        assert cli.main(["run", "--output", str(output), "--data-path", str(folder)]) == 2
+        assert "would write among the images" in capsys.readouterr().err
+    shutil.copytree(folder, tmp_path / "train")
+    assert cli.main(["run", "--output", str(tmp_path), "--data-path", str(tmp_path / "train")]) == 2
+    assert sorted(path.name for path in folder.iterdir()) == ["one", "zero"]
+
+
+def test_images_that_came_later_are_told(folder, tmp_path, monkeypatch, capsys):
+    images, output = tmp_path / "images", tmp_path / "images/out"
+    shutil.copytree(folder, images)
+    (output / "data").mkdir(parents=True)
+    (output / "data/dataset.json").write_text("{}")
+    monkeypatch.setattr(running.folders, "layout", lambda *_: pytest.fail("read again"))
+    for name, told in (("out/more", False), ("one/new.jpg", True)):
+        os.utime(output / "data/dataset.json", (time.time() + 1 - 2 * told,) * 2)
+        (images / name).write_bytes(b"")
+        running._check_data(images, output)
+        assert ("are not read again" in capsys.readouterr().err) == told
+
+
+def test_file_systems_without_locks_are_told(tmp_path, monkeypatch, capsys):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(journals.fcntl, "flock", no_locks)
+    with journals.workspace(tmp_path / "out", {}) as directory:
+        assert directory.is_dir()
+    assert "has no locks" in capsys.readouterr().err
