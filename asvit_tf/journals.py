@@ -18,12 +18,13 @@ from asvit_tf.storage import jsonable, write_json
 _LOCK = ".lock"
 # Of file systems without locks: some mounts of NFS and Lustre, and some that a program serves.
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
+Keys = Mapping[str, type | tuple[type, ...]]
 
 
 class Journal:
     """Rows of JSON in a file, one a line, each on disk before `append` returns.
 
-    Opening cuts off a last line that a killed process left unfinished.
+    Opening cuts off a last line that a killed process left unfinished; who only reads takes `rows_in`.
 
     Args:
       path: Path of the file.
@@ -31,24 +32,17 @@ class Journal:
 
     Attributes:
       rows: All of them, in order.
+
+    Raises:
+      UserError: A line is no such row.
     """
 
-    def __init__(self, path: Path, keys: Mapping[str, type | tuple[type, ...]] | None = None):
+    def __init__(self, path: Path, keys: Keys | None = None):
         self._path = path
-        self.rows: list[dict[str, Any]] = []
-        complete = 0
-        for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
-            if not line.endswith(b"\n"):
-                break
-            try:
-                row = dict(json.loads(line))
-                if not all(name in row and isinstance(row[name], types) for name, types in (keys or {}).items()):
-                    raise ValueError("not such a row")
-                self.rows.append(row)
-            except (ValueError, TypeError):
-                raise UserError(f"line {len(self.rows) + 1} of {path} is not what a run wrote") from None
-            complete += len(line)
-        if path.exists() and complete < path.stat().st_size:
+        content = _content(path)
+        self.rows, complete = _parsed(path, content, keys)
+        # What has grown meanwhile has another writer, whose line this is.
+        if complete < len(content) == path.stat().st_size:
             os.truncate(path, complete)
 
     def append(self, row: dict[str, Any]) -> None:
@@ -59,6 +53,36 @@ class Journal:
             file.flush()
             os.fsync(file.fileno())
         self.rows.append(row)
+
+
+def rows_in(path: Path, keys: Keys | None = None) -> list[dict[str, Any]]:
+    """The complete rows of a journal, which stays as it is: another process may be writing to it.
+
+    Arguments and exceptions as of `Journal`.
+    """
+    return _parsed(path, _content(path), keys)[0]
+
+
+def _content(path: Path) -> bytes:
+    return path.read_bytes() if path.exists() else b""
+
+
+def _parsed(path: Path, content: bytes, keys: Keys | None) -> tuple[list[dict[str, Any]], int]:
+    """The rows, and how many bytes their lines have."""
+    rows: list[dict[str, Any]] = []
+    complete = 0
+    for line in content.splitlines(keepends=True):
+        if not line.endswith(b"\n"):
+            break
+        try:
+            row = dict(json.loads(line))
+            if not all(name in row and isinstance(row[name], types) for name, types in (keys or {}).items()):
+                raise ValueError("not such a row")
+            rows.append(row)
+        except (ValueError, TypeError):
+            raise UserError(f"line {len(rows) + 1} of {path} is not what a run wrote") from None
+        complete += len(line)
+    return rows, complete
 
 
 @contextlib.contextmanager

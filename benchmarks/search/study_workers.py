@@ -20,7 +20,7 @@ from pathlib import Path
 
 import click
 
-from asvit_tf.journals import Journal
+from asvit_tf.journals import rows_in
 
 RESULTS = Path(__file__).parents[1] / "results" / "study_workers.jsonl"
 KILLS = 2
@@ -44,7 +44,7 @@ def finish(*arguments):
 
 def rows(directory):
     """Everything but seconds."""
-    kept = [row for name in ("topologies", "repeats") for row in Journal(directory / f"{name}.jsonl").rows]
+    kept = [row for name in ("topologies", "repeats") for row in rows_in(directory / f"{name}.jsonl")]
     return [{name: value for name, value in row.items() if name != "seconds"} for row in kept]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from asvit_tf.journals import Journal
+from asvit_tf.journals import rows_in
 from asvit_tf.serving import export
 from asvit_tf.tasks import schedules
 from asvit_tf.training import run as train
@@ -16,7 +16,7 @@ from search.report import figures as report
 
 def main():
     run = Path(sys.argv[1])
-    trace = Journal(run / "search" / "trace.jsonl").rows
+    trace = rows_in(run / "search" / "trace.jsonl")
     family = json.loads((run / "grow" / "result.json").read_text())["family"]
     schedule = schedules.schedule_of(export.read_params(str(run / "train")))
 
