@@ -23,17 +23,19 @@ class Products(NamedTuple):
 
 
 class GradientStatistics(NamedTuple):
-    """Gradients of the cross-entropy of single images by one weight; each of its shape.
+    """Gradients of the cross-entropy of single images by one weight; each of its shape but for the last.
 
     Attributes:
       mean: Mean over the images, the gradient of the mean loss.
       size: Mean of the absolute values.
       deviation: Standard deviation over the images (divided by B, not B - 1).
+      largest: The largest absolute value, a scalar.
     """
 
     mean: tf.Tensor
     size: tf.Tensor
     deviation: tf.Tensor
+    largest: tf.Tensor
 
 
 def _traced(network: Network) -> Callable:
@@ -108,6 +110,7 @@ def _statistics(run: Run) -> list[GradientStatistics]:
     program, count = run.traced(_gradients_of), run.images.shape[0]
     first = program(run.images[0], run.labels[0])
     sizes = [tf.abs(gradient) for gradient in first]
+    largest = [tf.reduce_max(size) for size in sizes]
     sums = [tf.zeros_like(gradient) for gradient in first]
     squares = sums
     for index in range(1, count):
@@ -115,6 +118,7 @@ def _statistics(run: Run) -> list[GradientStatistics]:
         # A sum of squares as they are would lose a deviation that is small beside the mean.
         moved = [gradient - start for gradient, start in zip(gradients, first)]
         sizes = [total + tf.abs(gradient) for total, gradient in zip(sizes, gradients)]
+        largest = [tf.maximum(most, tf.reduce_max(tf.abs(gradient))) for most, gradient in zip(largest, gradients)]
         sums = [total + shift for total, shift in zip(sums, moved)]
         squares = [total + tf.square(shift) for total, shift in zip(squares, moved)]
     return [
@@ -122,8 +126,9 @@ def _statistics(run: Run) -> list[GradientStatistics]:
             start + total / count,
             size / count,
             tf.sqrt(tf.maximum(square / count - tf.square(total / count), 0.0)),
+            most,
         )
-        for start, total, size, square in zip(first, sums, sizes, squares)
+        for start, total, size, square, most in zip(first, sums, sizes, squares, largest)
     ]
 
 

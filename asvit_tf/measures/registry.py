@@ -253,6 +253,8 @@ class _Results:
             value = float(one.function(self._run, *(result for result, _ in shared)))
         except UndefinedError as error:
             value, reason = math.nan, str(error)
+        except np.linalg.LinAlgError as error:
+            value, reason = math.nan, f"a decomposition failed: {error}"
         if not math.isfinite(value):
             value, reason = math.nan, reason or "the result is not finite"
         return Measured(value, reason, time.perf_counter() - start + sum(seconds for _, seconds in shared))

@@ -1,13 +1,17 @@
 """Published measures of a linear network of two layers, against values that are derived by hand."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from small_networks import linear
 
-from asvit_tf.measures.registry import ATTENTION, FFN, Network, Programs, Trace
+from asvit_tf.measures import passes
+from asvit_tf.measures.passes import GradientStatistics
+from asvit_tf.measures.proxies import zico
+from asvit_tf.measures.registry import ATTENTION, FFN, Network, Programs, Run, Trace, UndefinedError
 
 EYE = np.eye(3)
 AXES = np.concatenate([EYE, -EYE])[None, None]  # One image of six tokens, one each way along every axis.
@@ -100,6 +104,35 @@ def test_deviation_of_two_gradients_and_two_patterns():
     of the three units are (+, +), (+, +) and (+, -): two patterns."""
     slopes = 2 * math.log(14 / 3) + math.log(28 / 3)
     assert value("l_swag", linear(EYE, EYE, HEAD), PAIR, LABELS) == pytest.approx(2 * slopes, rel=1e-6)
+
+
+def test_a_gradient_that_is_zero_but_for_rounding_does_not_count():
+    """Gradients of two images by three weights: 2 and 4, 1 and -1, 1e-8 and -1e-8; the deviation is 1, 1 and 1e-8. An
+    eps of 4 is 5e-7, so the third one is rounding: 3 / 1 + 1 / 1 and 1 + 1 are left."""
+    gradients = np.array([[2.0, 1.0, 1e-8], [4.0, -1.0, -1e-8]], np.float32)
+
+    def statistics(of):
+        parts = of.mean(axis=0), np.abs(of).mean(axis=0), of.std(axis=0), np.abs(of).max()
+        return GradientStatistics(*map(tf.constant, parts))
+
+    run = SimpleNamespace(network=linear(EYE, EYE, HEAD))
+    layer = statistics(gradients)
+    assert zico.log_sum(run, 0, layer.size, layer) == pytest.approx(math.log(4), rel=1e-6)
+    assert zico.log_sum(run, 0, 1.0, layer) == pytest.approx(math.log(2), rel=1e-6)
+    small = statistics(1e-10 * gradients[:, :2])  # Beside others as small it counts.
+    assert zico.log_sum(run, 0, small.size, small) == pytest.approx(math.log(4), rel=1e-6)
+    with pytest.raises(UndefinedError, match="do not differ between the images"):
+        zico.log_sum(run, 0, 1.0, layer._replace(deviation=tf.constant([0.0, 1e-8, 4e-7])))
+    with pytest.raises(UndefinedError, match="are not finite"):
+        zico.log_sum(run, 0, 1.0, statistics(gradients * np.array([1.0, np.nan, 1.0], np.float32)))
+
+
+def test_the_largest_gradient_is_that_of_any_image_and_weight():
+    """By the head, `largest` is 1/2 times the largest number of both features, 3 of the second image."""
+    network = linear(EYE, EYE, HEAD)
+    found = Programs(network)
+    run = Run(network, tf.constant(PAIR, tf.float32), tf.constant(LABELS, tf.int64), 0, found._program)
+    assert passes.GRADIENTS.compute(run)[-1].largest.numpy() == pytest.approx(1.5, rel=1e-6)
 
 
 def test_two_of_three_units_agree():

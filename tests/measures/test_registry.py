@@ -136,6 +136,23 @@ def test_what_is_undefined_has_a_reason_and_no_rank(name, network, pictures, rea
     assert reason in measured.reason
 
 
+@pytest.mark.parametrize("name", ["expressivity", "progressivity", "trainability", "naswot", "dss"])
+def test_a_decomposition_that_fails_is_undefined_and_stops_no_other(name, monkeypatch):
+    def failing(*arguments):
+        raise np.linalg.LinAlgError("Eigenvalues did not converge")
+
+    network = block(weights())
+    before = [variable.numpy() for variable in network.variables]
+    for function in ("eigvalsh", "norm"):
+        monkeypatch.setattr(np.linalg, function, failing)
+    found = Programs(network).measure([name, "snip"], PICTURES, LABELS)
+    assert math.isnan(found[name].value)
+    assert found[name].reason == "a decomposition failed: Eigenvalues did not converge"
+    assert found["snip"].value > 0
+    for variable, value in zip(network.variables, before):
+        np.testing.assert_array_equal(variable, value)
+
+
 def test_a_network_that_a_measure_needs_no_more_of_than_its_outputs():
     """Two values from `call`, as others' networks return them; images of any size."""
     kernel = tf.Variable(np.ones((3, 3), np.float32))

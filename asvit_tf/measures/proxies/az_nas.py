@@ -68,7 +68,8 @@ def trainability(run: Run, products: Products) -> float:
     Differences: the released code multiplies from the left, in reverse mode; the expectation is the transpose, with the
     same norm, and forward mode costs less. It leaves the average of the identity in, which grows where there are few
     tokens for the channels; we do not. It adds 1e-6 to sigma in 1 / sigma. Only blocks that keep the shape count; it
-    gathers the tokens of a cell where a block has fewer.
+    gathers the tokens of a cell where a block has fewer. A block that is exactly the identity has the best value here;
+    its code for ViTs skips such a block.
     """
     named_outputs(products.trace, "trainability")
     if not products.jacobians:

@@ -28,7 +28,7 @@ def l_swag(run: Run, trace: Trace, statistics: list[GradientStatistics]) -> floa
     patterns differ.
     """
     gates = named_gates(trace, "l_swag")
-    slopes = (log_sum(run, index, 1.0, each.deviation) for index, each in enumerate(statistics))
+    slopes = (log_sum(run, index, 1.0, each) for index, each in enumerate(statistics))
     return sum(slopes) * patterns(gates.values())
 
 
