@@ -77,9 +77,10 @@ def search(
                 bar.update()
             done = (step + 1) * settings.samples_per_step
             if failed == done and (failed >= _HOPELESS or failed == total):
+                hint = "; images that are all alike have no NTK condition number"
                 raise UserError(
-                    f"none of {failed} topologies could be scored (see {directory / 'trace.jsonl'}); "
-                    "images that are all alike have no NTK condition number"
+                    f"none of {failed} topologies could be scored (see {directory / 'trace.jsonl'})"
+                    + (hint if "ntk_condition_number" in settings.reward_types else "")
                 )
             best = strategy.best()
             shown = [f"best {space.topology_at(best)}"] if best else []

@@ -67,7 +67,8 @@ def held_out(columns: Columns, accuracy: np.ndarray, seed: int, draws: int) -> d
       for each baseline its tau on the judging half, the difference of the chosen to it, and the difference's 95 %
       interval from a paired bootstrap over the judging half; `other_splits`: over other random splits, the mean `tau`
       of the chosen on the judging half, and the same differences, their mean and the share above 0. None where there
-      are too few topologies, or the accuracies of a half are all the same.
+      are too few topologies, the accuracies of a half are all the same, or no measure is defined for most topologies of
+      both halves.
     """
     trained = np.flatnonzero(np.isfinite(accuracy))
     if len(trained) < 2 * MIN_PER_HALF:
@@ -78,10 +79,13 @@ def held_out(columns: Columns, accuracy: np.ndarray, seed: int, draws: int) -> d
     if not _differ(accuracy, halves):
         return None
     first = _Split(columns, accuracy, halves)
+    best = first.best
+    if best is None:
+        return None
     weights = resamples(len(first.judging), draws, seed)
     against = {}
     for name, rival in first.against.items():
-        one, other, true = (part[first.judging] for part in (first.best.scores, rival, accuracy))
+        one, other, true = (part[first.judging] for part in (best.scores, rival, accuracy))
         both = np.isfinite(one) & np.isfinite(other)
         if min(np.ptp(part[both]) if both.any() else 0 for part in (one, other)) == 0:
             continue
@@ -95,15 +99,15 @@ def held_out(columns: Columns, accuracy: np.ndarray, seed: int, draws: int) -> d
             ranked=int(both.sum()),
         )
     return dict(
-        chosen=first.best.name,
-        tau_choosing=first.best.tau,
-        tau_judging=first.tau_of(first.best.scores),
+        chosen=best.name,
+        tau_choosing=best.tau,
+        tau_judging=first.tau_of(best.scores),
         candidates=len(first.candidates),
         choosing=len(first.choosing),
         judging=len(first.judging),
         kinds={
-            kind: dict(name=best.name, tau_choosing=best.tau, tau_judging=first.tau_of(best.scores))
-            for kind, best in first.kinds().items()
+            kind: dict(name=found.name, tau_choosing=found.tau, tau_judging=first.tau_of(found.scores))
+            for kind, found in first.kinds().items()
         },
         against=against,
         other_splits=_other_splits(columns, accuracy, seed),
@@ -134,7 +138,7 @@ class _Candidate:
 
 
 class _Split:
-    """One split: all candidates, and the best. Accuracies are finite, and differ in both halves."""
+    """One split: all candidates, and the best, if there are any. Accuracies are finite, and differ in both halves."""
 
     def __init__(self, columns: Columns, accuracy: np.ndarray, halves: Halves):
         self.choosing, self.judging = halves
@@ -155,7 +159,7 @@ class _Split:
             fitted = self._fitted(usable, [*measure_names(), *extra])
             if fitted is not None and fitted[0].measures():
                 self.candidates.append(_Candidate(kind, kind, *fitted[1:]))
-        self.best = max(self.candidates, key=lambda candidate: candidate.tau)
+        self.best = max(self.candidates, key=lambda candidate: candidate.tau, default=None)
         self.against = {name: signs[name] * usable[name] for name in AGAINST if name in usable}
         # What measuring adds to counting: the same regression without any measure.
         counted = self._fitted(usable, SIZE_MEASURES)
@@ -216,6 +220,8 @@ def _other_splits(columns: Columns, accuracy: np.ndarray, seed: int) -> dict[str
         if not _differ(accuracy, halves):
             continue
         split = _Split(columns, accuracy, halves)
+        if split.best is None:
+            continue
         chosen[split.best.name] = chosen.get(split.best.name, 0) + 1
         taus.append(split.tau_of(split.best.scores))
         for name, scores in split.against.items():

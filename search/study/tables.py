@@ -12,6 +12,7 @@ import numpy as np
 
 from search.scoring.names import direction, in_words
 from search.study.explained import TOGETHER
+from search.study.regression import MOST
 from search.study.statistics import ROUNDING
 
 
@@ -104,7 +105,10 @@ def _explained_lines(explained: Mapping[str, Mapping[str, Any]]) -> Iterator[str
 
 def _selection_lines(selection: Mapping[str, Any] | None) -> Iterator[str]:
     if selection is None:
-        yield "too few topologies, or accuracies all alike: no measure was chosen on one half and judged on the other"
+        yield (
+            "no measure was chosen on one half and judged on the other: there are too few topologies, their accuracies "
+            f"are all alike, or no measure is defined for {MOST:.0%} of both halves"
+        )
         return
     chosen = " + ".join(map(in_words, selection["chosen"].split(" + ")))
     yield f"best of {selection['candidates']} candidates on {selection['choosing']} topologies: {chosen}"

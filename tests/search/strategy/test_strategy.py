@@ -172,10 +172,13 @@ def test_a_failed_measure_moves_nothing_and_is_counted(tmp_path):
         for _ in topologies:
             yield Score({"length_distortion": 1.0, "ntk_condition_number": None}, {"ntk_condition_number": 5}, 0.0)
 
-    with pytest.raises(UserError, match="none of 20 topologies could be scored"):
+    with pytest.raises(UserError, match=r"none of 20 topologies could be scored.*have no NTK condition number"):
         loop.search(tmp_path / "long", SearchSettings(total_steps=500), failing, Limits())
     with pytest.raises(UserError, match="none of 3 topologies could be scored"):
         loop.search(tmp_path, SearchSettings(total_steps=3), failing, Limits())
+    (tmp_path / "other").mkdir()
+    with pytest.raises(UserError, match=r"none of 3 topologies could be scored \(see \S*trace\.jsonl\)$"):
+        loop.search(tmp_path / "other", SearchSettings(total_steps=3, reward_types=("snip",)), failing, Limits())
     rows = without_seconds(tmp_path / "trace.jsonl")
     assert all(row["reward"] is None and row["scores"]["ntk_condition_number"] is None for row in rows)
     assert rows[0]["entropy"] == rows[2]["entropy"]

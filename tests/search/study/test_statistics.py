@@ -166,6 +166,22 @@ def test_the_judging_half_has_no_say_in_the_choice():
         assert np.array_equal(scores, other.against[name], equal_nan=True)
 
 
+def test_a_half_of_which_too_many_lack_measures_chooses_nothing_and_others_do():
+    columns, accuracy = planted(count=20)
+    halves = [study_selection._halves(20, 0, number) for number in range(6)]
+    for half in halves[0]:
+        broken = half[:3]  # Of ten.
+        lacking = {name: column.copy() for name, column in columns.items()}
+        for name in [*study_names.column_names(), study_names.RANK_SUM]:
+            lacking[name][broken] = np.nan
+        assert study_selection.held_out(lacking, accuracy, seed=0, draws=100) is None
+        # In another halving of the same topologies both halves may have enough.
+        enough = [all(len(set(part) & set(broken)) <= 2 for part in other) for other in halves[1:]]
+        assert study_selection._other_splits(lacking, accuracy, seed=0)["splits"] == sum(enough) > 0
+        lacking["curvature:lecun:layer"][broken[0]] = 1.0
+        assert study_selection.held_out(lacking, accuracy, seed=0, draws=100) is not None
+
+
 def test_noise_is_not_found_to_predict():
     columns, _ = planted()
     drawn = [np.random.default_rng(seed).random(120) for seed in range(12)]

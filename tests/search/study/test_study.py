@@ -137,6 +137,17 @@ def test_a_topology_without_measures_takes_them_from_no_other(work, tmp_path):
     assert [row["part"] for row in result["failed"]] == ["measuring"]
 
 
+def test_a_study_of_which_a_half_lacks_measures_ends_and_says_so(work, tmp_path):
+    drawn = list(map(str, study.sample(SMALL.sampled, 20, SMALL.seed)))
+    (choosing, _) = study_selection._halves(20, SMALL.seed, 0)
+    work["broken"].update(drawn[i] for i in choosing[:3])
+    result = study.run(str(tmp_path), dataclasses.replace(SMALL, topologies=20))
+    assert (result["selection"], result["predictor"], len(result["failed"])) == (None, None, 3)
+    (line,) = [line for line in study_tables.in_lines(result) if "no measure was chosen" in line]
+    assert line.endswith("or no measure is defined for 80% of both halves")
+    assert json.loads((tmp_path / "result.json").read_text())["selection"] is None
+
+
 def test_what_else_lies_in_the_directory_stays(work, tmp_path, monkeypatch):
     images = [tmp_path / name for name in ("data/cat/a.png", "training-images/cat/a.png")]
     for image in images:
