@@ -3,15 +3,18 @@
     python benchmarks/choose_measure.py choose --digits STUDY --photographs STUDY --output choice.json
     python benchmarks/choose_measure.py judge --choice choice.json --photographs STUDY --vit_bench ROWS --data FILE
 
-A `STUDY` is a directory of `asvit study`; digits, all of it, and the even half of the photographs choose; the odd half,
-and the networks of ViT-Bench-101 (`ROWS` of benchmarks/vit_bench.py, accuracies in `FILE`) judge. The first command
-reads no accuracy of the second's; it writes all candidates, the chosen one, and the hash of both, which the second
-checks.
+A `STUDY` is a directory of `asvit study`. One half of all topologies, by a hash of their choices, chooses, on digits
+and on photographs; the other half judges, on photographs, and so do the networks of ViT-Bench-101 (`ROWS` of
+benchmarks/vit_bench.py, accuracies in `FILE`). Studies of one seed draw the same topologies, so none that judges has
+chosen, not even by its digits. The first command reads no accuracy of the second's; it writes all candidates, the
+chosen one, which way every column is better, the topologies that chose, and the hash of all, which the second checks.
 
 Spaces differ in units, so candidates see ranks within a set, from 0 to 1: every measure alone, the sum of two, and
-ridge regressions of the accuracy's rank. Which way a measure is better, and every weight, comes from the choosing sets.
-Against length distortion, parameters, multiply-accumulates, the regression on the sizes from the choosing sets, and one
-that is fitted where it is judged, each network from all others. Intervals are of paired bootstraps over networks.
+ridge regressions of the accuracy's rank, which choose by their mean tau within halves that they were not fitted on
+(split_halves.py). Which way a measure is better, and every weight, comes from the choosing sets; for the rivals, too:
+length distortion, parameters, multiply-accumulates, the regression on the sizes from the choosing sets. One more rival
+is fitted where it is judged, each half by the other, and the chosen one is compared with it within these halves.
+Intervals are of paired bootstraps over the networks that judge; in these, no line is fitted again.
 """
 
 from __future__ import annotations
@@ -19,21 +22,21 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
 import numpy as np
 import scipy.stats
-import vit_bench
+from measured_sets import Networks, choices_of, half, others, study
 from sklearn.linear_model import RidgeCV
+from split_halves import halves, paired, predicted_by, taus_within
 
 from asvit_tf.choices import PROXIES
 from search.scoring.names import SEARCHED_VARIANTS, column_names, in_words, name_of
 from search.study import regression
-from search.study.statistics import ROUNDING, percentiles, relative_range, resampled_taus, resamples, tau_b
+from search.study.statistics import ROUNDING, percentiles, relative_range, resamples, tau_b
 
 SEED, DRAWS = 0, 2000
 SIZES = ("parameters", "macs")  # Those that all spaces have, and that differ in each.
@@ -52,16 +55,9 @@ REGRESSIONS = {
 }
 ON_SIZES = "ridge on the sizes"
 PENALTIES = tuple(10.0**power for power in range(-2, 4))
+CHOICE = ("candidates", "chosen", "signs", "topologies")
 
 Columns = Mapping[str, np.ndarray]
-
-
-class Networks(NamedTuple):
-    """A set of networks: its columns and accuracies, [n] each, NaN where undefined."""
-
-    name: str
-    columns: dict[str, np.ndarray]
-    accuracy: np.ndarray
 
 
 def positions(column: np.ndarray) -> np.ndarray:
@@ -92,11 +88,18 @@ def usable(name: str, sets: Sequence[Networks]) -> bool:
     return True
 
 
-def candidates(sets: Sequence[Networks]) -> Iterator[dict[str, Any]]:
-    """Every candidate with its weights and its tau on each set, for a regression with each network left out."""
-    names = [name for name in (*column_names(), *SIZES) if usable(name, sets)]
-    alone = {name: [tau(each.columns[name], each.accuracy) for each in sets] for name in names}
-    signs = {name: 1.0 if np.mean(taus) >= 0 else -1.0 for name, taus in alone.items()}
+def signs_of(sets: Sequence[Networks]) -> dict[str, float]:
+    """+1 where more of a column is better by its mean tau over the sets, or nothing is known; -1 where less is."""
+    return {
+        name: -1.0 if np.mean([tau(each.columns[name], each.accuracy) for each in sets]) < 0 else 1.0
+        for name in (*column_names(), *SIZES)
+    }
+
+
+def candidates(sets: Sequence[Networks], signs: Mapping[str, float]) -> Iterator[dict[str, Any]]:
+    """Every candidate with its weights and its tau on each set; for a regression, the mean tau within halves of it that
+    a line was not fitted on, and the weights of all networks."""
+    names = [name for name in signs if usable(name, sets)]
     for name in names:
         yield _candidate("measure", {name: signs[name]}, sets)
     for pair in itertools.combinations([name for name in PAIRED if name in names], 2):
@@ -113,52 +116,25 @@ def _candidate(kind: str, weights: dict[str, float], sets: Sequence[Networks]) -
 
 
 def _regression(kind: str, names: Sequence[str], sets: Sequence[Networks]) -> dict[str, Any]:
-    features, targets, owners = [], [], []
-    for number, each in enumerate(sets):
-        columns = np.stack([positions(each.columns[name]) for name in names], axis=1) - 0.5
-        inside = np.isfinite(each.accuracy) & np.isfinite(columns).all(axis=1)
-        features.append(columns[inside])
-        targets.append(positions(each.accuracy)[inside] - 0.5)
-        owners += [number] * int(inside.sum())
-    target, owner = np.concatenate(targets), np.array(owners)
-    ridge = RidgeCV(PENALTIES, fit_intercept=False, scoring="neg_mean_squared_error", store_cv_results=True)
-    ridge.fit(np.concatenate(features), target)
-    left_out = ridge.cv_results_[:, PENALTIES.index(ridge.alpha_)]
-    taus = [tau_b(left_out[owner == number], target[owner == number]) for number in range(len(sets))]
-    weights = dict(zip(names, map(float, ridge.coef_)))
-    return dict(kind=kind, weights=weights, taus=dict(zip((each.name for each in sets), taus)))
+    parts = []
+    for each in sets:
+        features = np.stack([positions(each.columns[name]) for name in names], axis=1) - 0.5
+        inside = np.isfinite(each.accuracy) & np.isfinite(features).all(axis=1)
+        parts.append((features[inside], positions(each.accuracy)[inside] - 0.5))
+    taus: list[list[float]] = [[] for _ in sets]
+    for split in zip(*(halves(len(target)) for _, target in parts)):
+        ridge = _fitted([(features[fit], target[fit]) for (features, target), (fit, _) in zip(parts, split)])
+        for found, (features, target), (_, rest) in zip(taus, parts, split):
+            found.append(tau_b(ridge.predict(features[rest]), target[rest]))
+    weights = dict(zip(names, map(float, _fitted(parts).coef_)))
+    means = {each.name: float(np.nanmean(found)) for each, found in zip(sets, taus)}
+    return dict(kind=kind, weights=weights, taus=means)
 
 
-def study(directory: Path, name: str, parity: int | None = None) -> Networks:
-    """The topologies of a study; of one parity, only every second."""
-    from asvit_tf.dataloaders.classification import Dataset
-    from asvit_tf.journals import Journal
-    from search.study import result
-    from search.study.settings import EARLIER, EXTENT, StudySettings
-
-    saved = json.loads((directory / "settings.json").read_text(encoding="utf-8"))
-    settings = StudySettings(**{**EARLIER, **{key: value for key, value in saved.items() if key not in EXTENT}})
-    dataset = Dataset.load(directory / "data")
-    rows = result.without_guessing(Journal(directory / "topologies.jsonl").rows, dataset.shares("validation"))
-    columns = result.columns_of(settings, rows, len(dataset.class_names))
-    kept = np.arange(len(rows)) if parity is None else np.arange(parity, len(rows), 2)
-    return Networks(name, {key: column[kept] for key, column in columns.items()}, result.accuracies(rows)[kept])
-
-
-def others(rows: Path, data: Path, image_size: int) -> Iterator[Networks]:
-    """The networks of ViT-Bench-101, once for each column of accuracies."""
-    from asvit_tf.journals import Journal
-
-    bench = json.loads(data.read_text(encoding="utf-8"))
-    for name in vit_bench.SETS:
-        of_set = [row for row in Journal(rows).rows if (row["set"], row["image_size"]) == (name, image_size)]
-        if not of_set:
-            continue
-        networks = [bench[name][row["index"]] for row in of_set]
-        columns = vit_bench.columns_of(of_set, [vit_bench.specification(name, network) for network in networks])
-        for key in (key for key in networks[0] if key.endswith("_acc")):
-            accuracy = np.array([network[key] for network in networks], np.float64)
-            yield Networks(f"{name}, {key.removesuffix('_acc').replace('_', ' ')}", columns, accuracy)
+def _fitted(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> RidgeCV:
+    """To the features [n, p] and targets [n] of all sets together."""
+    features, targets = zip(*parts)
+    return RidgeCV(PENALTIES, fit_intercept=False).fit(np.concatenate(features), np.concatenate(targets))
 
 
 def hashed(content: Any) -> str:
@@ -166,24 +142,37 @@ def hashed(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+def read(path: Path) -> dict[str, Any]:
+    """What `choose` wrote.
+
+    Raises:
+      UsageError: It is not what was chosen.
+    """
+    try:
+        content = dict(json.loads(path.read_text(encoding="utf-8")))
+        if hashed({name: content[name] for name in CHOICE}) == content["sha256"]:
+            return content
+    except (ValueError, TypeError, KeyError):
+        pass
+    raise click.UsageError(f"{path} is not what was chosen: its hash differs, or another version wrote it")
+
+
 def judged(choice: Mapping[str, Any], networks: Networks) -> dict[str, Any]:
-    """Tau of every candidate there, and the differences of the chosen to its rivals."""
+    """Tau of every candidate there, and the differences of the chosen to its rivals, each within the rival's parts."""
     chosen = scores_of(choice["chosen"]["weights"], networks.columns)
     sizes = next(each for each in choice["candidates"] if each["kind"] == ON_SIZES)
     rivals = {
-        LENGTH: networks.columns[LENGTH],
-        **{name: networks.columns[name] for name in SIZES},
-        ON_SIZES: scores_of(sizes["weights"], networks.columns),
-        f"{ON_SIZES}, fitted here": vit_bench.regression_on_sizes(networks.columns, networks.accuracy, SIZES),
+        **{name: [choice["signs"][name] * networks.columns[name]] for name in (LENGTH, *SIZES)},
+        ON_SIZES: [scores_of(sizes["weights"], networks.columns)],
+        f"{ON_SIZES}, fitted here": predicted_by(SIZES, networks.columns, networks.accuracy),
     }
-    weights = resamples(len(networks.accuracy), DRAWS, SEED)
+    alone, weights = np.ones((1, len(networks.accuracy))), resamples(len(networks.accuracy), DRAWS, SEED)
     against = {}
-    for name, rival in rivals.items():
-        both = np.isfinite(chosen) & np.isfinite(rival)
-        one, other = (np.where(both, part, np.nan) for part in (chosen, rival))
-        drawn = resampled_taus(one, networks.accuracy, weights) - resampled_taus(other, networks.accuracy, weights)
-        difference = tau(one, networks.accuracy) - tau(other, networks.accuracy)
-        against[name] = dict(tau=tau(other, networks.accuracy), difference=difference, interval=percentiles(drawn))
+    for name, parts in rivals.items():
+        own, other = paired(chosen, parts)
+        (here,), (there,) = (taus_within(side, networks.accuracy, alone) for side in (own, other))
+        drawn = taus_within(own, networks.accuracy, weights) - taus_within(other, networks.accuracy, weights)
+        against[name] = dict(tau=float(there), difference=float(here - there), interval=percentiles(drawn))
     taus = [tau(scores_of(each["weights"], networks.columns), networks.accuracy) for each in choice["candidates"]]
     return dict(
         set=networks.name,
@@ -218,12 +207,18 @@ _PHOTOGRAPHS = click.option("--photographs", required=True, type=click.Path(exis
 @_PHOTOGRAPHS
 @click.option("--output", required=True, type=click.Path(path_type=Path))
 def choose(digits: Path, photographs: Path, output: Path) -> None:
-    sets = [study(digits, "digits"), study(photographs, "photographs, even", 0)]
-    found = list(candidates(sets))
+    if output.exists():
+        raise click.UsageError(f"{output} is there, and a choice is made once; take another name")
+    sets = [
+        half(study(directory, name), False) for directory, name in ((digits, "digits"), (photographs, "photographs"))
+    ]
+    signs = signs_of(sets)
+    found = list(candidates(sets, signs))
     # What is judged against the sizes is not the sizes.
     measured = [each for each in found if not set(each["weights"]) <= set(SIZES)]
     best = max(measured, key=lambda each: float(np.mean(list(each["taus"].values()))))
-    content = dict(candidates=found, chosen=best)
+    topologies = sorted({choices_of(topology) for each in sets for topology in each.topologies})
+    content = dict(candidates=found, chosen=best, signs=signs, topologies=topologies)
     output.write_text(json.dumps({**content, "sha256": hashed(content)}, indent=1), encoding="utf-8")
     print(f"{len(found)} candidates; chosen: {label(best)}, tau {best['taus']}; sha256 {hashed(content)}")
 
@@ -235,10 +230,12 @@ def choose(digits: Path, photographs: Path, output: Path) -> None:
 @click.option("--data", required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--image_size", default=64, show_default=True, help="Of the networks' measures.")
 def judge(choice: Path, photographs: Path, rows: Path, data: Path, image_size: int) -> None:
-    content = json.loads(choice.read_text(encoding="utf-8"))
-    if hashed({key: content[key] for key in ("candidates", "chosen")}) != content["sha256"]:
-        sys.exit(f"{choice} is not what was chosen: its hash differs")
-    sets = [study(photographs, "photographs, odd", 1), *others(rows, data, image_size)]
+    content = read(choice)
+    judging = half(study(photographs, "photographs"), True)
+    chose = set(content["topologies"]) & set(map(choices_of, judging.topologies))
+    if chose:
+        raise click.UsageError(f"{len(chose)} topologies of {photographs} chose and cannot judge, as {min(chose)}")
+    sets = [judging, *others(rows, data, image_size)]
     results = [judged(content, each) for each in sets]
     print(f"chosen: {label(content['chosen'])}; sha256 {content['sha256']}\n")
     print(

@@ -130,7 +130,8 @@ class _Candidate:
     Attributes:
       name, kind: Its name and kind.
       scores: [n], larger is better.
-      tau: On the choosing half; for a fitted one by leaving out each topology in turn.
+      tau: On the choosing half; for a fitted one by leaving out each topology in turn, which is below 0 where it says
+        nothing.
     """
 
     def __init__(self, name: str, kind: str, scores: np.ndarray, tau: float):
