@@ -51,7 +51,7 @@ def split_of(name: str) -> str | None:
     return str(match.lastgroup) if match else None
 
 
-def newest_change(data_path: str | os.PathLike, without: str | os.PathLike, deep: int = 2) -> float:
+def newest_change(data_path: Path, without: Path, deep: int = 2) -> float:
     """When a file was last added to a folder or taken away, also in its subfolders; in seconds, as `time.time`.
 
     Args:
@@ -62,8 +62,8 @@ def newest_change(data_path: str | os.PathLike, without: str | os.PathLike, deep
     newest = os.stat(data_path).st_mtime
     if deep:
         for entry in os.scandir(data_path):
-            if entry.is_dir() and not (os.path.exists(without) and os.path.samefile(entry.path, without)):
-                newest = max(newest, newest_change(entry.path, without, deep - 1))
+            if entry.is_dir() and not (without.exists() and without.samefile(entry.path)):
+                newest = max(newest, newest_change(Path(entry.path), without, deep - 1))
     return newest
 
 

@@ -128,18 +128,22 @@ def run(
     if not isinstance(params.task, batches.KINDS):
         raise UserError(f"tpu-check compiles networks that classify, detect or segment; {experiment} does not")
     params = copy.deepcopy(params)  # Not locked.
+    backbone = params.task.model.backbone
+    if not hasattr(backbone, "asvit") and not (topology is window is None):
+        raise UserError(f"the networks of {experiment} are no As-ViT; leave out TOPOLOGY and --window")
     if topology is not None:
-        params.task.model.backbone.override({"type": "asvit", "asvit": {"topology": topology}})
+        backbone.override({"type": "asvit", "asvit": {"topology": topology}})
     if window is not None:
-        params.task.model.backbone.override({"asvit": {"window": window}})
+        backbone.override({"asvit": {"window": window}})
     if image_size is not None:
         params.task.model.input_size = [image_size, image_size, 3]
         for data in (params.task.train_data, params.task.validation_data):
             if hasattr(data, "output_size"):  # Of a segmenter; other tasks ask their model.
                 data.output_size = [image_size, image_size]
-        if batches.classifies(params.task):  # The levels of a feature pyramid stand for fixed strides.
+        # The levels of a feature pyramid stand for fixed strides.
+        if batches.classifies(params.task) and hasattr(backbone, "asvit"):
             stride = grids.base_stride((image_size, image_size))
-            params.task.model.backbone.override({"asvit": {"base_stride": stride, "stride": stride}})
+            backbone.override({"asvit": {"base_stride": stride, "stride": stride}})
     if isinstance(params.task, detection.DenseTask):
         checks.check(params)
     if batch is None:
@@ -268,22 +272,31 @@ def find_largest_batch(
 ) -> dict[str, Any]:
     """The largest batch of one chip, a multiple of `step`.
 
-    Memory is a line through that of two batches; its answer is confirmed by a compilation, and lowered until one does.
+    Memory is a line through that of two batches, halved until the larger one compiles; its answer is confirmed by a
+    compilation, and lowered until one does.
 
     Args:
       compile_step: What `compiler` returns.
       tokenization: Tokenization of the phase with the most tokens.
       chip: Whose memory counts.
-      batch_size: The larger of the two batches.
+      batch_size: The larger of the two batches, where it fits.
 
     Returns:
-      `batch` (None if not even `step` images fit), `hbm_bytes` then, `bytes_per_image`, `fixed_bytes`.
+      `batch` (None if not even `step` images fit), `hbm_bytes` then, `bytes_per_image` and `fixed_bytes` (of more than
+      one image).
     """
-    few, many = max(batch_size // 2, 1), max(batch_size, 2)
+    many = max(batch_size, 2)
+    second = compile_step(tokenization, many)
+    while not second.compiles and many > 2:  # What does not fit does not compile.
+        many = max(many // 2, 2)
+        second = compile_step(tokenization, many)
+    few = many // 2
+    first = compile_step(tokenization, few)
+    if not second.compiles:
+        return dict(batch=1, hbm_bytes=first.hbm_bytes) if first.compiles else dict(batch=None, message=first.message)
+    if not first.compiles:
+        return dict(batch=None, message=first.message)
     step = min(step, many)
-    first, second = (compile_step(tokenization, size) for size in (few, many))
-    if not (first.compiles and second.compiles):
-        return dict(batch=None, message=first.message or second.message)
     per_image = max((second.hbm_bytes - first.hbm_bytes) / (many - few), 1.0)
     fixed = second.hbm_bytes - per_image * many
     size = int((chip.hbm_bytes - fixed) / per_image) // step * step

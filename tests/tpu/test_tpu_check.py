@@ -15,6 +15,7 @@ from asvit_tf import (
     registry_imports,  # noqa: F401
 )
 from asvit_tf.design.retokenization import Tokenization
+from asvit_tf.errors import UserError
 from asvit_tf.modeling import layers
 from asvit_tf.tpu import check as tpu_check
 from asvit_tf.tpu import compiler as tpu_compiler
@@ -247,4 +248,28 @@ def test_largest_batch_is_confirmed_and_lowered_until_it_compiles():
         return Program(False, "out of memory") if batch > 100 else fake(tokenization, batch)
 
     assert tpu_check.find_largest_batch(fragile, Tokenization(), chip, 16)["batch"] == 96
+    assert tpu_check.find_largest_batch(fragile, Tokenization(), chip, 256)["batch"] == 96  # Nor does 128 compile.
     assert tpu_check.find_largest_batch(lambda *_: Program(False, "no"), Tokenization(), chip, 16)["message"] == "no"
+
+    def alone(tokenization, batch):
+        return Program(False, "out of memory") if batch > 1 else fake(tokenization, batch)
+
+    assert tpu_check.find_largest_batch(alone, Tokenization(), chip, 16, 1)["batch"] == 1
+
+
+@pytest.mark.parametrize("options", [dict(topology="small"), dict(window="fixed")])
+def test_what_only_an_as_vit_has_is_refused_for_others(options, monkeypatch):
+    monkeypatch.setattr(tpu_check.tpu_compiler, "version", lambda: "0")
+    given = dict(topology=None, window=None, image_size=None) | options
+    rest = dict(config_file=[], params_override="", topology_name="v5e:2x2", batch=1, largest_batch=False)
+    with pytest.raises(UserError, match="no As-ViT; leave out TOPOLOGY and --window"):
+        tpu_check.run(experiment="deit_imagenet_pretrain", cache_dir=None, note=print, **given, **rest)
+
+
+def test_the_image_size_of_another_network(monkeypatch):
+    monkeypatch.setattr(tpu_check.tpu_compiler, "version", lambda: "0")
+    monkeypatch.setattr(tpu_check, "compiler", lambda params, *_: params)
+    monkeypatch.setattr(tpu_check, "check", lambda params, *_: dict(size=params.task.model.input_size))
+    rest = dict(config_file=[], params_override="", topology_name="v5e:2x2", batch=1, largest_batch=False)
+    given = dict(topology=None, window=None, image_size=96, cache_dir=None, note=print, **rest)
+    assert tpu_check.run(experiment="deit_imagenet_pretrain", **given) == dict(size=[96, 96, 3])
