@@ -11,7 +11,7 @@ import tensorflow as tf
 from PIL import Image, ImageDraw
 
 from asvit_tf.serving import drawing
-from asvit_tf.serving.predict import check_saved_model, load_serving, read_image
+from asvit_tf.serving.predict import check_saved_model, load_serving, names_in, read_image
 
 _MASK_THRESHOLD = 0.5
 
@@ -70,8 +70,8 @@ class Detector:
 
     def find(self, encoded: bytes, min_score: float) -> list[Detection]:
         """Objects in an encoded image, upright, surest first; what is less sure than `min_score` is left out."""
-        answer = {name: value.numpy() for name, value in self._serve(inputs=tf.constant([encoded])).items()}
-        names = [name.decode() for name in answer["class_names"]]
+        given = self._serve(inputs=tf.constant([encoded]))
+        answer, names = {name: value.numpy() for name, value in given.items()}, names_in(given)
         scale = np.tile(answer["image_info"][0, 2], 2)
         height, width = answer["image_info"][0, 0]
         limits = np.array([height, width, height, width])

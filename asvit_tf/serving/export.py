@@ -13,7 +13,7 @@ from asvit_tf import registry_imports  # noqa: F401
 from asvit_tf.errors import UserError
 from asvit_tf.modeling import checkpoints
 from asvit_tf.serving import modules, tflite
-from asvit_tf.storage import whole_directory
+from asvit_tf.storage import whole_directory, write_text
 from asvit_tf.tasks import checks, classification, experiment_files
 
 TFLITE_FILE = "model.tflite"
@@ -88,6 +88,7 @@ def export(
         train_utils.serialize_config(params, partial)
         if tflite_type is not None:
             with tf.io.gfile.GFile(os.path.join(partial, TFLITE_FILE), "wb") as file:
+        write_text(os.path.join(partial, modules.LABELS_FILE), modules.labels_text(params))
                 file.write(tflite.convert(module, tflite_type))
     return export_dir
 

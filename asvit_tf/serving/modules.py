@@ -6,6 +6,7 @@ as `asvit predict` and `asvit detect` do.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import tensorflow as tf
@@ -19,6 +20,9 @@ from asvit_tf.errors import UserError
 from asvit_tf.precision import mixed_precision
 from asvit_tf.tasks import classification, detection, segmentation
 
+LABELS_FILE = "labels.txt"
+_AT_ONCE = 4  # Images decoded and resized at a time: one of 48 megapixels has 144 MB.
+
 
 def class_names(params: cfg.ExperimentConfig) -> list[str]:
     """The task's class names; the numbers from 0 where it gives none."""
@@ -29,6 +33,20 @@ def class_names(params: cfg.ExperimentConfig) -> list[str]:
     return names
 
 
+def labels_text(params: cfg.ExperimentConfig) -> str:
+    """`labels.txt`, which goes beside models: a class name a line, by label; those of several lines are put in one."""
+    return "".join(re.sub(r"[\r\n]+", " ", name) + "\n" for name in class_names(params))
+
+
+def _names_for_each(params: cfg.ExperimentConfig, images: tf.Tensor) -> tf.Tensor:
+    """The class names once for each of a batch of images, [B, classes].
+
+    TensorFlow Serving deals an answer out by images: it refuses outputs that have not as many rows, in its row format
+    and where it batches requests.
+    """
+    return tf.tile(tf.constant(class_names(params))[tf.newaxis], [tf.shape(images)[0], 1])
+
+
 class NamedClassificationModule(image_classification.ClassificationModule):
     """The Model Garden's serving module, whose answer also names the classes."""
 
@@ -37,8 +55,9 @@ class NamedClassificationModule(image_classification.ClassificationModule):
         data = self.params.task.validation_data
         if data.aug_crop:
             image = preprocess_ops.center_crop_image(image, data.center_crop_fraction)
+        # Whole numbers until here: as real ones, a large image would take four times the memory.
         resized = tf.image.resize(image, self._input_image_size, method=data.tf_resize_method)
-        return tf.reshape(resized, [*self._input_image_size, 3])
+        return tf.reshape(tf.cast(resized, tf.float32), [*self._input_image_size, 3])
 
     def _decode_image(self, encoded_image_bytes):
         """Decodes, crops and resizes one image to float32, as the training pipeline does.
@@ -46,12 +65,19 @@ class NamedClassificationModule(image_classification.ClassificationModule):
         The Model Garden's own module cuts the resized image to uint8 here, which training never sees.
         """
         image = tf.io.decode_image(encoded_image_bytes, channels=self._num_channels, expand_animations=False)
-        return self._crop_and_resize(tf.cast(image, tf.float32))
+        return self._crop_and_resize(image)
+
+    def _build_inputs(self, image):
+        """Normalizes one image, which decoding has resized already where it was encoded."""
+        is_whole = self._input_type == "image_tensor"
+        image = self._crop_and_resize(image) if is_whole else tf.cast(image, tf.float32)
+        return preprocess_ops.normalize_image(image, preprocess_ops.MEAN_RGB, preprocess_ops.STDDEV_RGB)
 
     def _serve_each(self, decode, inputs):
         """Decodes every element of [B] strings, then answers the batch."""
         decoded = tf.TensorSpec((*self._input_image_size, self._num_channels), tf.float32)
-        return self.serve(tf.map_fn(decode, inputs, fn_output_signature=decoded))
+        images = tf.map_fn(decode, inputs, fn_output_signature=decoded, parallel_iterations=_AT_ONCE)
+        return self.serve(images)
 
     @tf.function
     def inference_from_image_bytes(self, inputs):
@@ -68,13 +94,11 @@ class NamedClassificationModule(image_classification.ClassificationModule):
           images: [B, H, W, 3], 0 to 255.
 
         Returns:
-          `logits` and `probs` [B, classes], `class_names` [classes], and `label` [B], the name of the likeliest class.
+          `logits`, `probs` and `class_names` [B, classes], and `label` [B], the name of the likeliest class.
         """
         answer = super().serve(images)
-        names = tf.constant(class_names(self.params))
-        answer["class_names"] = names
-        answer["label"] = tf.gather(names, tf.argmax(answer["probs"], axis=-1))
-        return answer
+        label = tf.gather(tf.constant(class_names(self.params)), tf.argmax(answer["probs"], axis=-1))
+        return {**answer, "class_names": _names_for_each(self.params, images), "label": label}
 
     def serve_pixels(self, inputs):
         """Answers a batch of whole images of the model's own size, for TFLite: no decoding, no loop, no strings.
@@ -129,9 +153,9 @@ class NamedDetectionModule(_EachResized, detection_serving.DetectionModule):
           `detection_boxes` [B, N, 4] (top, left, bottom, right, in pixels of the resized image),
           `detection_scores` and `detection_classes` [B, N], best first, `num_detections` [B]; `detection_masks`
           [B, N, m, m], probabilities inside each box, if the network has masks; `image_info` [B, 4, 2], whose third row
-          is the resized image's scale; and `class_names` [classes].
+          is the resized image's scale; and `class_names` [B, classes].
         """
-        return {**super().serve(images), "class_names": tf.constant(class_names(self.params))}
+        return {**super().serve(images), "class_names": _names_for_each(self.params, images)}
 
 
 class NamedSegmentationModule(_EachResized, segmentation_serving.SegmentationModule):
@@ -145,11 +169,11 @@ class NamedSegmentationModule(_EachResized, segmentation_serving.SegmentationMod
 
         Returns:
           `logits` [B, H, W, classes] and `classes` [B, H, W], the likeliest class of every pixel of the resized image;
-          `image_info` [B, 4, 2], whose third row is the resized image's scale; and `class_names` [classes].
+          `image_info` [B, 4, 2], whose third row is the resized image's scale; and `class_names` [B, classes].
         """
         answer = super().serve(images)
         likeliest = tf.argmax(answer["logits"], axis=-1, output_type=tf.int32)
-        return {**answer, "classes": likeliest, "class_names": tf.constant(class_names(self.params))}
+        return {**answer, "classes": likeliest, "class_names": _names_for_each(self.params, images)}
 
 
 # By a part of the model that only this kind of task has: its config, and its module.

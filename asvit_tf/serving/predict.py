@@ -84,6 +84,12 @@ def load_serving(saved_model: str, outputs: set[str], does: str) -> Callable[...
     return serve
 
 
+def names_in(answer: Mapping[str, tf.Tensor]) -> list[str]:
+    """The class names of an answer, [B, K]; of a SavedModel of an earlier version [K]."""
+    names = answer["class_names"].numpy()
+    return [name.decode() for name in names.reshape(-1, names.shape[-1])[0]]
+
+
 def predict(saved_model: str, paths: Sequence[str]) -> tuple[list[dict[str, Any]], Skipped]:
     """Class probabilities of image files.
 
@@ -106,7 +112,7 @@ def predict(saved_model: str, paths: Sequence[str]) -> tuple[list[dict[str, Any]
     for start in range(0, len(paths), _BATCH):
         some = paths[start : start + _BATCH]
         answer = serve(inputs=tf.constant([images[path] for path in some]))
-        names = [name.decode() for name in answer["class_names"].numpy()]
+        names = names_in(answer)
         answers += [
             dict(image=path, label=label.decode(), probabilities=dict(zip(names, map(float, row))))
             for path, label, row in zip(some, answer["label"].numpy(), answer["probs"].numpy())

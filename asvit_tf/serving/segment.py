@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from asvit_tf.dataloaders.masks import IGNORED
 from asvit_tf.modeling import own_size
 from asvit_tf.serving import drawing
-from asvit_tf.serving.predict import check_saved_model, load_serving, read_image
+from asvit_tf.serving.predict import check_saved_model, load_serving, names_in, read_image
 
 _OUTPUTS = {"logits", "image_info", "class_names"}
 _PALETTE = 256
@@ -60,7 +60,7 @@ def answer(serve: Serving, encoded: bytes) -> Segmented:
     found = serve(inputs=tf.constant([encoded]))
     part, own = own_size.part_of(found["image_info"][0])
     classes = own_size.likeliest(found["logits"][0], part, own, tuple(own.numpy().tolist()))
-    return Segmented(classes.numpy(), tuple(name.decode() for name in found["class_names"].numpy()))
+    return Segmented(classes.numpy(), tuple(names_in(found)))
 
 
 def segment(saved_model: str, path: str) -> Segmented:

@@ -15,8 +15,14 @@ from official.vision.ops import preprocess_ops
 from official.vision.serving import export_tflite_lib
 
 from asvit_tf.modeling import checkpoints
-from asvit_tf.serving.modules import NamedClassificationModule, serving_module, weights_alone
-from asvit_tf.storage import whole_file
+from asvit_tf.serving.modules import (
+    LABELS_FILE,
+    NamedClassificationModule,
+    labels_text,
+    serving_module,
+    weights_alone,
+)
+from asvit_tf.storage import whole_file, write_text
 
 _CALIBRATION_IMAGES = 100
 
@@ -60,7 +66,7 @@ def quiet() -> Iterator[None]:
 
 
 def write(params: cfg.ExperimentConfig, checkpoint: str, path: str | os.PathLike, quantization: str = "fp32") -> None:
-    """Writes the TFLite model of a checkpoint, whole or not at all.
+    """Writes the TFLite model of a checkpoint, whole or not at all, and beside it `labels.txt`: it holds no names.
 
     Args:
       params: The experiment that trained it, a classifier.
@@ -77,6 +83,7 @@ def write(params: cfg.ExperimentConfig, checkpoint: str, path: str | os.PathLike
         checkpoints.initialize(module.model, checkpoint)
     with whole_file(path) as partial, open(partial, "wb") as file:
         file.write(convert(module, quantization))
+    write_text(os.path.join(os.path.dirname(path), LABELS_FILE), labels_text(params))
 
 
 def _pixels(params: cfg.ExperimentConfig) -> Iterator[list[tf.Tensor]]:

@@ -39,7 +39,7 @@ class Stub(tf.Module):
             detection_classes=tf.constant([CLASSES]),
             num_detections=tf.constant([FOUND]),
             image_info=tf.constant([size], tf.float32),
-            class_names=tf.constant(["", "circle", "square"]),
+            class_names=tf.constant([["", "circle", "square"]]),
         )
         if self._masks is not None:
             answer["detection_masks"] = tf.constant(self._masks[None], tf.float32)

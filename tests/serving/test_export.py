@@ -13,11 +13,12 @@ import tf_keras
 from helpers import digits_experiment
 from official.core import task_factory
 from official.vision.dataloaders import classification_input
+from tensorflow.core.protobuf import saved_model_pb2
 
 from asvit_tf import Tokenization, UserError, choices, cli
 from asvit_tf.dataloaders import classification as data
 from asvit_tf.modeling import layers
-from asvit_tf.serving import export
+from asvit_tf.serving import export, modules
 from asvit_tf.training import run as train
 
 TINY = "4,2,2|2,2,2|2,1,2|2,1,2|8,16"
@@ -125,6 +126,37 @@ def test_every_signature_answers_batches_of_any_size(trained, exported, answers,
         np.testing.assert_allclose(answer["logits"], expected[:count], atol=1e-5)
         labels = [f"digit {i}".encode() for i in expected[:count].argmax(1)]
         assert answer["label"].numpy().tolist() == labels
+        assert answer["class_names"].numpy().tolist() == [[f"digit {i}".encode() for i in range(10)]] * count
+        # TensorFlow Serving wants a row for each image, in its row format and where it batches requests.
+        assert {len(value) for value in answer.values()} == {count}
+    assert (exported(input_type) / "labels.txt").read_text() == "".join(f"digit {i}\n" for i in range(10))
+
+
+@pytest.mark.parametrize("input_type", ["image_tensor", "image_bytes", "tf_example"])
+def test_no_image_becomes_real_numbers_before_it_is_resized(exported, input_type):
+    """One of 48 megapixels would take 576 MB."""
+    saved = saved_model_pb2.SavedModel.FromString((exported(input_type) / "saved_model.pb").read_bytes())
+    nodes = [node for function in saved.meta_graphs[0].graph_def.library.function for node in function.node_def]
+    assert not [node for node in nodes if node.op == "Cast" and node.attr["SrcT"].type == tf.uint8.as_datatype_enum]
+    assert {node.attr["T"].type for node in nodes if node.op == "ResizeBilinear"} == {tf.uint8.as_datatype_enum}
+
+
+@pytest.mark.parametrize("method", ["bilinear", "bicubic", "nearest", "area", "lanczos3", "mitchellcubic"])
+@pytest.mark.parametrize("size", [(90, 131), (19, 23)])
+def test_whole_numbers_are_resized_to_the_bits_of_real_ones(trained, method, size):
+    params = export.read_params(str(trained[0]))
+    params.task.validation_data.tf_resize_method = method
+    module = modules.serving_module(params, "image_bytes")
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    whole, real = (module._crop_and_resize(tf.constant(image, dtype)) for dtype in (tf.uint8, tf.float32))
+    assert whole.dtype == tf.float32
+    np.testing.assert_array_equal(whole, real)
+
+
+def test_a_label_is_one_line(trained):
+    params = export.read_params(str(trained[0]))
+    params.task.class_names = ["", "two\r\nlines", "\u732b", *"abcdefg"]
+    assert modules.labels_text(params).split("\n") == ["", "two lines", "\u732b", *"abcdefg", ""]
 
 
 def test_a_checkpoint_of_the_first_phase_answers_at_the_final_tokens(trained, answers, tmp_path):

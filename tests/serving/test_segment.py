@@ -30,7 +30,7 @@ class Stub(tf.Module):
         return dict(
             logits=tf.constant(np.eye(4)[classes][None], tf.float32),
             image_info=tf.constant([size], tf.float32),
-            class_names=tf.constant(NAMES),
+            class_names=tf.constant(NAMES),  # As earlier versions exported them; now it is [B, classes].
         )
 
 

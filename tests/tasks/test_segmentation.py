@@ -159,7 +159,9 @@ def test_the_saved_model_answers_images_of_different_sizes(trained, tmp_path):
     tf.train.Checkpoint(model=module.model).restore(newest).expect_partial().assert_existing_objects_matched()
     expected = module.serve(tf.constant(encoded))
     answer = tf.saved_model.load(str(root / "saved_model")).signatures["serving_default"](inputs=tf.constant(encoded))
-    assert [name.decode() for name in answer["class_names"].numpy()] == ["background", *shapes.CLASSES]
+    assert {len(value) for value in answer.values()} == {2}  # TensorFlow Serving wants a row for each image.
+    names = [[name.decode() for name in row] for row in answer["class_names"].numpy()]
+    assert names == [["background", *shapes.CLASSES]] * 2
     assert answer["image_info"][:, 0].numpy().tolist() == [[100, 160], [150, 150]]
     assert answer["logits"].shape == (2, 128, 128, 4)
     np.testing.assert_allclose(answer["logits"], expected["logits"], atol=1e-4)

@@ -107,8 +107,7 @@ def test_run_again_repeats_nothing(folder, unbroken, capsys):
     output, result, _ = unbroken
     before = {path: path.stat().st_mtime_ns for path in output.rglob("*.jsonl")}
     assert cli.main(command(folder, output)) == 0
-    again = json.loads(capsys.readouterr().out)
-    assert again == result
+    assert json.loads(capsys.readouterr().out) == result
     assert {path: path.stat().st_mtime_ns for path in output.rglob("*.jsonl")} == before
 
 
@@ -207,7 +206,7 @@ def test_saved_model_alone_answers_as_the_python_model(folder, unbroken):
         check=True,
     )
     served = json.loads(finished.stdout.splitlines()[-1])
-    assert served["class_names"] == ["one", "two", "zero"]  # Folders in order.
+    assert served["class_names"] == [["one", "two", "zero"]] * 3  # Folders in order, for each image.
 
     # The trained model itself, fed by the pipeline that training evaluates with.
     params = export.read_params(str(output / "train"))
@@ -220,7 +219,7 @@ def test_saved_model_alone_answers_as_the_python_model(folder, unbroken):
     expected = tf.nn.softmax(model(tf.stack(images), training=False))
     np.testing.assert_allclose(served["probs"], expected, atol=1e-5)
     np.testing.assert_allclose(np.sum(served["probs"], axis=1), 1, atol=1e-5)
-    assert served["label"] == [served["class_names"][i] for i in np.argmax(served["probs"], axis=1)]
+    assert served["label"] == [served["class_names"][0][i] for i in np.argmax(served["probs"], axis=1)]
 
 
 def test_answers_to_held_out_images_are_the_evaluations_and_the_saved_models(unbroken):
@@ -242,6 +241,7 @@ def test_answers_to_held_out_images_are_the_evaluations_and_the_saved_models(unb
     serving = json.loads((output / "serving/result.json").read_text())
     assert serving["tflite"]["largest_difference"] < 1e-3
     assert serving["tflite"]["bytes"] == (output / "serving/model.tflite").stat().st_size
+    assert {path.read_text() for path in output.glob("s*/labels.txt")} == {"one\ntwo\nzero\n"}  # Of both models.
 
 
 def test_predict_command(folder, unbroken, capsys):
@@ -277,8 +277,8 @@ def test_a_report_is_made_again_from_what_is_there(unbroken, copy, capsys):
     assert written["report"] == str(copy / "report.html")
     assert (written["calibration_error"], written["lacking"]) == (unbroken[1]["calibration_error"], [])
     assert stamps(copy) == before
-    # The page of the run itself, but that a page does not know how long it takes.
-    pages = [(run / "report.html").read_text() for run in (unbroken[0], copy)]
+    # The page of the run itself, but that a page does not know how long it takes, and names its directory.
+    pages = [(run / "report.html").read_text().replace(str(run), "DIR") for run in (unbroken[0], copy)]
     shown = [re.sub(r'<h2 id="time">.*?</table>', "", page, flags=re.DOTALL) for page in pages]
     assert shown[0] == shown[1]
     for title in ("Design", "Held-out images", "Size and latency", "Search", "Growth", "Training", "Time", "What was"):

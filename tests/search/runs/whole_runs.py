@@ -71,8 +71,9 @@ except ImportError:
 import tensorflow as tf
 serve = tf.saved_model.load(sys.argv[1]).signatures["serving_default"]
 answer = serve(inputs=tf.constant([open(path, "rb").read() for path in sys.argv[2:]]))
-print(json.dumps({name: value.numpy().tolist() if value.dtype != tf.string else [v.decode() for v in value.numpy()]
-                  for name, value in answer.items()}))
+def plain(value):
+    return [plain(each) for each in value] if isinstance(value, list) else getattr(value, "decode", lambda: value)()
+print(json.dumps({name: plain(value.numpy().tolist()) for name, value in answer.items()}))
 """
 
 # Files of a finished run, what is written into them, and what asvit report says of it.
