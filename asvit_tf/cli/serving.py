@@ -60,15 +60,21 @@ def predict(saved_model: str, images: tuple[str, ...], top: int, as_json: bool) 
 def export(as_json: bool, model_dir: str, export_dir: str, input_type: str, **options: Any) -> None:
     """Exports the newest checkpoint of a training as a SavedModel, for batches of any size, at all tokens.
 
-    Where training averages the weights, the averages are exported.
+    Where training averages the weights, the averages are exported. The network that asvit run reports is the best of
+    all evaluations: --model-dir DIR/train --checkpoint DIR/train/best.
     """
     quiet_tensorflow()
     from asvit_tf.serving import export as exporting
 
     with only_result_on_stdout():
-        exporting.export(exporting.read_params(model_dir), model_dir, export_dir, input_type, **options)
+        params = exporting.read_params(model_dir)
+        choice = exporting.choice_in_words(params, model_dir, options["checkpoint"])
+        if choice is not None:
+            click.echo(f"exporting {choice}", err=True)
+        exporting.export(params, model_dir, export_dir, input_type, **options)
+        checkpoint = exporting.checkpoint_of(params, model_dir, options["checkpoint"])
     tflite = None if options["tflite_type"] is None else os.path.join(export_dir, exporting.TFLITE_FILE)
     if as_json:
-        print_json(dict(saved_model=export_dir, input_type=input_type, tflite=tflite))
+        print_json(dict(saved_model=export_dir, input_type=input_type, tflite=tflite, checkpoint=checkpoint))
     else:
         click.echo(f"saved model {export_dir}" + (f"\ntflite      {tflite}" if tflite else ""))

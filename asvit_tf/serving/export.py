@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 
 import tensorflow as tf
 import yaml
@@ -15,6 +16,7 @@ from asvit_tf.modeling import checkpoints
 from asvit_tf.serving import modules, tflite
 from asvit_tf.storage import whole_directory, write_text
 from asvit_tf.tasks import checks, classification, experiment_files
+from asvit_tf.training.saving import best
 
 TFLITE_FILE = "model.tflite"
 
@@ -86,9 +88,9 @@ def export(
         signatures = module.get_inference_signatures({input_type: "serving_default"})
         tf.saved_model.save(modules.weights_alone(module), partial, signatures)
         train_utils.serialize_config(params, partial)
+        write_text(os.path.join(partial, modules.LABELS_FILE), modules.labels_text(params))
         if tflite_type is not None:
             with tf.io.gfile.GFile(os.path.join(partial, TFLITE_FILE), "wb") as file:
-        write_text(os.path.join(partial, modules.LABELS_FILE), modules.labels_text(params))
                 file.write(tflite.convert(module, tflite_type))
     return export_dir
 
@@ -112,3 +114,21 @@ def checkpoint_of(params: cfg.ExperimentConfig, model_dir: str, given: str | Non
     if newest is None:
         raise UserError(f"no checkpoint in {place}; train first")
     return newest
+
+
+def choice_in_words(params: cfg.ExperimentConfig, model_dir: str, given: str | None = None) -> str | None:
+    """Which step `export` takes, where training kept its best network beside the newest; None where it did not.
+
+    Args: as `checkpoint_of`, whose errors it raises.
+    """
+    found = best.read(model_dir)
+    if found is None:
+        return None
+    taken = checkpoint_of(params, model_dir, given)
+    if os.path.realpath(taken) == os.path.realpath(found.checkpoint):
+        return f"step {found.step}, the best of all evaluations"
+    which = taken if given else f"step {checkpoints.step_of(taken)}, the newest"
+    if not given and checkpoints.step_of(taken) == found.step:
+        return f"{which} and the best of all evaluations"
+    beside = os.path.join(model_dir, best.SUBDIRECTORY)
+    return f"{which}; the best of all evaluations is that of step {found.step}: --checkpoint {shlex.quote(beside)}"

@@ -7,7 +7,12 @@ from typing import Any
 
 
 def sentences(
-    result: Mapping[str, Any], seed: int, sampled: int, space_size: int | None, lacking: Sequence[str]
+    result: Mapping[str, Any],
+    seed: int,
+    sampled: int,
+    space_size: int | None,
+    lacking: Sequence[str],
+    quantizing: str,
 ) -> list[str]:
     """One text for each thing.
 
@@ -17,6 +22,7 @@ def sentences(
       sampled: Topologies that the search sampled.
       space_size: Topologies that the search could have sampled; None where it is not known.
       lacking: Why parts of the report are missing.
+      quantizing: The command that exports the network with TFLite of 8 bits.
     """
     found = []
     if result.get("test_accuracy") is None:
@@ -44,7 +50,7 @@ def sentences(
     if result["saved_model"] is None:
         found.append("Nothing was exported, because nothing was learned. So size and latency were not measured.")
     else:
-        found.append("TFLite was not quantized; asvit export --tflite int8 or fp16 does it.")
+        found.append(f"TFLite was not quantized; this does it, likewise with fp16: {quantizing}")
     return [*found, *lacking]
 
 

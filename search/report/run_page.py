@@ -46,6 +46,7 @@ class Evidence:
       serving: Size and latency of the exports (see `costs.serving_parts`); None where they were not measured.
       seed: Of the run.
       space_size: Topologies that the search could have sampled; None where an earlier version did not keep it.
+      quantizing: The command that exports the network with TFLite of 8 bits.
       lacking: Why any of these is missing, a text for each reason.
     """
 
@@ -55,6 +56,7 @@ class Evidence:
     serving: Mapping[str, Any] | None
     seed: int
     space_size: int | None
+    quantizing: str
     lacking: Sequence[str] = ()
 
 
@@ -99,29 +101,42 @@ def render(
         "Time": costs.seconds_parts(result["seconds"]),
         "What was not done": [
             pages.items(
-                not_done.sentences(result, evidence.seed, len(search_trace), evidence.space_size, evidence.lacking)
+                not_done.sentences(
+                    *(result, evidence.seed, len(search_trace), evidence.space_size),
+                    *(evidence.lacking, evidence.quantizing),
+                )
             )
         ],
     }
-    return pages.sections_page("As-ViT: searched, grown, trained", _summary(source, result), sections)
+    title = "As-ViT: searched, grown, trained" if search_trace else "As-ViT: trained further"
+    return pages.sections_page(title, _summary(source, result, bool(search_trace)), sections)
 
 
-def _summary(source: str, result: Mapping[str, Any]) -> list[str]:
-    """What a reader has to know first."""
+def _summary(source: str, result: Mapping[str, Any], searched: bool) -> list[str]:
+    """What a reader has to know first; `searched` is whether the design was found in this run."""
     verdict, failed = html.escape(baselines.in_words(result)), baselines.is_failure(result)
     return [
         *([f"<p><b>Nothing was learned, and nothing exported: {verdict}.</b></p>"] if failed else []),
         *([f"<p><b>Unknown: {verdict}.</b></p>"] if not failed and not result["learned"] else []),
         *(f"<p><b>Set back: {verdicts.Rollback(**row)}.</b></p>" for row in result["rollbacks"]),
-        f"<p>Images: {html.escape(source)}. Found by search: <code>{result['topology']}</code>. "
-        f"Grown and trained: <code>{result['grown']}</code>, {result['parameters']:,} parameters. "
+        f"<p>Images: {html.escape(source)}. {_design(result, searched)}, {result['parameters']:,} parameters. "
         f"Accuracy on held-out images: <b>{result['accuracy']:.2%}</b>{_interval(result, 'accuracy')}; "
         f"the majority class's share of them is "
         f"{result['majority_share']:.2%}, the balanced accuracy {result['balanced_accuracy']:.2%}. "
-        f"{_best(result)}{_test(result)}Topologies that could not be scored: {result['failed_scores']}.</p>",
+        f"{_best(result)}{_test(result)}"
+        + (f"Topologies that could not be scored: {result['failed_scores']}." if searched else "")
+        + "</p>",
         f"<pre>{html.escape(in_words(result) or 'No image file was skipped.')}</pre>",
         _duplicates(result),
     ]
+
+
+def _design(result: Mapping[str, Any], searched: bool) -> str:
+    """The beginning of the sentence about the network that was trained."""
+    grown = f"<code>{result['grown']}</code>"
+    if not searched:
+        return f"Trained further, with the topology of the network that it started from: {grown}"
+    return f"Found by search: <code>{result['topology']}</code>. Grown and trained: {grown}"
 
 
 def _held_out(result: Mapping[str, Any], evidence: Evidence) -> dict[str, list[str]]:

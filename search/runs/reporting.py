@@ -23,6 +23,7 @@ from asvit_tf.storage import write_text
 from asvit_tf.tasks import schedules
 from asvit_tf.training import run as train
 from asvit_tf.training import step_log
+from asvit_tf.training.saving import best
 from search.report import run_page
 from search.report.design_figure import Design
 from search.runs import evidence
@@ -123,10 +124,20 @@ def write(
             serving=serving,
             seed=settings["seed"],
             space_size=_kept(directory / "search").get("space_size"),
+            quantizing=_quantizing(directory),
             lacking=lacking,
         ),
     )
     write_text(directory / PAGE, page)
+
+
+def _quantizing(directory: Path) -> str:
+    """The command that exports the reported network, the best where there is one, with TFLite of 8 bits."""
+    training, words = directory / "train", ["asvit", "export", "--tflite=int8"]
+    options = {"model-dir": training, "export-dir": directory / "quantized"}
+    if best.read(training) is not None:
+        options["checkpoint"] = training / best.SUBDIRECTORY
+    return shlex.join([*words, *(f"--{name}={path}" for name, path in options.items())])
 
 
 def _up_to(topology: str, family: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ from asvit_tf.dataloaders import classification as data
 from asvit_tf.modeling import layers
 from asvit_tf.serving import export, modules
 from asvit_tf.training import run as train
+from asvit_tf.training.saving.best import BestKeeper
 
 TINY = "4,2,2|2,2,2|2,1,2|2,1,2|8,16"
 SIDE, STEPS = 28, 4
@@ -151,6 +152,22 @@ def test_whole_numbers_are_resized_to_the_bits_of_real_ones(trained, method, siz
     whole, real = (module._crop_and_resize(tf.constant(image, dtype)) for dtype in (tf.uint8, tf.float32))
     assert whole.dtype == tf.float32
     np.testing.assert_array_equal(whole, real)
+
+
+def test_the_step_is_said_where_the_best_lies_beside(trained, tmp_path):
+    params, train = export.read_params(str(trained[0])), str(tmp_path / "train")
+    checkpoint = tf.train.Checkpoint(n=tf.Variable(1))
+    manager = tf.train.CheckpointManager(checkpoint, train, max_to_keep=None)
+    manager.save(checkpoint_number=20)
+    assert export.choice_in_words(params, train) is None
+    keeper = BestKeeper(train)
+    keeper.maybe_export_checkpoint(checkpoint, dict(accuracy=0.5, validation_loss=1.0), 20)
+    assert export.choice_in_words(params, train) == "step 20, the newest and the best of all evaluations"
+    manager.save(checkpoint_number=30)
+    beside = f"; the best of all evaluations is that of step 20: --checkpoint {train}/best"
+    assert export.choice_in_words(params, train) == "step 30, the newest" + beside
+    assert export.choice_in_words(params, train, f"{train}/best") == "step 20, the best of all evaluations"
+    assert export.choice_in_words(params, train, f"{train}/ckpt-30") == f"{train}/ckpt-30{beside}"
 
 
 def test_a_label_is_one_line(trained):

@@ -169,15 +169,17 @@ def test_shares_of_time_add_up():
 
 def test_what_was_not_done():
     result = dict(test_accuracy=None, skipped_images=1, failed_scores=2, saved_model=None, too_few_examples=True)
-    text = "\n".join(not_done.sentences(result, 8, 20, 4_556_250, ["The checkpoint is gone."]))
+    text = "\n".join(not_done.sentences(result, 8, 20, 4_556_250, ["The checkpoint is gone."], "a command"))
     for words in (
         *("there is no test split", "1 image file could not", "20 topologies of the 4,556,250", "2 topologies could"),
         *("One seed (8)", "Nothing was exported", "too few to show", "The checkpoint is gone."),
     ):
         assert words in text
+    assert "a command" not in text
     result = dict(test_accuracy=0.9, skipped_images=0, failed_scores=0, saved_model="saved_model")
-    text = "\n".join(not_done.sentences(result, 8, 1, None, []))
+    text = "\n".join(not_done.sentences(result, 8, 1, None, [], "a command"))
     assert "sampled 1 topology, and trained" in text
+    assert "TFLite was not quantized; this does it, likewise with fp16: a command" in text
     for words in ("test split", "could not", "Nothing was exported", "too few"):
         assert words not in text
-    assert "Nothing was searched" in not_done.sentences(result, 8, 0, None, [])[0]
+    assert "Nothing was searched" in not_done.sentences(result, 8, 0, None, [], "")[0]

@@ -25,6 +25,15 @@ def test_nothing_is_said_of_what_earlier_versions_did_not_do(result):
     assert run_page._duplicates(result) == run_page._best(result) == ""
 
 
+def test_a_design_that_was_given_is_not_called_found():
+    result = dict(topology="8,2,3|4,1,2|4,1,4|4,1,6|32", grown="8,2,3,2|4,1,2|4,1,4|4,1,6|32")
+    assert run_page._design(result, True) == (
+        f"Found by search: <code>{result['topology']}</code>. Grown and trained: <code>{result['grown']}</code>"
+    )
+    kept = "Trained further, with the topology of the network that it started from"
+    assert run_page._design(result, False) == f"{kept}: <code>{result['grown']}</code>"
+
+
 def test_the_best_network_and_what_choosing_it_does():
     said = run_page._best(dict(best_step=440, test_accuracy=None))
     assert said.startswith(

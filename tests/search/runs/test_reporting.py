@@ -1,11 +1,14 @@
-"""What `asvit report` says of directories that hold no finished run."""
+"""What `asvit report` says of directories that hold no finished run, and the command that a report gives."""
 
 import json
 import shlex
 
 import pytest
+import tensorflow as tf
 
 from asvit_tf import cli
+from asvit_tf.training.saving.best import BestKeeper
+from search.runs import reporting
 from search.runs.settings import RunSettings
 
 SETTINGS = {**vars(RunSettings(data_path="/my images", epochs=12, flip=True)), "budget": 2.5}
@@ -57,3 +60,19 @@ def test_an_unfinished_run_is_told_what_lacks_and_how_to_go_on(tmp_path, capsys,
     assert vars(RunSettings(**kept)) == SETTINGS
     assert options["output"] == str(tmp_path)
     assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize("keeps_best", [True, False])
+def test_the_command_of_the_report_takes_the_network_of_the_report(tmp_path, monkeypatch, keeps_best):
+    """Its words go through the command's own parser; in a directory whose name has a space."""
+    run = tmp_path / "a run"
+    (run / "train").mkdir(parents=True)
+    if keeps_best:
+        metrics = dict(accuracy=0.5, validation_loss=1.0)
+        BestKeeper(run / "train").maybe_export_checkpoint(tf.train.Checkpoint(n=tf.Variable(1)), metrics, 10)
+    words = shlex.split(reporting._quantizing(run))
+    assert words[:2] == ["asvit", "export"]
+    options = cli.app.cli.commands["export"].make_context("export", words[2:], token_normalize_func=None).params
+    assert options["model_dir"] == str(run / "train")
+    assert options["checkpoint"] == (str(run / "train/best") if keeps_best else None)
+    assert (options["export_dir"], options["tflite_type"]) == (str(run / "quantized"), "int8")
