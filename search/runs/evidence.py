@@ -17,7 +17,7 @@ from asvit_tf.errors import UserError
 from asvit_tf.modeling import checkpoints
 from asvit_tf.serving import export, held_out, latency, tflite
 from asvit_tf.serving.held_out import Predictions
-from asvit_tf.storage import write_json
+from asvit_tf.storage import write_error, write_json
 from asvit_tf.tasks import calibration
 from asvit_tf.training.display.log_file import captured
 from asvit_tf.training.saving import best
@@ -99,6 +99,7 @@ def serve(
 
     Raises:
       UserError: What is kept is damaged, or the records or the checkpoint are.
+      OSError, StoppedError: The disk is full; nothing is kept then.
     """
     folder, saved_model = directory / SERVING, directory / "saved_model"
     kept = _read(folder / RESULT)
@@ -114,9 +115,12 @@ def serve(
     with captured(), tflite.quiet():
         try:
             tflite.write(params, checkpoint, folder / TFLITE_FILE)
-        except UserError:
+        except (UserError, OSError, MemoryError):
             raise
         except Exception as error:  # The converter's own kinds. The SavedModel is there, and a run does not end here.
+            explained = write_error(error, folder)
+            if explained is not None:  # TensorFlow's words for a full disk: no fault of the network's.
+                raise explained from error
             file, problem = None, str(error).splitlines()[0]
         encoded, pixels = held_out.first_images(params, dataset.validation_path, max(latency.BATCHES))
         measured = latency.measure(str(saved_model), None if file is None else str(file), encoded, pixels)
