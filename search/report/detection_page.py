@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from asvit_tf.serving.found import SHOWN_SCORE, Judged
-from search.report import dense_parts, held_out_figures, pages
+from search.report import dense_parts, fonts, held_out_figures, pages
 
 _MEASURES = {
     "AP": "all objects, mean over IoU 0.5 to 0.95",
@@ -69,7 +69,7 @@ def render(
         "Classes": [_classes(judged), _curves(judged)],
         "Confusions": [
             pages.embedded(
-                held_out_figures.confusion_figure(judged.confusion, [*judged.class_names, "nothing"]),
+                held_out_figures.confusion_figure(judged.confusion, [*fonts.shown(judged.class_names), "nothing"]),
                 f"Objects and what was found at their place (IoU 0.5, score from {SHOWN_SCORE}), whatever its class. "
                 "Last column: missed. Last row: found where no object is annotated.",
             )
@@ -106,7 +106,7 @@ def _measures(judged: Judged) -> list[list[str]]:
 def _classes(judged: Judged) -> str:
     confusion = judged.confusion
     rows = []
-    for i, name in enumerate(judged.class_names):
+    for i, name in enumerate(fonts.listed(judged.class_names)):
         objects, right = int(judged.objects[i]), int(confusion[i, i])
         found = int(confusion[:, i].sum())
         rows.append(
@@ -128,8 +128,9 @@ def _curves(judged: Judged) -> str:
     order = order[judged.objects[order] > 0]
     if not len(order):
         return pages.paragraph("No object is annotated in the held-out images.")
+    names = fonts.shown(judged.class_names)
     figure = dense_parts.precision_figure(
-        judged.precision[:, order], [judged.class_names[i] for i in order], judged.by_class[order, 1]
+        judged.precision[:, order], [names[i] for i in order], judged.by_class[order, 1]
     )
     return pages.embedded(figure, "Precision over recall at IoU 0.5, for the classes with most objects.")
 

@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from asvit_tf.choices import PREDICTED
 from asvit_tf.design.retokenization import Schedule
 from asvit_tf.design.topology import Topology
+from search.report import fonts
 from search.scoring.names import in_words
 
 WIDTH = 6.4  # Inches; a page shows them at 125 pixels each, as wide as its text.
@@ -147,7 +148,8 @@ def growth_figure(family: Sequence[Mapping], others: bool = False) -> Figure:
 def png(figure: Figure) -> bytes:
     """A drawing as PNG."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DOTS_PER_INCH)
+    with fonts.complete(figure):
+        figure.savefig(buffer, format="png", dpi=_DOTS_PER_INCH)
     return buffer.getvalue()
 
 

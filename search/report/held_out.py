@@ -9,7 +9,7 @@ import numpy as np
 from asvit_tf.serving import by_class
 from asvit_tf.serving.held_out import Predictions
 from asvit_tf.tasks import calibration
-from search.report import held_out_figures, pages
+from search.report import fonts, held_out_figures, pages
 
 _WORST = 10  # Classes that are listed first where there are many.
 
@@ -23,17 +23,18 @@ def parts(predictions: Predictions, class_names: Sequence[str], reported: float)
       reported: Accuracy that the evaluation of the split found.
     """
     counts = predictions.confusion
+    shown, listed = fonts.shown(class_names), fonts.listed(class_names)
     right, images = int(np.trace(counts)), int(counts.sum())
     return [
         pages.paragraph(f"{right:,} of {images:,} images are recognized."),
         *_disagreement(predictions.accuracy, reported, images),
         pages.embedded(
-            held_out_figures.confusion_figure(counts, class_names),
+            held_out_figures.confusion_figure(counts, shown),
             "Confusion matrix: each row holds the images of one class, by what they are taken for.",
         ),
-        *_confused(counts, class_names),
-        *_classes(counts, class_names),
-        *_mistakes(predictions, class_names),
+        *_confused(counts, listed),
+        *_classes(counts, listed),
+        *_mistakes(predictions, shown),
         *_calibration(predictions),
     ]
 

@@ -11,6 +11,7 @@ from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
 
 from asvit_tf.tasks.calibration import Reliability
+from search.report import fonts
 from search.report.figures import COLOURS, WIDTH, tidy
 
 MOST_COUNTED = 20  # Classes up to which every cell of a confusion holds its number,
@@ -21,9 +22,9 @@ _COLUMNS = 4  # Pictures side by side.
 
 
 def short(name: str, longest: int = _LONGEST_NAME) -> str:
-    """A class name, cut where it is long; dollars are no formulas here."""
+    """A name, cut where it is long; dollars are no formulas here."""
     cut = name if len(name) <= longest else name[: longest - 1] + "\u2026"
-    return cut.replace("$", r"\$")
+    return fonts.legible(cut).replace("$", r"\$")
 
 
 def confusion_figure(counts: np.ndarray, class_names: Sequence[str]) -> Figure:
@@ -129,7 +130,7 @@ def mistakes_figure(
         title = f"{confidence:.0%} sure: {short(predicted, 15)}\ntrue: {short(truth, 20)}"
         axis.set_title(title, fontsize=7.5, color=COLOURS["text"])
         if source:
-            shown = source if len(source) <= 26 else "\u2026" + source[-25:]
+            shown = fonts.legible(source if len(source) <= 26 else "\u2026" + source[-25:])
             axis.text(
                 *(0.5, -0.04, shown.replace("$", r"\$")),
                 transform=axis.transAxes,

@@ -13,7 +13,7 @@ from PIL import Image
 
 from asvit_tf.serving import drawing
 from asvit_tf.serving.segmentation_held_out import Confusion
-from search.report import dense_parts, held_out_figures, pages
+from search.report import dense_parts, fonts, held_out_figures, pages
 from search.report.figures import COLOURS, WIDTH
 
 
@@ -61,7 +61,7 @@ def render(
         "Classes": [_classes(found, pixels), _legend(last.class_names)],
         "Confusions": [
             pages.embedded(
-                held_out_figures.confusion_figure(last.pixels, last.class_names),
+                held_out_figures.confusion_figure(last.pixels, fonts.shown(last.class_names)),
                 "Pixels of each true class by what they are taken for.",
             )
         ],
@@ -87,7 +87,7 @@ def _number(value: float) -> str:
 
 def _classes(found: Mapping[str, Confusion], pixels: Sequence[int]) -> str:
     total = max(1, sum(pixels))
-    names = found["validation"].class_names
+    names = fonts.listed(found["validation"].class_names)
     rows = [
         (name, f"{pixels[i] / total:.2%}", *(_number(float(each.iou[i])) for each in found.values()))
         for i, name in enumerate(names)
