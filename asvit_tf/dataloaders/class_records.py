@@ -24,7 +24,8 @@ import tensorflow as tf
 import tqdm
 from official.vision.data import tfrecord_lib
 
-from asvit_tf.dataloaders.imagefiles import duplicates, parallel
+from asvit_tf.dataloaders.imagefiles import door, duplicates, parallel
+from asvit_tf.dataloaders.imagefiles.skipped import Skipped, counted
 from asvit_tf.errors import UserError
 from asvit_tf.journals import workspace
 from asvit_tf.storage import write_error, write_json
@@ -172,6 +173,17 @@ def _stamp(contents: bytes | str) -> str:
     return f"{found.st_size} {found.st_mtime_ns}"
 
 
+def without_images(name: str, left: Skipped, split: str | None = None) -> UserError:
+    """That no image of a class can be decoded, in a split if one is given, and why; `left` is what it has instead."""
+    suffixes = {os.path.splitext(file)[1].lower() for file, _ in left.files if door.is_foreign(file)}
+    reasons = [counted(left.reasons)] if left.reasons else []
+    reasons += [f"convert {', '.join(sorted(suffixes))} before"] if suffixes else []
+    return UserError(
+        f"class {name!r} has no image {f'for {split} ' if split else ''}that can be decoded; add some, or take its "
+        f"folder away" + (f" ({'; '.join(reasons)})" if reasons else "")
+    )
+
+
 def write(
     directory: Path,
     splits: Mapping[str, Sequence[Example]],
@@ -217,9 +229,9 @@ def write(
     for split, result in together.items():
         for label, name in enumerate(class_names):
             if not result.examples.get(label):
-                raise UserError(
-                    f"class {name!r} has no image for {split} that can be decoded; add some, or take its folder away"
-                )
+                its = {example.source for example in splits[split] if example.label == label}
+                left = Skipped.of(row for row in result.skipped if row[0] in its)
+                raise without_images(name, left, split)
     return together
 
 

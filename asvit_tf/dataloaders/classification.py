@@ -21,7 +21,7 @@ import tqdm
 from asvit_tf.choices import EMBEDDED
 from asvit_tf.dataloaders import class_records, clutter, folders
 from asvit_tf.dataloaders.class_records import Example
-from asvit_tf.dataloaders.imagefiles import duplicates, held_out, walk
+from asvit_tf.dataloaders.imagefiles import door, duplicates, held_out, parallel, walk
 from asvit_tf.dataloaders.imagefiles.skipped import Skipped
 from asvit_tf.dataloaders.inputs import record_files
 from asvit_tf.dataloaders.progress import brief_bar
@@ -238,6 +238,8 @@ def _folder(
         splits[split] = []
         for label, folder in enumerate(brief_bar(classes, "looking for images", progress, unit="class")):
             files, left = walk.images(folder, data_path, without)
+            its_split = split if len(layout.splits) > 1 else None
+            _refuse_foreign(layout.class_names[label], its_split, files, left, data_path)
             splits[split] += [Example(label, os.path.relpath(file, data_path), file) for file in files]
             skipped.append(left)
     together = Skipped.together(skipped)
@@ -245,6 +247,23 @@ def _folder(
         return layout.class_names, {split: _shuffled(examples) for split, examples in splits.items()}, together
     halves = _split(splits.pop("train"), layout.class_names, progress, threads)
     return layout.class_names, {**halves, **{split: _shuffled(each) for split, each in splits.items()}}, together
+
+
+def _refuse_foreign(name: str, split: str | None, files: Sequence[str], left: Skipped, data_path: Path) -> None:
+    """Refuses, before any image is decoded, a class that has no files, or only HEIC, camera raw and the like.
+
+    Raises:
+      UserError: It has; `left` is what is skipped of it anyhow.
+    """
+    if not all(map(door.is_foreign, files)):
+        return
+    rows = []
+    for file in files:
+        reason = door.reason_against(file)
+        if reason is None:
+            return
+        rows.append((os.path.relpath(file, data_path), reason))
+    raise class_records.without_images(name, left + Skipped.of(rows), split)
 
 
 def _split(
@@ -263,6 +282,11 @@ def _split(
             )
     orders = [[members[i] for i in generator.permutation(len(members))] for members in by_label]
     held = held_out.places([[example.contents for example in order] for order in orders], progress, threads)
+    for name, order, places in zip(class_names, orders, held):
+        if not places:  # All of its files were tried.
+            reasons = list(parallel.reasons_against((str(example.contents) for example in order), threads))
+            left = [(example.source, reason) for example, reason in zip(order, reasons) if reason is not None]
+            raise class_records.without_images(name, Skipped.of(left))
     train = [example for order, places in zip(orders, held) for i, example in enumerate(order) if i not in places]
     validation = [order[i] for order, places in zip(orders, held) for i in sorted(places)]
     return {"train": _shuffled(train, generator), "validation": _shuffled(validation, generator)}

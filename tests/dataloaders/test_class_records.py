@@ -84,8 +84,9 @@ def test_what_cannot_be_decoded_is_not_held_out(tmp_path):
     dataset = data.prepare(tmp_path / "out", root)
     assert rows(dataset.validation_path).count(f"cat/{order[3]}.png") == 1
     (root / f"cat/{order[4]}.png").write_bytes(b"broken")
-    with pytest.raises(UserError, match="class 'cat' has no image for train that can be decoded; add some"):
+    with pytest.raises(UserError, match="class 'cat' has no image for train that can be decoded; add some") as raised:
         data.prepare(tmp_path / "none", root)
+    assert str(raised.value).endswith(f"({'4 ' + skipped.NOT_AN_IMAGE})")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "out"]
 
 
@@ -101,6 +102,50 @@ def test_a_fifth_of_what_can_be_decoded_is_held_out(tmp_path, suffix, pictures, 
     assert (dataset.train_examples, dataset.validation_examples) == (2 * pictures - held - dogs, held + dogs)
     assert len(dataset.skipped) == others
     assert [name.split("/")[0] for name in rows(dataset.validation_path)].count("cat") == held
+
+
+HEIC = b"\0\0\0\x18ftypheic" + bytes(99)
+
+
+def test_a_class_of_a_phone_is_refused_before_anything_is_decoded(tmp_path, monkeypatch):
+    root = fill(tmp_path / "images")
+    for i in range(6):
+        (root / f"cat/{i}.png").unlink()
+        (root / f"cat/IMG_{i}.HEIC").write_bytes(HEIC)
+    (root / "cat/notes.txt").write_text("mine")
+    monkeypatch.setattr(door, "read", lambda path: pytest.fail(f"{path} was read"))
+    with pytest.raises(UserError) as raised:
+        data.prepare(tmp_path / "out", root)
+    assert str(raised.value) == (
+        "class 'cat' has no image that can be decoded; add some, or take its folder away "
+        "(7 not an image that Pillow reads; convert .heic before)"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("files", [{"1.heic": HEIC, "2.NEF": HEIC}, {"empty.jpg.txt": b"", "x.csv": b"1,2"}, {}])
+def test_a_class_that_one_split_lacks_is_refused_before_anything_is_decoded(tmp_path, monkeypatch, files):
+    for split in ("train", "val"):
+        fill(tmp_path / "images" / split)
+    shutil.rmtree(tmp_path / "images/val/dog")
+    (tmp_path / "images/val/dog").mkdir()
+    for name, content in files.items():
+        (tmp_path / "images/val/dog" / name).write_bytes(content)
+    monkeypatch.setattr(door, "read", lambda path: pytest.fail(f"{path} was read"))
+    with pytest.raises(UserError, match="class 'dog' has no image for validation that can be decoded; add") as raised:
+        data.prepare(tmp_path / "out", tmp_path / "images")
+    reasons = {2: "(1 empty file, 1 not an image that Pillow reads)", 0: "away"}
+    expected = "; convert .heic, .nef before)" if "1.heic" in files else reasons[len(files)]
+    assert str(raised.value).endswith(expected)
+
+
+def test_an_image_with_the_name_of_a_foreign_one_is_read(tmp_path):
+    root = fill(tmp_path / "images")
+    for i in range(6):
+        (root / f"cat/{i}.png").rename(root / f"cat/{i}.heic")
+    (root / "cat/6.heic").write_bytes(HEIC)
+    dataset = data.prepare(tmp_path / "out", root)
+    assert (dataset.train_examples, dataset.skipped) == (10, ("cat/6.heic",))
 
 
 def test_no_more_than_a_fifth_of_sound_files_is_read_to_hold_it_out(tmp_path, monkeypatch):

@@ -89,6 +89,11 @@ class Skipped:
         return in_words(self.as_dict())
 
 
+def counted(reasons: Mapping[str, int]) -> str:
+    """Counts by reason, in one line."""
+    return ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+
+
 def in_words(result: Mapping[str, Any]) -> str:
     """One line, and a line for each of the first files; "" where nothing was skipped.
 
@@ -98,7 +103,7 @@ def in_words(result: Mapping[str, Any]) -> str:
     images, reasons = result["skipped_images"], result.get("skipped_reasons", {})
     if not images and not reasons:
         return ""
-    counts = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+    counts = counted(reasons)
     files = result.get("skipped_files", [])
     lines = [f"{images} image files skipped" + (f"; of all that was not read: {counts}" if counts else "")]
     lines += [f"  {printable(row['file'])}: {row['reason']}" for row in files[:_NAMED]]
