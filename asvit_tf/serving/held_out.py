@@ -1,7 +1,9 @@
 """What a trained classifier says to every held-out image, asked once and kept.
 
 The images come through the evaluation's own pipeline, and the weights from the checkpoint that is exported, so the
-accuracy of what is kept is that of the evaluation.
+accuracy of what is kept is that of the evaluation. A training on a TPU or GPU may have evaluated them in bfloat16 or
+float16; asked on a CPU, the same weights answer in float32, as the SavedModel does, and an image between two classes
+may fall to the other one.
 """
 
 from __future__ import annotations
@@ -101,6 +103,9 @@ def predict(
 ) -> Predictions:
     """Asks a trained classifier about every image of a split.
 
+    It runs on a GPU where there is one, in the types it was evaluated in. Else it runs on the CPU, also of a TPU's
+    host, in float32: bfloat16 is emulated there, and takes far longer. The weights, which are float32, are the same.
+
     Args:
       params: The experiment that trained it; an image has one label.
       input_path: Records of the split, as for `validation_data`.
@@ -114,7 +119,8 @@ def predict(
     files = _files(input_path)
     labels, probabilities, surest = [], [], _Surest(PICTURES)
     tf.random.set_seed(params.task.seed or 0)  # See `export`.
-    with mixed_precision(params.runtime.mixed_precision_dtype), traces.forgotten():
+    on_cpu = not tf.config.list_logical_devices("GPU")
+    with mixed_precision(None if on_cpu else params.runtime.mixed_precision_dtype), traces.forgotten():
         task = task_factory.get_task(params.task)
         model = task.build_model()
         with checkpoints.damage_explained(checkpoint):
@@ -125,7 +131,7 @@ def predict(
             return tf.nn.softmax(tf.cast(task.inference_step(images, model), tf.float32))
 
         with brief_bar(None, "asking", progress, total) as bar:
-            for images, truth in _batches(task, params, files):
+            for images, truth in _batches(task, params, files, "float32" if on_cpu else None):
                 labels.append(truth.numpy().astype(np.int64))
                 probabilities.append(answer(images).numpy())
                 surest.see(images, labels[-1], probabilities[-1])
@@ -162,7 +168,7 @@ def first_images(params: cfg.ExperimentConfig, input_path: str, number: int) -> 
         if len(encoded) == number:
             break
     pixels: list[np.ndarray] = []
-    for images, _ in _batches(task_factory.get_task(params.task), params, files):
+    for images, _ in _batches(task_factory.get_task(params.task), params, files, "float32"):
         pixels.extend(_pixels(images))
         if len(pixels) >= len(encoded):
             break
@@ -208,13 +214,16 @@ def _files(input_path: str) -> list[str]:
     return sorted(inputs.record_files("validation_data", input_path))
 
 
-def _batches(task: Any, params: cfg.ExperimentConfig, files: list[str]) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
-    """Images [B, H, W, 3], normalized, and labels [B], in the order of the records.
+def _batches(
+    task: Any, params: cfg.ExperimentConfig, files: list[str], dtype: str | None
+) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
+    """Images [B, H, W, 3], normalized, and labels [B], in the order of the records; `dtype` None is the evaluation's.
 
     One file after the other: a pipeline over several takes turns between them.
     """
     section = copy.deepcopy(params.task.validation_data)
     section.drop_remainder, section.deterministic = False, True
+    section.dtype = dtype or section.dtype
     for file in files:
         section.input_path = record_paths.understood(file)
         yield from task.build_inputs(section)

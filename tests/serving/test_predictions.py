@@ -1,5 +1,6 @@
 """Answers to held-out images: in the order of their records, of the right weights, with pictures that stand upright."""
 
+import copy
 import dataclasses
 import os
 
@@ -81,6 +82,23 @@ def test_every_image_is_asked_once_in_the_order_of_the_records(asked):
     assert len(np.unique(expected.round(7), axis=0)) == 18  # Images are told apart.
     np.testing.assert_allclose(answers.probabilities, expected, atol=1e-6)
     assert answers.accuracy == np.mean(expected.argmax(1) == labels)
+
+
+def test_a_network_of_a_tpu_is_asked_in_float32_on_a_cpu(asked, monkeypatch):
+    """It answers as one that never saw bfloat16, whose rounding is larger; so do its images, for TFLite."""
+    _, dataset, params, _, checkpoint, answers = asked
+    params = copy.deepcopy(params)
+    params.runtime.mixed_precision_dtype = params.task.validation_data.dtype = "bfloat16"
+    found = held_out.predict(params, dataset.validation_path, checkpoint)
+    np.testing.assert_allclose(found.probabilities, answers.probabilities, atol=1e-6)
+    np.testing.assert_array_equal(found.pictures, answers.pictures)
+    _, pixels = held_out.first_images(params, dataset.validation_path, 3)
+    np.testing.assert_array_equal(pixels, held_out.first_images(asked[2], dataset.validation_path, 3)[1])
+    # Where there is a GPU, in what it was evaluated in.
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: ["GPU:0"])
+    rounded = held_out.predict(params, dataset.validation_path, checkpoint)
+    assert np.abs(rounded.probabilities - answers.probabilities).max() > 5e-6
+    np.testing.assert_allclose(rounded.probabilities, answers.probabilities, atol=0.05)
 
 
 def test_pictures_of_mistakes_are_what_the_network_saw(asked):
