@@ -14,7 +14,19 @@ class StoppedError(RuntimeError):
 
 
 class DivergedError(StoppedError):
-    """A training whose loss is not a number, or is back at that of guessing; started again, it would end the same."""
+    """A training whose loss is not a number, or is back at that of guessing; started again, it would end the same.
+
+    Args:
+      what: What happened, and when.
+      advice: What to do about it.
+    """
+
+    def __init__(self, what: str, advice: str = ""):
+        super().__init__(what, advice)  # Both, so that other processes can make it again.
+        self.what = what
+
+    def __str__(self) -> str:
+        return "; ".join(filter(None, self.args))
 
 
 class NotLearnedError(RuntimeError):

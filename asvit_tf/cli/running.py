@@ -133,6 +133,7 @@ def run(
             f"accuracy    {_with_interval(result, 'accuracy')}  (majority class {result['majority_share']:.4f}, "
             f"balanced accuracy {result['balanced_accuracy']:.4f})\n"
             + (f"best step   {result['best_step']}  {_OF_ALL}\n" if result.get("best_step") else "")
+            + (f"ended early {result['diverged']}\n" if result.get("diverged") else "")
             + (f"test        {_with_interval(result, 'test_accuracy')}  (on the test split)\n" if tested else "")
             + f"saved model {result['saved_model'] or 'none'}\n"
             f"report      {result['report']}\n"

@@ -23,6 +23,7 @@ from asvit_tf.training.trainer import RetokenizingTrainer
 from asvit_tf.training.verdicts import Observation, Rollback, Verdict
 
 ROLLBACKS_FILE = "rollbacks.json"
+START = "start"  # Directory of the initial weights, in the model directory, as long as a training runs.
 
 
 def read_rollbacks(model_dir: str | os.PathLike) -> list[Rollback]:
@@ -62,7 +63,7 @@ class Guard:
         self._rollbacks = read_rollbacks(model_dir)
         self._rows = step_log.read_blocks(model_dir)  # Of which no observation was made yet.
         self._seen: list[Observation] = []
-        self._start = os.path.join(model_dir, "start", "weights")
+        self._start = os.path.join(model_dir, START, "weights")
         self._step = 0
 
     def begin(self, manager: SoundCheckpoints) -> None:
@@ -103,8 +104,9 @@ class Guard:
             times = len(self._rollbacks)
             tries = f" after {times} set-back{'s' * (times > 1)}" if times else ""
             raise DivergedError(
-                f"{verdict.value} at step {self._step}{tries}; start again in another model_dir with a lower learning "
-                "rate, a longer warm-up, or gradients clipped at a lower norm (global_clipnorm)"
+                f"{verdict.value} at step {self._step}{tries}",
+                "start again in another model_dir with a lower learning rate, a longer warm-up, or gradients clipped "
+                "at a lower norm (global_clipnorm)",
             )
         path, restored = self._target(verdict)
         with self._trainer.strategy.scope():

@@ -119,6 +119,7 @@ def _summary(source: str, result: Mapping[str, Any], searched: bool) -> list[str
         *([f"<p><b>Nothing was learned, and nothing exported: {verdict}.</b></p>"] if failed else []),
         *([f"<p><b>Unknown: {verdict}.</b></p>"] if not failed and not result["learned"] else []),
         *(f"<p><b>Set back: {verdicts.Rollback(**row)}.</b></p>" for row in result["rollbacks"]),
+        *([_ended_early(result["diverged"])] if result.get("diverged") else []),
         f"<p>Images: {html.escape(source)}. {_design(result, searched)}, {result['parameters']:,} parameters. "
         f"Accuracy on held-out images: <b>{result['accuracy']:.2%}</b>{_interval(result, 'accuracy')}; "
         f"the majority class's share of them is "
@@ -129,6 +130,11 @@ def _summary(source: str, result: Mapping[str, Any], searched: bool) -> list[str
         f"<pre>{html.escape(in_words(result) or 'No image file was skipped.')}</pre>",
         _duplicates(result),
     ]
+
+
+def _ended_early(what: str) -> str:
+    """That a training was lost, and what the page is about nevertheless."""
+    return f"<p><b>The training ended early: {html.escape(what)}. This is its best network of before.</b></p>"
 
 
 def _design(result: Mapping[str, Any], searched: bool) -> str:

@@ -26,6 +26,7 @@ from asvit_tf import (
 )
 from asvit_tf.dataloaders import classification as data
 from asvit_tf.design.topology import Topology
+from asvit_tf.errors import DivergedError
 from asvit_tf.hardware.choice import Chosen
 from asvit_tf.modeling import checkpoints
 from asvit_tf.serving import export
@@ -35,7 +36,7 @@ from asvit_tf.training import guard
 from asvit_tf.training import run as train
 from asvit_tf.training.runtimes import Runtime
 from asvit_tf.training.saving import best
-from search.runs import designing, evidence, reporting, timetable
+from search.runs import designing, diverged, evidence, reporting, timetable
 from search.runs.planning import Planning
 from search.runs.search_settings import WorkerSettings
 from search.runs.settings import RunSettings
@@ -69,12 +70,14 @@ def run(
       `test_balanced_accuracy` (None without a test split), `failed_scores` (topologies that the search could not
       score), `rollbacks` (a `verdicts.Rollback` each), `hardware` (`Chosen.name`, of the start that finished),
       `best_step` (steps of the network that is reported and exported, the best of all evaluations; None where an
-      earlier version trained it: the last), `duplicates` (what `imagefiles.duplicates.count` found; None for images
+      earlier version trained it: the last), `diverged` (what ended the training before its last step, behind the last
+      set-back; None where nothing did), `duplicates` (what `imagefiles.duplicates.count` found; None for images
       that an earlier version prepared), `calibration_error` (on the validation images, see `calibration.Reliability`).
 
     Raises:
       UserError: The images are too few or cannot be read, no network fits the budget, or a batch cannot be divided
         among the devices.
+      DivergedError: The training lost what it had learned, and no evaluation had found a network that learned.
     """
     started = time.monotonic() if started is None else started
     return _Run(directory, settings, say, chosen, started, cluster).everything()
@@ -181,6 +184,7 @@ class _Run:
             learned=bool(metrics["learned"]),
             too_few_examples=bool(metrics.get("too_few_examples")),
             best_step=metrics.get("best_step"),
+            diverged=metrics.get("diverged"),
             saved_model=saved_model,
             report=reporting.PAGE,
             test_accuracy=None if tested is None else tested["accuracy"],
@@ -266,6 +270,7 @@ class _Run:
 
         def trained(path: Path) -> dict[str, Any]:
             root, table = str(self.directory), self._timetable
+            early: dict[str, Any] = {}
             while True:
                 current = self._with_changed_epochs(params)
                 pace = None
@@ -282,9 +287,12 @@ class _Run:
                     assert table is not None
                     table.change(change.epochs)
                     self._say(f"{change.epochs} epochs will fit; {timetable.span(table.used)} are gone")
+                except DivergedError as error:
+                    metrics, early = {}, diverged.ended(path, current, error, self._say)
+                    break
             found = best.read(path)
             if found is not None:
-                metrics = {**found.metrics, "best_step": found.step}
+                metrics = {**found.metrics, "best_step": found.step, **early}
             write_json(path / "result.json", metrics)
             return metrics
 

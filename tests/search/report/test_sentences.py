@@ -34,6 +34,15 @@ def test_a_design_that_was_given_is_not_called_found():
     assert run_page._design(result, False) == f"{kept}: <code>{result['grown']}</code>"
 
 
+def test_a_training_that_was_lost_is_said_first():
+    result = dict(accuracy=0.9, balanced_accuracy=0.9, majority_share=0.5, learned=True, rollbacks=[], skipped_images=0)
+    result |= dict(topology="a", grown="b", parameters=1, failed_scores=0)
+    first = run_page._summary("images", {**result, "diverged": "the loss is not a number at step <30>"}, True)[0]
+    assert "ended early: the loss is not a number at step &lt;30&gt;. This is its best network of before" in first
+    assert "ended early" not in "".join(run_page._summary("images", {**result, "diverged": None}, True))
+    assert "ended early" not in "".join(run_page._summary("images", result, True))
+
+
 def test_the_best_network_and_what_choosing_it_does():
     said = run_page._best(dict(best_step=440, test_accuracy=None))
     assert said.startswith(

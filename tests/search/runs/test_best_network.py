@@ -1,5 +1,6 @@
 """What a run reports, exports and tests is the best network of its training; the training is planted."""
 
+import pickle
 import time
 import types
 
@@ -8,8 +9,12 @@ import tensorflow as tf
 from official.core import exp_factory
 from official.modeling import optimization
 
-from asvit_tf import registry_imports  # noqa: F401
+from asvit_tf import (
+    cli,
+    registry_imports,  # noqa: F401
+)
 from asvit_tf.dataloaders.classification import Dataset
+from asvit_tf.errors import DivergedError
 from asvit_tf.hardware.choice import Chosen
 from asvit_tf.modeling import checkpoints
 from asvit_tf.serving import export
@@ -45,8 +50,8 @@ def metrics(accuracy):
     return dict(accuracy=accuracy, balanced_accuracy=accuracy, validation_loss=1.0, learned=1.0)
 
 
-def planted(keeps=True, killed_after=None):
-    """A training that is killed after so many evaluations, or not."""
+def planted(keeps=True, killed_after=None, learned=1.0, end=None):
+    """A training that is killed after so many evaluations, or not; or ends with an error."""
 
     def fake(params, model_dir, mode, progress=False, root=None, keeps_best=False, evaluated=None):
         assert keeps_best
@@ -58,9 +63,11 @@ def planted(keeps=True, killed_after=None):
             number.assign(i * STEP)
             manager.save(checkpoint_number=i * STEP)
             if keeps:
-                keeper.maybe_export_checkpoint(checkpoint, metrics(accuracy), i * STEP)
+                keeper.maybe_export_checkpoint(checkpoint, {**metrics(accuracy), "learned": learned}, i * STEP)
             if killed_after == i:
                 raise Killed
+        if end is not None:
+            raise end
         return {**metrics(CURVE[-1]), "best_accuracy": max(CURVE)}
 
     return fake
@@ -110,6 +117,41 @@ def test_the_best_network_is_reported_exported_and_tested(run, params, monkeypat
     # Its model has the averages; swapped with the moments' they would be the weights behind them.
     assert answers_of(run, params, monkeypatch) == (2 * STEP, False)
     assert params.trainer.optimizer_config.ema is not None
+
+
+LOST = DivergedError("the loss is not a number at step 30 after 2 set-backs", "start again in another model_dir")
+
+
+def test_a_training_that_is_lost_ends_with_its_best_network(run, params, monkeypatch, capsys):
+    run._say = print
+    monkeypatch.setattr(train, "run", planted(end=LOST))
+    (run.directory / "train/start").mkdir(parents=True)
+    result = run.train_model(params)
+    assert (result["accuracy"], result["best_step"]) == (0.9, 2 * STEP)
+    assert result["diverged"] == "the loss is not a number at step 30 after 2 set-backs"
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said == f"{result['diverged']}: the training ends here, with its best network of before, that of step 20"
+    assert not (run.directory / "train/start").exists()
+    assert number_in(exported_by(run, params, monkeypatch)) == 2 * STEP
+    monkeypatch.setattr(train, "run", planted(end=Killed()))
+    assert run.train_model(params) == result  # It is not trained again.
+
+
+@pytest.mark.parametrize("kept", [dict(learned=0.0), dict(keeps=False)])
+def test_a_training_that_is_lost_and_kept_nothing_says_how_to_start_again(run, params, monkeypatch, kept):
+    params.override({"trainer": {"optimizer_config": {"learning_rate": {"cosine": {"initial_learning_rate": 0.02}}}}})
+    monkeypatch.setattr(train, "run", planted(end=LOST, **kept))
+    with pytest.raises(DivergedError) as raised:
+        run.train_model(params)
+    what, _, advice = str(pickle.loads(pickle.dumps(raised.value))).partition("; ")
+    assert what == LOST.what
+    assert advice.startswith("start again with another --output and a lower learning rate, which was 0.02, as ")
+    # The words are the command's.
+    words = advice.partition(" as ")[2].split()
+    options = cli.app.cli.commands["run"].make_context("run", ["--output", "x", *words]).params
+    plans.apply(params, options["params_override"])
+    assert params.trainer.optimizer_config.learning_rate.cosine.initial_learning_rate == pytest.approx(0.002)
+    assert not (run.directory / "train/result.json").exists()
 
 
 def test_a_training_of_an_earlier_version_has_its_last_network(run, params, monkeypatch):
