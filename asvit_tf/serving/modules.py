@@ -47,11 +47,26 @@ def _names_for_each(params: cfg.ExperimentConfig, images: tf.Tensor) -> tf.Tenso
     return tf.tile(tf.constant(class_names(params))[tf.newaxis], [tf.shape(images)[0], 1])
 
 
+def _as_stored(image: tf.Tensor, side: int | None) -> tf.Tensor:
+    """One image [H, W, 3] uint8 as `imagefiles.reduced` stores it; as it is where `side` is None."""
+    if side is None:
+        return image
+    size = tf.shape(image)[:2]
+    shorter = tf.reduce_min(size)
+
+    def reduced() -> tf.Tensor:
+        target = tf.maximum(side, (2 * size * side + shorter) // (2 * shorter))
+        return tf.cast(tf.round(tf.image.resize(image, target, antialias=True)), tf.uint8)
+
+    return tf.cond(shorter > side, reduced, lambda: image)
+
+
 class NamedClassificationModule(image_classification.ClassificationModule):
     """The Model Garden's serving module, whose answer also names the classes."""
 
     def _crop_and_resize(self, image):
         """One image [H, W, 3] as an evaluation sees it; the Model Garden's own module cuts where training does."""
+        image = _as_stored(image, self.params.task.stored_side)
         data = self.params.task.validation_data
         if data.aug_crop:
             image = preprocess_ops.center_crop_image(image, data.center_crop_fraction)

@@ -26,21 +26,20 @@ from asvit_tf import (
 )
 from asvit_tf.dataloaders import classification as data
 from asvit_tf.design.topology import Topology
-from asvit_tf.errors import DivergedError
 from asvit_tf.hardware.choice import Chosen
 from asvit_tf.modeling import checkpoints
 from asvit_tf.serving import export
 from asvit_tf.storage import write_json
-from asvit_tf.tasks import baselines, photographs, plans, schedules
+from asvit_tf.tasks import baselines, photographs, plans
 from asvit_tf.training import guard
 from asvit_tf.training import run as train
 from asvit_tf.training.runtimes import Runtime
 from asvit_tf.training.saving import best
-from search.runs import designing, diverged, evidence, reporting, timetable
+from search.runs import designing, evidence, reporting, timetable, trainings
 from search.runs.planning import Planning
 from search.runs.search_settings import WorkerSettings
 from search.runs.settings import RunSettings
-from search.runs.timetable import EpochsChangedError, Pace, Timetable
+from search.runs.timetable import Timetable
 from search.scoring.score import Scorer
 
 
@@ -166,7 +165,7 @@ class _Run:
                 f"{timetable.span(timetable.END_SECONDS)}; {timetable.span(self._timetable.used)} are gone"
             )
         metrics = self._timed("train", self.train_model, params)
-        params = self._with_changed_epochs(params)
+        params = trainings.with_changed_epochs(params, self._timetable)
         failed = baselines.is_failure(metrics)
         saved_model = None if failed else self._timed("export", self.export_model, params).name
         tested = self._timed("test", self.evaluate_test, params, dataset) if dataset.test_path else None
@@ -266,43 +265,14 @@ class _Run:
 
     def train_model(self, params: cfg.ExperimentConfig) -> dict[str, Any]:
         self._say(f"training {params.task.model.backbone.asvit.topology}: {plans.epochs_of(params)} epochs")
-        directory = self.directory / "train"
+        timed = self._timetable if self.settings.epochs is None else None
 
         def trained(path: Path) -> dict[str, Any]:
-            root, table = str(self.directory), self._timetable
-            early: dict[str, Any] = {}
-            while True:
-                current = self._with_changed_epochs(params)
-                pace = None
-                if table is not None and self.settings.epochs is None:
-                    newest, since = checkpoints.newest(path), schedules.schedule_of(current).settled
-                    begun = checkpoints.step_of(newest) if newest else 0
-                    pace = Pace(table, plans.epochs_of(current), current.trainer.steps_per_loop, since, begun)
-                try:
-                    metrics = train.run(
-                        current, str(path), "train_and_eval", progress=True, root=root, keeps_best=True, evaluated=pace
-                    )
-                    break
-                except EpochsChangedError as change:
-                    assert table is not None
-                    table.change(change.epochs)
-                    self._say(f"{change.epochs} epochs will fit; {timetable.span(table.used)} are gone")
-                except DivergedError as error:
-                    metrics, early = {}, diverged.ended(path, current, error, self._say)
-                    break
-            found = best.read(path)
-            if found is not None:
-                metrics = {**found.metrics, "best_step": found.step, **early}
+            metrics = trainings.trained(path, params, timed, str(self.directory), self._say)
             write_json(path / "result.json", metrics)
             return metrics
 
-        return designing.once(directory, trained, "learned")
-
-    def _with_changed_epochs(self, params: cfg.ExperimentConfig) -> cfg.ExperimentConfig:
-        """The training as its own speed changed it."""
-        if self._timetable is None or not self._timetable.changes:
-            return params
-        return plans.with_epochs(params, self._timetable.epochs)
+        return designing.once(self.directory / "train", trained, "learned")
 
     def evaluate_test(self, params: cfg.ExperimentConfig, dataset: data.Dataset) -> dict[str, Any]:
         """Metrics on the test split, of which nothing before has seen an image."""

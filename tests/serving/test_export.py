@@ -17,6 +17,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from asvit_tf import Tokenization, UserError, choices, cli
 from asvit_tf.dataloaders import classification as data
+from asvit_tf.dataloaders.imagefiles.reduced import reduced
 from asvit_tf.modeling import layers
 from asvit_tf.serving import export, modules
 from asvit_tf.training import run as train
@@ -255,3 +256,20 @@ def test_an_export_of_what_is_no_checkpoint_leaves_nothing(trained, tmp_path, ca
         assert cli.main([*arguments, "--checkpoint", place]) == 2
         assert f"no checkpoint {'at' if place == 'nowhere' else 'in'} {place}" in capsys.readouterr().err
     assert not list(Path(tmp_path).iterdir())
+
+
+def test_a_saved_model_reduces_what_was_reduced_in_the_records(trained):
+    rows, columns = np.mgrid[:640, :500]
+    pixels = np.uint8(128 + 100 * np.sin(np.stack([rows + columns, 2.1 * rows, 1.9 * columns], axis=-1)))
+    large = tf.io.encode_png(pixels).numpy()
+    params = export.read_params(str(trained[0]))
+    module = modules.serving_module(params, "image_bytes")
+    stored = module._decode_image(tf.constant(reduced(large, 64))).numpy()
+    interpolated = module._decode_image(tf.constant(large)).numpy()
+    params.task.stored_side = 64
+    module = modules.serving_module(params, "image_bytes")
+    np.testing.assert_allclose(module._decode_image(tf.constant(large)), stored, atol=1)
+    assert np.abs(interpolated - stored).mean() > 20
+    small = tf.constant(tf.io.encode_png(pixels[:63, :80]).numpy())
+    own = modules.serving_module(export.read_params(str(trained[0])), "image_bytes")
+    np.testing.assert_array_equal(module._decode_image(small), own._decode_image(small))

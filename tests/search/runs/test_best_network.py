@@ -21,7 +21,7 @@ from asvit_tf.serving import export
 from asvit_tf.tasks import plans
 from asvit_tf.training import run as train
 from asvit_tf.training.saving.best import BestKeeper
-from search.runs import timetable
+from search.runs import timetable, trainings
 from search.runs.pipeline import _Run
 from search.runs.settings import RunSettings
 from search.runs.timetable import Choice, EpochsChangedError, Pace
@@ -182,9 +182,9 @@ def test_a_training_goes_on_with_the_epochs_that_fit(tmp_path, monkeypatch):
     timed.train_model(params)
     assert asked == [40, 60]
     assert all(isinstance(pace, Pace) for pace in paced)
-    assert plans.epochs_of(timed._with_changed_epochs(params)) == 6
+    assert plans.epochs_of(trainings.with_changed_epochs(params, timed._timetable)) == 6
     again = _Run(tmp_path, RunSettings(data_path=".", hours=1), lambda line: None, Chosen(), time.monotonic(), None)
-    assert plans.epochs_of(again._with_changed_epochs(params)) == 6
+    assert plans.epochs_of(trainings.with_changed_epochs(params, again._timetable)) == 6
 
 
 def test_a_start_that_goes_on_does_not_time_what_comes_before_its_first_steps(tmp_path, monkeypatch):
