@@ -42,6 +42,7 @@ _OF_ALL = "(of all evaluations on the held-out images, whose accuracy is a littl
 @click.option("--data-path", type=PathName(), help="Folder with one subfolder of images per class; digits if left out.")
 @click.option(
     "--image-size",
+    default=RunSettings.image_size,
     type=ImageSize(),
     help="Pixels per side, or rows x columns as 160x224.  "
     f"[default: {RunSettings.image_size}; with --init-checkpoint, that network's]",
@@ -157,14 +158,14 @@ def _settings(context: click.Context, options: dict[str, Any]) -> RunSettings:
         os.path.abspath(text) if os.path.isfile(text) else text for text in options["params_override"]
     )
     if options["init_checkpoint"] is not None:
-        given = [name for name in OF_A_SEARCH if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
-        if given:
-            flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-            raise UserError(f"--init-checkpoint keeps the network, and nothing is searched; leave out {flags}")
+        given = {name for name in options if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+        searched = [f"--{name.replace('_', '-')}" for name in OF_A_SEARCH if name in given]
+        if searched:
+            raise UserError(
+                f"--init-checkpoint keeps the network, and nothing is searched; leave out {', '.join(searched)}"
+            )
         kept = kept_design(options["init_checkpoint"])
-        options |= {name: value for name, value in kept.items() if options[name] is None}
-    if options["image_size"] is None:
-        options["image_size"] = RunSettings.image_size
+        options |= {name: value for name, value in kept.items() if name not in given}
     return RunSettings(**options)
 
 
