@@ -8,18 +8,14 @@ results come in the order of the calls.
 from __future__ import annotations
 
 import contextlib
-import functools
-import hashlib
-import importlib
-import importlib.metadata
 import logging
 import os
 import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from asvit_tf.code_version import code_version
 from asvit_tf.errors import UserError
 from search.runs import workers as processes
 from search.runs.search_settings import WorkerSettings
@@ -151,22 +147,6 @@ class ClusterPool:
             if theirs != ours:
                 raise UserError(f"the worker {address} has {theirs}, here is {ours}; install the same on both")
         print(f"{len(there)} workers; dashboard: {self._client.dashboard_link}", file=sys.stderr)
-
-
-@functools.cache
-def code_version() -> str:
-    """The version of the package, and a hash of its code."""
-    digest = hashlib.sha256()
-    for package in ("asvit_tf", "search"):
-        folder = Path(str(importlib.import_module(package).__file__)).parent
-        for path in sorted(folder.rglob("*.py")):
-            digest.update(str(path.relative_to(folder)).encode())
-            digest.update(path.read_bytes())
-    try:
-        version = importlib.metadata.version("asvit-tf")
-    except importlib.metadata.PackageNotFoundError:
-        version = "of no installed version"
-    return f"asvit-tf {version}, code {digest.hexdigest()[:12]}"
 
 
 def _code_of_worker() -> str:
