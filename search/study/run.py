@@ -83,7 +83,8 @@ def run(save_dir: str, settings: StudySettings, workers: WorkerSettings = Worker
       What `result.json` holds: see `study_result.summarize`.
 
     Raises:
-      UserError: The images cannot be used, the directory is of another study, or fewer than three trainings ended well.
+      UserError: The images cannot be used, the directory is of another study or cannot be seen by a worker, or fewer
+        than three trainings ended well.
     """
     for warning in warnings(settings):
         print(f"warning: {warning}", file=sys.stderr)

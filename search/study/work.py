@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.resources
+import socket
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,7 @@ from asvit_tf import traces
 from asvit_tf.choices import PROXIES
 from asvit_tf.dataloaders import classification as data
 from asvit_tf.design.topology import Topology
-from asvit_tf.errors import DivergedError, StoppedError
+from asvit_tf.errors import DivergedError, StoppedError, UserError
 from asvit_tf.tasks import plans
 from asvit_tf.training import run as train
 from search.scoring.battery import Battery
@@ -36,7 +37,16 @@ _REASON_LENGTH = 300
 def work(
     settings: StudySettings, directory: str, images: np.ndarray, topology: str, seed: int | None
 ) -> dict[str, Any]:
-    """The row of a topology; with a seed, the row of one more training of it."""
+    """The row of a topology; with a seed, the row of one more training of it.
+
+    Raises:
+      UserError: The directory is not there, in a worker on another machine.
+    """
+    records = Path(directory) / "data" / "dataset.json"
+    if not records.exists():
+        raise UserError(
+            f"{socket.gethostname()} has no {records}; it must be there under the same path on every worker"
+        )
     if seed is None:
         return measure_and_train(settings, directory, images, topology)
     return train_again(settings, directory, topology, seed)

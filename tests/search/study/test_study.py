@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import math
+import socket
 
 import numpy as np
 import pytest
@@ -65,10 +66,15 @@ def work(monkeypatch):
             return dict(accuracy=0.1, validation_loss=2.4)
         return dict(accuracy=number(topology, seed), validation_loss=1.0)
 
+    def prepare(directory, settings):
+        (directory / "data").mkdir(exist_ok=True)
+        (directory / "data/dataset.json").touch()
+        return np.zeros((2, 8, 8, 3)), [0.1] * 10, Skipped()
+
     monkeypatch.setattr(study_figures, "_DRAWN", ("curvature",))  # Drawing takes most of the time.
     monkeypatch.setattr(study_work, "_measure", measure)
     monkeypatch.setattr(study_work, "train_briefly", train)
-    monkeypatch.setattr(study, "prepare", lambda directory, settings: (np.zeros((2, 8, 8, 3)), [0.1] * 10, Skipped()))
+    monkeypatch.setattr(study, "prepare", prepare)
     return state
 
 
@@ -155,7 +161,8 @@ def test_what_else_lies_in_the_directory_stays(work, tmp_path, monkeypatch):
         image.touch()
     study.run(str(tmp_path), dataclasses.replace(SMALL, topologies=3, repeated_topologies=0))
     monkeypatch.undo()
-    (tmp_path / "topologies.jsonl").unlink()
+    for name in ("topologies.jsonl", "data/dataset.json"):
+        (tmp_path / name).unlink()
     with pytest.raises(UserError, match="data exists, but no data set was prepared there"):
         study.run(str(tmp_path), dataclasses.replace(SMALL, topologies=3, repeated_topologies=0))
     assert all(image.exists() for image in images)
@@ -266,6 +273,14 @@ def test_a_full_disk_stops_the_study_and_is_no_failed_topology(work, tmp_path, m
     with pytest.raises(StoppedError, match="the disk is full"):
         study.run(str(tmp_path), SMALL)
     assert without_seconds(tmp_path) == []
+
+
+@pytest.mark.parametrize("seed", [None, 1])
+def test_a_worker_that_does_not_see_the_directory_says_so_before_it_measures(seed, work, tmp_path):
+    with pytest.raises(UserError, match=rf"^{socket.gethostname()} has no {tmp_path}/data/dataset\.json; it must be"):
+        study_work.work(SMALL, str(tmp_path), np.zeros((2, 8, 8, 3)), "8,2,3|4,1,2|4,1,4|4,1,6|32", seed)
+    assert work["calls"] == 0
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_study_in_which_nothing_trains_says_why(work, tmp_path):
