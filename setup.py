@@ -43,7 +43,7 @@ setup(
         # tensorflow-tpu itself cannot be named: the Model Garden asks for tensorflow, whose files would overwrite its,
         # so it takes that one's place afterwards (docs/tpu.md), or requirements-tpu.lock is installed with --no-deps.
         "tpu": ["libtpu>=0.0.14,<=0.0.31"],
-        "cluster": ["distributed>=2025.1"],
+        "cluster": ["distributed>=2025.5"],
         "gpu": ["tensorflow[and-cuda]>=2.20,<2.21"],
         "test": [
             "pytest>=8",

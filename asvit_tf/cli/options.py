@@ -109,7 +109,7 @@ def worker_options(work: str) -> Callable:
         click.option(
             "--worker-threads",
             type=click.IntRange(min=1),
-            help="Threads of each process.  [default: an equal share of the cores]",
+            help="Threads of each process.  [default: an equal share of the cores; elsewhere what the worker has]",
         ),
         cluster_option(work),
     )

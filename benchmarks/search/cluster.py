@@ -58,7 +58,8 @@ def by_hand() -> Iterator[tuple[str, ...]]:
         stack.enter_context(process(*dask, "scheduler", "--host", "127.0.0.1", "--port", "8797", "--no-dashboard"))
         time.sleep(5)
         for _ in range(2):
-            stack.enter_context(process(*dask, "worker", address, "--nthreads", "1", "--no-dashboard"))
+            options = ("--nthreads", "1", "--memory-limit", "0", "--no-dashboard")
+            stack.enter_context(process(*dask, "worker", address, *options))
         with Client(address) as client:
             client.wait_for_workers(2, timeout=60)
         yield ("--cluster", address)

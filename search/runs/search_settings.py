@@ -96,7 +96,7 @@ class WorkerSettings:
 
     Attributes:
       processes: How many, >= 1; one is this process itself.
-      threads: Threads of each process, >= 1; None shares the cores out.
+      threads: Threads of each process, >= 1; None shares the cores out, and leaves workers elsewhere as they are.
       gpus: CUDA_VISIBLE_DEVICES of the processes, in turn (`choice.Chosen.worker_gpus`); none leaves it as it is.
       cluster: Of Dask, instead of processes: a scheduler's address such as "10.0.0.1:8786", or "local:N".
 

@@ -45,23 +45,43 @@ _kept: tuple[tuple[ScoringSettings, str], TrainingFreeScorer | PredictingScorer]
 
 
 @dataclasses.dataclass(frozen=True)
-class _Process:
-    """What a worker process has to know of itself.
+class Setup:
+    """How a worker process is set up before TensorFlow starts there.
 
     Attributes:
-      threads: Of TensorFlow.
-      growth: Bytes by which it may grow.
+      threads: Of TensorFlow; None leaves them as they are.
       gpus: CUDA_VISIBLE_DEVICES of the processes, in turn; none leaves it as it is.
-      number: How many processes there are.
+      number: How many processes share them out.
       places: Directory with a file for each place among them.
+    """
+
+    threads: int | None
+    gpus: tuple[str, ...] = ()
+    number: int = 1
+    places: str = ""
+
+    def apply(self) -> bool:
+        """Sets this process up; returns whether TensorFlow has the threads, which it keeps once it has started."""
+        quiet()
+        if self.gpus:
+            place = take_place(Path(self.places), self.number)
+            os.environ["CUDA_VISIBLE_DEVICES"] = self.gpus[place % len(self.gpus)]
+        os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # Others have the same GPU.
+        return set_threads(self.threads)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Process:
+    """What a process of joblib has to know of itself.
+
+    Attributes:
+      setup: How it is set up.
+      growth: Bytes by which it may grow.
       parent: The process that started it.
     """
 
-    threads: int
+    setup: Setup
     growth: float
-    gpus: tuple[str, ...]
-    number: int
-    places: str
     parent: int = dataclasses.field(default_factory=os.getpid)
 
 
@@ -75,7 +95,8 @@ class Pool:
 
     def __init__(self, workers: WorkerSettings, growth: float = LEAK_BYTES):
         self._places = tempfile.TemporaryDirectory(prefix="asvit-workers-")
-        self._process = _Process(workers.threads_each, growth, workers.gpus, workers.processes, self._places.name)
+        setup = Setup(workers.threads_each, workers.gpus, workers.processes, self._places.name)
+        self._process = _Process(setup, growth)
         self._parallel = dict(n_jobs=workers.processes, backend="loky")
 
     def map(self, function: Callable, calls: Iterable[tuple], shared: tuple = ()) -> Iterator[Any]:
@@ -136,18 +157,16 @@ def quiet() -> None:
 
 
 def _prepare_process(process: _Process) -> None:
-    """Sets up TensorFlow before its first use, and ends the process when its parent is gone."""
-    quiet()
+    """Sets up a process of joblib before TensorFlow's first use, and ends it when its parent is gone."""
     # loky ends a worker that has grown by 300 MB, to stop leaks; a larger topology is no leak, and a new process would
     # import TensorFlow again.
     private_names.let_workers_grow(process.growth)
-    if process.parent != os.getpid():  # joblib runs the tasks of one worker in the calling process.
+    if process.parent != os.getpid():
         threading.Thread(target=_end_with, args=(process.parent,), daemon=True).start()
-        if process.gpus:
-            place = take_place(Path(process.places), process.number)
-            os.environ["CUDA_VISIBLE_DEVICES"] = process.gpus[place % len(process.gpus)]
-        os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # Others have the same GPU.
-    set_threads(process.threads)
+        process.setup.apply()
+    else:  # joblib runs the tasks of one worker in the calling process, whose devices were chosen.
+        quiet()
+        set_threads(process.setup.threads)
 
 
 def take_place(directory: Path, number: int) -> int:
@@ -175,12 +194,20 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def set_threads(threads: int) -> None:
-    """Limits TensorFlow's threads inside an operation, where it has not started yet."""
+def set_threads(threads: int | None) -> bool:
+    """Limits TensorFlow's threads inside an operation and beside each other; None leaves them as they are.
+
+    Returns:
+      Whether it has so many; once it has started, it keeps those that it has.
+    """
+    if threads is None:
+        return True
     import tensorflow as tf
 
     try:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(threads)
-    except RuntimeError:  # It has started; a worker of a cluster's backend may have been used before.
+    except RuntimeError:
         logging.getLogger(__name__).warning("TensorFlow runs already; its threads stay as they are")
+        return False
+    return True

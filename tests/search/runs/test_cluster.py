@@ -1,73 +1,28 @@
-"""Work on a Dask cluster: the rows of one process, whatever happens to workers; and what is refused.
-
-The scheduler and the workers are processes of their own, as somebody would start them on several machines.
-"""
+"""Work on a Dask cluster: the rows of one process, whatever happens to workers and scheduler."""
 
 import contextlib
+import json
 import os
-import re
-import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from pathlib import Path
 
+import dask_processes
 import pytest
+from dask_processes import pool, workers
 
+from asvit_tf import cli
 from asvit_tf.errors import UserError
 from search.runs import cluster
 from search.runs.search_settings import WorkerSettings
 
-ROOT = Path(__file__).parents[3]
-
-
-@contextlib.contextmanager
-def command(*arguments, **variables):
-    """A process of `dask`, and its lines of standard error; it is gone behind the block."""
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)]), **variables}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dask", *arguments],
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environ,
-        cwd="/",  # Which `-m` has Python look in first.
-        start_new_session=True,
-    )
-    try:
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        process.stderr.close()
-
 
 @pytest.fixture
 def scheduler():
-    """A scheduler, and its address."""
-    with command("scheduler", "--host", "127.0.0.1", "--port", "0", "--dashboard-address", ":0") as process:
-        for line in process.stderr:
-            found = re.search(r"Scheduler at:\s+(tcp://\S+)", line)
-            if found:
-                yield process, found[1]
-                return
-        pytest.fail("the scheduler did not start")
-
-
-@contextlib.contextmanager
-def workers(address, number, *options, **variables):
-    """So many workers."""
-    with contextlib.ExitStack() as stack:
-        arguments = ("worker", address, "--nthreads", "1", "--no-dashboard", *options)
-        yield [stack.enter_context(command(*arguments, **variables)) for _ in range(number)]
-
-
-def pool(address, number=1):
-    """Once so many workers are there."""
-    opened = cluster.ClusterPool(WorkerSettings(cluster=address))
-    opened._client.wait_for_workers(number, timeout=60)
-    return opened
+    with dask_processes.scheduler() as started:
+        yield started
 
 
 def pid_and_square(offset, number):
@@ -79,8 +34,67 @@ def test_two_workers_in_the_order_of_the_calls(scheduler):
     _, address = scheduler
     with workers(address, 2), pool(address, 2) as there:
         rows = list(there.map(pid_and_square, [(number,) for number in range(12)], (3,)))
+        imported = there._client.run_on_scheduler(lambda: list(sys.modules))
     assert [square for _, square in rows] == [(number + 3) ** 2 for number in range(12)]
     assert len({pid for pid, _ in rows} - {os.getpid()}) == 2
+    assert "dask" in imported
+    assert not {"tensorflow", "search", __name__} & {*imported}  # A scheduler needs nothing that tasks need.
+
+
+def pauses(dask_worker):
+    from distributed.core import Status
+
+    dask_worker.status = Status.paused
+
+
+def goes_on(dask_worker):
+    from distributed.core import Status
+
+    dask_worker.status = Status.running
+
+
+@contextlib.contextmanager
+def paused(there, seconds):
+    """Workers that take no tasks for so long."""
+    there._client.run(pauses)
+    later = threading.Timer(seconds, there._client.run, (goes_on,))
+    later.start()
+    try:
+        yield
+    finally:
+        later.join()
+
+
+def begins(file, number):
+    with file.open("a") as lines:
+        lines.write(f"{number}\n")
+
+
+def test_earlier_calls_are_begun_earlier(scheduler, tmp_path):
+    _, address = scheduler
+    # Paused, so that what they share and all of them are there before one begins.
+    with workers(address, 1), pool(address) as there, paused(there, 2):
+        list(there.map(begins, [(number,) for number in range(40)], (tmp_path / "begun",)))
+    assert list(map(int, (tmp_path / "begun").read_text().split())) == list(range(40))
+
+
+def size(shared, number):
+    return len(shared) + number
+
+
+def test_what_calls_share_is_sent_once(scheduler, monkeypatch):
+    _, address = scheduler
+    large, other = b"x" * 1_000_000, b"y" * 1_000_000
+    with workers(address, 1), pool(address) as there:
+        submit, sent = there._client.submit, []
+        monkeypatch.setattr(there._client, "submit", lambda *task, **key: sent.append(task) or submit(*task, **key))
+        for value in (large, bytes(bytearray(large)), other, large):
+            assert list(there.map(size, [(0,), (1,)], (value,))) == [1_000_000, 1_000_001]
+        assert list(there.map(size, [(2,)], (b"y",))) == [3]
+    # The first one twice: the calls before its third use had not needed it.
+    parts = [part for task in sent for part in task if isinstance(part, bytes)]
+    assert [sum(value in part for part in parts) for value in (large, other)] == [2, 1]
+    assert len(sent) == 4 * 2 + 1 + 4
 
 
 def kills_its_worker_once(folder, number):
@@ -98,29 +112,42 @@ def test_a_lost_workers_task_is_done_by_another(scheduler, tmp_path):
     assert (tmp_path / "killed").exists()
 
 
-def kills_its_worker(number):
-    os.kill(os.getpid(), signal.SIGKILL)
+def kills_its_worker(topology, seed):
+    if topology == "8,2,3|...":
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_task_that_no_worker_survives(scheduler):
+def test_a_task_that_no_worker_survives_is_named(scheduler):
     _, address = scheduler
+    calls = [("4,1,2|...", None), ("8,2,3|...", None), ("16,1,2|...", None)]
     with (
         workers(address, 1),
         pool(address) as there,
-        pytest.raises(UserError, match="tried on several workers") as error,
+        pytest.raises(UserError, match=r"^the task of '8,2,3\|\.\.\.' ended 4 workers one after another") as error,
     ):
-        list(there.map(kills_its_worker, [(0,)]))
+        list(there.map(kills_its_worker, calls))
     assert "\n" not in str(error.value)
 
 
-def lacks_a_file(number):
-    raise FileNotFoundError("no such image")
+def fails(error):
+    raise error
 
 
-def test_an_error_of_the_task_is_not_the_schedulers(scheduler):
+@pytest.mark.parametrize("error", [FileNotFoundError("no such image"), TimeoutError("no such image")])
+def test_an_error_of_the_task_is_not_the_schedulers(error, scheduler):
     _, address = scheduler
-    with workers(address, 1), pool(address) as there, pytest.raises(FileNotFoundError, match="no such image"):
-        list(there.map(lacks_a_file, [(0,)]))
+    with workers(address, 1), pool(address) as there, pytest.raises(type(error), match="no such image"):
+        list(there.map(fails, [(error,)]))
+
+
+def test_where_no_worker_takes_tasks_it_is_said_once(scheduler, monkeypatch, capsys):
+    _, address = scheduler
+    monkeypatch.setattr(cluster, "_LOOK_SECONDS", 0.3)
+    with workers(address, 1), pool(address) as there, paused(there, 3):
+        rows = list(there.map(pid_and_square, [(number,) for number in range(3)], (0,)))
+    assert [square for _, square in rows] == [0, 1, 4]
+    lines = [line for line in capsys.readouterr().err.splitlines() if "takes tasks" in line]
+    assert lines == [f"no worker of --cluster {address} takes tasks (1 paused for want of memory); waiting"]
 
 
 def slow(number):
@@ -138,62 +165,70 @@ def test_a_scheduler_that_goes(scheduler):
             list(rows)
 
 
-def test_workers_with_other_code_are_refused(scheduler, tmp_path):
-    _, address = scheduler
-    for package in ("asvit_tf", "search"):
-        shutil.copytree(ROOT / package, tmp_path / "other" / package, ignore=shutil.ignore_patterns("__pycache__"))
-    with (tmp_path / "other/search/__init__.py").open("a") as file:
-        file.write("# Another version.\n")
-    with workers(address, 1, PYTHONPATH=str(tmp_path / "other")), pytest.raises(UserError, match=r"here is .* both"):
-        pool(address)
-
-
-def test_workers_without_the_package_are_refused(scheduler, tmp_path):
-    _, address = scheduler
-    (tmp_path / "search.py").write_text("raise ModuleNotFoundError(\"No module named 'search'\")\n")
-    with (
-        workers(address, 1, PYTHONPATH=str(tmp_path)),
-        pytest.raises(UserError, match=r"cannot run asvit-tf: .*search"),
-    ):
-        pool(address)
-
-
-def test_workers_of_several_threads_are_refused(scheduler):
-    _, address = scheduler
-    with workers(address, 1, "--nthreads", "2"), pytest.raises(UserError, match=r"2 tasks at once; .*--nthreads 1"):
-        pool(address)
-
-
-def test_no_scheduler_and_no_worker(scheduler, monkeypatch):
-    monkeypatch.setattr(cluster, "_CONNECT_SECONDS", 1)
-    monkeypatch.setattr(cluster, "_WORKER_SECONDS", 1)
-    with pytest.raises(UserError, match=r"no scheduler answers at --cluster 127\.0\.0\.1:1; is it running there"):
-        pool("127.0.0.1:1")
-    with pytest.raises(UserError, match="has no worker"):
-        pool(scheduler[1])
-
-
-@pytest.mark.parametrize("address", ["local:0", "local", "local:x", "", "host", "host:port", "tcp://:8786", "a b:1"])
-def test_what_is_no_address(address):
-    with pytest.raises(UserError, match="must be a scheduler's address such as"):
-        WorkerSettings(cluster=address)
-
-
-def test_cluster_or_processes():
-    with pytest.raises(UserError, match="give one of the two"):
-        WorkerSettings(2, cluster="local:2")
+@pytest.mark.parametrize("until", ["at once", "closed"])
+def test_a_scheduler_that_goes_before_the_first_task(until, scheduler, monkeypatch):
+    monkeypatch.setattr(cluster, "_CONNECT_SECONDS", 2)
+    process, address = scheduler
+    with workers(address, 1), pool(address) as there:
+        process.kill()
+        end = time.monotonic() + 60
+        while until == "closed" and there._client.status != "closed" and time.monotonic() < end:
+            time.sleep(0.1)
+        with pytest.raises(UserError, match="is gone; start it, and run again to continue"):
+            list(there.map(slow, [(0,)]))
 
 
 def threads(number):
     import tensorflow as tf
 
-    return os.getpid(), tf.config.threading.get_intra_op_parallelism_threads()
+    time.sleep(0.5)  # So that no worker does the work of all.
+    # Ctrl-C reaches workers of this machine, too; they leave it to the command.
+    return os.getpid(), tf.config.threading.get_intra_op_parallelism_threads(), signal.getsignal(signal.SIGINT)
 
 
-def test_workers_of_this_machine():
+def test_workers_of_this_machine(tmp_path):
+    calls = [(number,) for number in range(6)]
     with cluster.opened(WorkerSettings(threads=1, cluster="local:2")) as there:
-        rows = list(there.map(threads, [(number,) for number in range(6)]))
-    assert {number for _, number in rows} == {1}
-    for pid, _ in rows:
+        assert list(there.map(kills_its_worker_once, calls[:2], (tmp_path,))) == [0, 1]
+        there._client.wait_for_workers(2, timeout=60)
+        rows = list(there.map(threads, calls))
+    assert {row[1:] for row in rows} == {(1, signal.SIG_IGN)}  # One of the two took the place of another.
+    assert len({row[0] for row in rows}) == 2
+    for pid, *_ in rows:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+def shown(number):
+    time.sleep(0.5)
+    return os.getpid(), os.environ["CUDA_VISIBLE_DEVICES"], os.environ["TF_FORCE_GPU_ALLOW_GROWTH"]
+
+
+def test_workers_of_this_machine_are_shown_one_gpu_each(monkeypatch):
+    monkeypatch.delenv("TF_FORCE_GPU_ALLOW_GROWTH", raising=False)
+    with cluster.opened(WorkerSettings(threads=1, gpus=("3", "5"), cluster="local:2")) as there:
+        rows = set(there.map(shown, [(number,) for number in range(6)]))
+    assert sorted(row[1:] for row in rows) == [("3", "true"), ("5", "true")]
+
+
+SEARCH = (
+    *("search", "--dataset", "noise", "--image_size", "32", "--batch_size", "2", "--repeat", "1", "--points", "3"),
+    *("--samples_per_step", "2", "--worker-threads", "1"),
+)
+
+
+def rows_of(directory):
+    """Both journals of a search, without seconds."""
+    rows = [json.loads(line) for name in ("trace", "scores") for line in (directory / f"{name}.jsonl").open()]
+    return [{name: value for name, value in row.items() if name not in ("seconds", "split")} for row in rows]
+
+
+def test_a_search_leaves_the_rows_of_one_process_and_continues(tmp_path, capsys):
+    command = [*SEARCH, "--save_dir", str(tmp_path / "cluster"), "--cluster", "local:2"]
+    assert cli.main([*command, "--total_steps", "1"]) == 0
+    assert len(rows_of(tmp_path / "cluster")) == 4
+    assert cli.main([*command, "--total_steps", "3"]) == 0
+    assert "2 workers; dashboard: " in capsys.readouterr().err
+    alone = [*SEARCH, "--save_dir", str(tmp_path / "alone"), "--workers", "1", "--total_steps", "3"]
+    subprocess.run([sys.executable, "-m", "asvit_tf.cli", *alone], check=True, capture_output=True)
+    assert rows_of(tmp_path / "cluster") == rows_of(tmp_path / "alone")
