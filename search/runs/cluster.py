@@ -99,7 +99,7 @@ class ClusterPool:
                     yield self._result(future)
         except KilledWorker as error:
             raise UserError(
-                f"the task of {_in_words(arguments_of.get(error.task, ()))} ended {error.allowed_failures + 1} workers "
+                f"the task of {_in_words(arguments_of.get(str(error.task), ()))} ended {error.allowed_failures + 1} workers "
                 "one after another, perhaps for want of memory; give them more, and run again to continue"
             ) from error
         except ImportError as error:

@@ -15,9 +15,9 @@ from asvit_tf.dataloaders.imagefiles.skipped import Skipped
 from asvit_tf.design.topology import NUM_STAGES, STRIDE, Topology
 from asvit_tf.errors import UserError
 from asvit_tf.journals import Journal, workspace
-from search.runs import family
 from search.runs.search_settings import ImageSettings, ScoredRun
 from search.scoring.score import Remembered, Scorer
+from search.strategy import family
 from search.strategy.settings import GrowthSettings, SearchSettings
 
 # A longer search starts like a shorter one: the number of steps may be raised later.

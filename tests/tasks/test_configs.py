@@ -16,7 +16,7 @@ from asvit_tf.dataloaders import classification as data
 from asvit_tf.modeling import checkpoints
 from asvit_tf.tasks import schedules
 from asvit_tf.training import run as train
-from search.runs import family
+from search.strategy import family
 from search.strategy.limits import Limits
 
 

@@ -20,7 +20,7 @@ from asvit_tf import (
 from asvit_tf.dataloaders import clutter
 from asvit_tf.design import counting
 from asvit_tf.tasks import checks, schedules
-from search.runs import family
+from search.strategy import family
 from search.strategy.limits import Limits
 
 NETWORKS = {size: CONFIGS / f"asvit_{size}.yaml" for size in ("small", "base", "large")}

@@ -6,10 +6,9 @@ from search_helpers import Counting, fake_scorer, without_seconds
 from tensorboard.backend.event_processing import event_accumulator
 
 from asvit_tf import Topology, UserError
-from search.runs import family
 from search.runs.settings import RunSettings
 from search.scoring.score import Remembered, Score
-from search.strategy import loop, reinforce
+from search.strategy import family, loop, reinforce
 from search.strategy.limits import Limits
 from search.strategy.settings import SearchSettings
 from search.strategy.space import PUBLISHED
