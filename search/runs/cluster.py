@@ -98,9 +98,10 @@ class ClusterPool:
                 for future in futures:
                     yield self._result(future)
         except KilledWorker as error:
+            lost = _in_words(arguments_of.get(str(error.task), ()))
             raise UserError(
-                f"the task of {_in_words(arguments_of.get(str(error.task), ()))} ended {error.allowed_failures + 1} workers "
-                "one after another, perhaps for want of memory; give them more, and run again to continue"
+                f"the task of {lost} ended {error.allowed_failures + 1} workers one after another, perhaps for want of "
+                "memory; give them more, and run again to continue"
             ) from error
         except ImportError as error:
             raise UserError(f"a worker of --cluster {self._address} cannot run asvit-tf: {error}") from error
