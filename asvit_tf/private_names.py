@@ -69,6 +69,10 @@ NAMES: dict[str, tuple[str, ...]] = {
     "official.vision.serving.export_base:ExportModule._input_image_size": (
         "official.vision.serving.export_base:ExportModule.__init__",
     ),
+    "official.vision.serving.export_base:ExportModule._input_type": (
+        "official.vision.serving.export_base:ExportModule.__init__",
+    ),
+    "official.vision.serving.image_classification:ClassificationModule._build_inputs": ("self", "image"),
     "official.vision.serving.image_classification:ClassificationModule._decode_image": ("self", "encoded_image_bytes"),
     "official.vision.serving.image_classification:ClassificationModule._crop_and_resize": ("self", "image"),
     "official.vision.serving.image_classification:ClassificationModule._decode_tf_example": (

@@ -42,6 +42,7 @@ USES = {
     "asvit_tf/serving/modules.py": {
         "_num_channels",
         "_input_image_size",
+        "_input_type",
         "_decode_image",
         "_crop_and_resize",
         "_decode_tf_example",
@@ -49,6 +50,7 @@ USES = {
     },
     "search/runs/workers.py": {"joblib.externals.loky"},
     "tests/helpers.py": {"_collective_key_base"},
+    "tests/serving/test_export.py": {"_decode_image", "_crop_and_resize"},
     "tests/search/scoring/test_scoring.py": {"tensorflow.python.framework"},
     "benchmarks/detection/detector_counts.py": {"tensorflow.python.framework"},
 }

@@ -56,7 +56,7 @@ def test_strategies_continue_with_the_same_images_pool_and_settings_only(strateg
 
     def searches(directory, pool):
         arguments = ("--images", tmp_path, "--save_dir", tmp_path / directory, "--results", results, "--pool", pool)
-        return run(module, *arguments, "--scores", 12, "--seeds", 1).output
+        return run(module, *arguments, "--scores", 12, "--seeds", 1).stdout
 
     first = searches("one", 10)
     assert len(rows_of(results)) == 3
