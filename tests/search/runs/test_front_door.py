@@ -201,8 +201,11 @@ def test_images_that_came_later_are_told(folder, tmp_path, monkeypatch, capsys):
     (output / "data").mkdir(parents=True)
     (output / "data/dataset.json").write_text("{}")
     monkeypatch.setattr(running.folders, "layout", lambda *_: pytest.fail("read again"))
-    for name, told in (("out/more", False), ("one/new.jpg", True)):
-        os.utime(output / "data/dataset.json", (time.time() + 1 - 2 * told,) * 2)
+    before = time.time() - 1000
+    for path in (images, images / "one", images / "zero"):
+        os.utime(path, (before, before))
+    os.utime(output / "data/dataset.json", (before + 1, before + 1))
+    for name, told in (("out/more", False), ("one/new.jpg", True)):  # What the run writes is no image of it.
         (images / name).write_bytes(b"")
         running._check_data(images, output)
         assert ("are not read again" in capsys.readouterr().err) == told
