@@ -12,7 +12,7 @@ from scipy.cluster import vq
 _CLUSTERS = 6
 _LEAST_RATIO_SPREAD = 1.15  # Below it one aspect ratio does for all boxes.
 _RATIO_DIGITS = 3  # That count: poles have ratios of a hundredth.
-_SIZES = (1.5, 2.0, 2.5, 3.0, 4.0, 5.0)
+_SIZES = (1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)
 _SCALES = (1, 2, 3)
 _LOSS = 0.01  # Of the mean IoU, that fewer anchors may cost.
 MOST_BOXES = 20_000  # Looked at; a sample of them where there are more.

@@ -25,6 +25,7 @@ from asvit_tf.serving.found import Judged
 from asvit_tf.serving.held_out import fingerprint
 from asvit_tf.training import step_log
 from search.dense import experiments
+from search.dense.choices import Choices, choose
 from search.dense.settings import MODELS, DetectionSettings
 from search.dense.steps import MOST_SHOWN, DenseRun
 from search.report import detection_page
@@ -74,11 +75,11 @@ class _Run(DenseRun):
     def restored(self, folder: Path, class_names: tuple[str, ...], counts: dict[str, SplitCount]) -> Prepared:
         return Prepared(str(folder), class_names, counts)
 
-    def experiment(self, prepared: Prepared) -> tuple[cfg.ExperimentConfig, experiments.Choices, list[str]]:
+    def experiment(self, prepared: Prepared) -> tuple[cfg.ExperimentConfig, Choices, list[str]]:
         boxes = records.read(self.records(prepared, "train"), progress=True)
-        choices, centres = experiments.choose(self.settings, boxes, self.kind, self.kept)
-        params = experiments.experiment(self.settings, choices, prepared, boxes, self.kept)
-        return params, choices, choices.lines(centres, self.settings)
+        chosen, centres = choose(self.settings, boxes, self.kind, self.kept)
+        params = experiments.experiment(self.settings, chosen, prepared, boxes, self.kept)
+        return params, chosen, chosen.lines(centres, self.settings)
 
     def answers(self, params: cfg.ExperimentConfig, prepared: Prepared) -> Answers:
         path, number = self.directory / "predictions.json", prepared.counts["validation"].images

@@ -24,6 +24,7 @@ from asvit_tf.serving.segmentation_held_out import Confusion
 from asvit_tf.storage import write_json
 from asvit_tf.training import step_log
 from search.dense import experiments
+from search.dense.choices import SegmentationChoices
 from search.dense.settings import SegmentationSettings
 from search.dense.steps import MOST_SHOWN, DenseRun
 from search.report import segmentation_page
@@ -72,8 +73,8 @@ class _Run(DenseRun):
     def restored(self, folder: Path, class_names: tuple[str, ...], counts: dict[str, SplitCount]) -> Prepared:
         return Prepared(str(folder), class_names, (), (), counts, 0, (), Skipped())
 
-    def experiment(self, prepared: Prepared) -> tuple[cfg.ExperimentConfig, experiments.SegmentationChoices, list[str]]:
-        choices = experiments.SegmentationChoices.of(self.settings, prepared, self.kind, self.kept)
+    def experiment(self, prepared: Prepared) -> tuple[cfg.ExperimentConfig, SegmentationChoices, list[str]]:
+        choices = SegmentationChoices.of(self.settings, prepared, self.kind, self.kept)
         return experiments.segmentation(self.settings, choices, prepared, self.kept), choices, choices.lines
 
     def answers(self, params: cfg.ExperimentConfig, prepared: Prepared) -> dict[str, Confusion]:

@@ -2,33 +2,47 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from asvit_tf.design.grids import ceil_div
 
 MOST_PIXELS = {"cpu": 256 * 320, "gpu": 640 * 640, "tpu": 640 * 640}
-_MULTIPLE = 32
+# Multiples of the sides: the feature pyramid's coarsest level of large inputs is 6, or large objects have no anchor.
+_MULTIPLE, _LARGE_MULTIPLE, _LARGE = 32, 64, 256
 SEEN = {"detection": 24_000, "segmentation": 12_000}  # Images, the same again, that few are trained on,
-_LEAST_EPOCHS, _MOST_EPOCHS = 12, 300  # within these bounds.
+_LEAST_EPOCHS, _MOST_EPOCHS = 12, 300  # within these bounds; but
+_LEAST_STEPS = 1000  # of a handful of images.
+_IMAGES_A_STEP = 4  # At least so many steps are an epoch.
 _RATE, _RATE_BATCH = 1e-3, 8
 _SMALL = 16.0  # Pixels: if a tenth of the boxes is smaller, a level with finer places is worth its time.
+_LOOP = 500  # Most steps without a line about them, and between checkpoints.
+_EVALUATED_PIXELS = 2**23  # Of a batch at the pictures' own size, beside their logits.
 
 
-def input_size(images: np.ndarray, most_pixels: int, multiple: int = _MULTIPLE) -> tuple[int, int]:
-    """Rows and columns of the network's input: the shape of most images, never more pixels than they have.
+def input_size(images: np.ndarray, most_pixels: int) -> tuple[int, int]:
+    """Rows and columns of the network's input: images are shown as large as the bound allows, but never enlarged.
 
     Args:
-      images: [N, 2], height and width in pixels.
+      images: [N, 2], height and width in pixels; the median is the shape that counts.
       most_pixels: Bound.
-      multiple: What both sides are multiples of.
     """
     height, width = np.median(images, axis=0)
     factor = min(1.0, (most_pixels / (height * width)) ** 0.5)
+    multiple = _LARGE_MULTIPLE if min(height, width) * factor >= _LARGE else _MULTIPLE
+
+    def scale(size: tuple[int, int]) -> float:
+        return min(size[0] / height, size[1] / width)
+
     while True:
-        rows, columns = (max(multiple, round(side * factor / multiple) * multiple) for side in (height, width))
-        if rows * columns <= most_pixels or max(rows, columns) == multiple:
-            return rows, columns
-        factor *= 0.98  # Rounding went over the bound.
+        down = [max(1, int(side * factor / multiple)) * multiple for side in (height, width)]
+        sizes = [(down[0] + more[0], down[1] + more[1]) for more in itertools.product((0, multiple), repeat=2)]
+        allowed = [size for size in sizes if size[0] * size[1] <= most_pixels]
+        if allowed or max(down) == multiple:
+            fitting = [size for size in allowed if scale(size) <= 1] or [(down[0], down[1])]
+            return max(fitting, key=lambda size: (scale(size), -size[0] * size[1]))
+        factor *= 0.98  # One side is a single multiple.
 
 
 def levels(size: tuple[int, int], boxes: np.ndarray, is_two_stage: bool) -> list[tuple[int, int]]:
@@ -44,21 +58,33 @@ def levels(size: tuple[int, int], boxes: np.ndarray, is_two_stage: bool) -> list
     return [(2 if is_fine else 3, level) for level in last or [5]]
 
 
-def batch_size(size: tuple[int, int], kind: str) -> int:
+def batch_size(size: tuple[int, int], kind: str, images: int) -> int:
     """Images in a training step.
 
     Args:
       size: Rows and columns of the input.
       kind: "cpu", "gpu" or "tpu".
+      images: Of the training split; a few of them are still several steps.
     """
-    if kind != "cpu":
-        return 16
-    return 8 if size[0] * size[1] <= 2 * MOST_PIXELS["cpu"] else 4
+    fitting = 16 if kind != "cpu" else 8 if size[0] * size[1] <= 2 * MOST_PIXELS["cpu"] else 4
+    return max(1, min(fitting, images // _IMAGES_A_STEP))
 
 
-def epochs(examples: int, task: str = "detection") -> int:
-    """As many as show the network the images of `SEEN`, from 12 to 300."""
-    return min(_MOST_EPOCHS, max(_LEAST_EPOCHS, ceil_div(SEEN[task], examples)))
+def evaluated_at_once(images: int, height: int, width: int) -> int:
+    """Pictures in a batch of the evaluation that compares at their own size; all are padded to the largest."""
+    return max(1, min(8, images, _EVALUATED_PIXELS // (height * width)))
+
+
+def epochs(examples: int, batch: int, task: str = "detection") -> int:
+    """As many as show the network the images of `SEEN`, from 12 to 300; more if that were under 1000 steps."""
+    usual = min(_MOST_EPOCHS, max(_LEAST_EPOCHS, ceil_div(SEEN[task], examples)))
+    return max(usual, ceil_div(_LEAST_STEPS, max(1, examples // batch)))
+
+
+def loops(epoch: int) -> tuple[int, int]:
+    """Into how many loops the steps of an epoch are divided, and the steps of one; together a few more than given."""
+    number = ceil_div(epoch, _LOOP)
+    return number, ceil_div(epoch, number)
 
 
 def learning_rate(batch: int) -> float:

@@ -205,8 +205,7 @@ class DenseRun(abc.ABC):
 
     def train(self, params: cfg.ExperimentConfig) -> dict[str, Any]:
         """The metrics of the last evaluation."""
-        epochs = params.trainer.train_steps // params.trainer.steps_per_loop
-        self.say(f"training: {epochs} epochs of {params.trainer.steps_per_loop} steps")
+        self.say(f"training: {params.trainer.train_steps} steps")
 
         def trained(path: Path) -> dict[str, Any]:
             metrics = train.run(params, str(path), "train_and_eval", progress=True, root=str(self.directory))

@@ -68,20 +68,40 @@ def test_fewer_anchors_where_they_do_as_well():
     assert (fitted.num_scales, fitted.mean_iou) == (1, 1.0)
 
 
+CPU, GPU = sizes.MOST_PIXELS["cpu"], sizes.MOST_PIXELS["gpu"]
+
+
 @pytest.mark.parametrize(
     ("height", "width", "most", "expected"),
     [
-        (480, 640, 256 * 320, (256, 320)),
-        (640, 480, 256 * 320, (320, 256)),
-        (100, 100, 256 * 320, (96, 96)),  # Never enlarged.
-        (5000, 5000, 256 * 320, (256, 256)),
-        (20, 3000, 256 * 320, (32, 2560)),
+        (480, 640, CPU, (256, 320)),
+        (640, 480, CPU, (320, 256)),
+        (240, 320, CPU, (256, 320)),  # Rows of padding, and no smaller image.
+        (100, 100, CPU, (96, 96)),
+        (5000, 5000, CPU, (256, 256)),
+        (20, 3000, CPU, (32, 2560)),
+        (20, 20, CPU, (32, 32)),
+        (480, 640, GPU, (512, 640)),
+        (1080, 1920, GPU, (448, 832)),
+        (3000, 4000, GPU, (576, 704)),
+        (640, 640, GPU, (640, 640)),
     ],
 )
 def test_the_input_has_the_shape_of_the_images(height, width, most, expected):
     found = sizes.input_size(np.array([[height, width]] * 3), most)
     assert found == expected
     assert found[0] * found[1] <= most
+    assert min(found[0] / height, found[1] / width) <= 1 or found == (32, 32)  # Never enlarged.
+
+
+@pytest.mark.parametrize("shape", [(480, 640), (1080, 1920), (3000, 4000), (768, 1024), (600, 800)])
+@pytest.mark.parametrize("is_two_stage", [False, True])
+def test_objects_as_large_as_the_picture_have_anchors(shape, is_two_stage):
+    size = sizes.input_size(np.array([shape] * 3), GPU)
+    shares = np.random.default_rng(0).uniform(0.5, 0.98, (400, 2))
+    boxes = shares * np.array(shape) * min(size[0] / shape[0], size[1] / shape[1])
+    fitted = anchors.fit(boxes, sizes.levels(size, boxes, is_two_stage), 0, (1,) if is_two_stage else (1, 2, 3))
+    assert fitted.recall > 0.9
 
 
 def test_small_boxes_get_a_finer_level():
@@ -92,9 +112,27 @@ def test_small_boxes_get_a_finer_level():
     assert sizes.levels((32, 2560), np.full((10, 2), 40.0), False) == [(3, 5)]
 
 
-@pytest.mark.parametrize(("examples", "epochs"), [(1, 300), (292, 83), (2000, 12), (118_287, 12)])
-def test_epochs(examples, epochs):
-    assert sizes.epochs(examples) == epochs
+@pytest.mark.parametrize(
+    ("examples", "batch", "epochs"),
+    [(1, 1, 1000), (10, 2, 300), (15, 3, 300), (40, 8, 300), (292, 8, 83), (2000, 8, 12), (118_287, 8, 12)],
+)
+def test_epochs(examples, batch, epochs):
+    assert sizes.batch_size((256, 320), "cpu", examples) == batch
+    assert sizes.epochs(examples, batch) == epochs
+    assert epochs * (examples // batch) >= 1000
+
+
+@pytest.mark.parametrize(("epoch", "expected"), [(36, (1, 36)), (500, (1, 500)), (501, (2, 251)), (14_785, (30, 493))])
+def test_long_epochs_are_divided(epoch, expected):
+    assert sizes.loops(epoch) == expected
+
+
+@pytest.mark.parametrize(
+    ("images", "shape", "expected"),
+    [(100, (360, 480), 8), (3, (360, 480), 3), (100, (3000, 4000), 1), (9, (1, 2**25), 1)],
+)
+def test_few_pictures_are_evaluated_at_once_at_a_large_size(images, shape, expected):
+    assert sizes.evaluated_at_once(images, *shape) == expected
 
 
 @pytest.mark.parametrize(("batch", "rate"), [(8, 1e-3), (2, 5e-4), (32, 2e-3)])
