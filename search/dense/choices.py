@@ -149,7 +149,7 @@ class SegmentationChoices:
         records = os.path.join(prepared.directory, "train.tfrecord")
         size = settings.size or sizes.input_size(box_records.image_sizes(records), sizes.MOST_PIXELS[kind])
         batch = min(settings.batch_size or sizes.batch_size(size, kind, train.images), train.images)
-        epochs = settings.epochs or sizes.epochs(train.images, batch, "segmentation")
+        epochs = settings.epochs or sizes.epochs(train.images, batch)
         topology = settings.topology or (TOPOLOGY if kept is None else str(kept.topology))
         return cls(size, batch, epochs, sizes.learning_rate(batch), topology)
 

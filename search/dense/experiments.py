@@ -106,6 +106,7 @@ def segmentation(
     fitted = {
         "task": {
             "seed": settings.seed,
+            "losses": {"class_weights": sizes.class_weights(prepared.counts["train"].pixels)},
             "model": {"input_size": [*size, 3], "backbone": {"asvit": {"topology": choices.topology}}},
             "train_data": {
                 "global_batch_size": choices.batch_size,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -11,13 +12,14 @@ from asvit_tf.design.grids import ceil_div
 MOST_PIXELS = {"cpu": 256 * 320, "gpu": 640 * 640, "tpu": 640 * 640}
 # Multiples of the sides: the feature pyramid's coarsest level of large inputs is 6, or large objects have no anchor.
 _MULTIPLE, _LARGE_MULTIPLE, _LARGE = 32, 64, 256
-SEEN = {"detection": 24_000, "segmentation": 12_000}  # Images, the same again, that few are trained on,
+SEEN = 24_000  # Images, the same again, that few are trained on,
 _LEAST_EPOCHS, _MOST_EPOCHS = 12, 300  # within these bounds; but
 _LEAST_STEPS = 1000  # of a handful of images.
 _IMAGES_A_STEP = 4  # At least so many steps are an epoch.
 _RATE, _RATE_BATCH = 1e-3, 8
 _SMALL = 16.0  # Pixels: if a tenth of the boxes is smaller, a level with finer places is worth its time.
 _LOOP = 500  # Most steps without a line about them, and between checkpoints.
+_MOST_WEIGHT = 20.0  # Of a class with hardly a pixel.
 _EVALUATED_PIXELS = 2**23  # Of a batch at the pictures' own size, beside their logits.
 
 
@@ -75,9 +77,9 @@ def evaluated_at_once(images: int, height: int, width: int) -> int:
     return max(1, min(8, images, _EVALUATED_PIXELS // (height * width)))
 
 
-def epochs(examples: int, batch: int, task: str = "detection") -> int:
+def epochs(examples: int, batch: int) -> int:
     """As many as show the network the images of `SEEN`, from 12 to 300; more if that were under 1000 steps."""
-    usual = min(_MOST_EPOCHS, max(_LEAST_EPOCHS, ceil_div(SEEN[task], examples)))
+    usual = min(_MOST_EPOCHS, max(_LEAST_EPOCHS, ceil_div(SEEN, examples)))
     return max(usual, ceil_div(_LEAST_STEPS, max(1, examples // batch)))
 
 
@@ -85,6 +87,20 @@ def loops(epoch: int) -> tuple[int, int]:
     """Into how many loops the steps of an epoch are divided, and the steps of one; together a few more than given."""
     number = ceil_div(epoch, _LOOP)
     return number, ceil_div(epoch, number)
+
+
+def class_weights(pixels: Sequence[int]) -> list[float]:
+    """Of the loss: one over the root of a class's share of the pixels; the mean over all pixels is 1.
+
+    The measure counts every class alike, and a pole has a hundredth of the pixels of a road.
+
+    Args:
+      pixels: Of each class in the training split; a class without any has the weight 1, which nothing is multiplied by.
+    """
+    shares = np.asarray(pixels, float) / sum(pixels)
+    roots = np.sqrt(shares)
+    weights = np.where(shares > 0, 1 / np.maximum(roots * roots.sum(), 1e-12), 1.0)
+    return [float(f"{min(weight, _MOST_WEIGHT):.3g}") for weight in weights]
 
 
 def learning_rate(batch: int) -> float:

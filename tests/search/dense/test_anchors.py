@@ -138,3 +138,13 @@ def test_few_pictures_are_evaluated_at_once_at_a_large_size(images, shape, expec
 @pytest.mark.parametrize(("batch", "rate"), [(8, 1e-3), (2, 5e-4), (32, 2e-3)])
 def test_the_learning_rate_goes_with_the_root_of_the_batch(batch, rate):
     assert sizes.learning_rate(batch) == pytest.approx(rate)
+
+
+def test_rare_classes_weigh_more_by_the_root_of_their_share():
+    pixels = [8100, 0, 900, 100]
+    weights = np.array(sizes.class_weights(pixels))
+    assert weights[2] / weights[0] == pytest.approx(3, rel=0.01)
+    assert weights[3] / weights[0] == pytest.approx(9, rel=0.01)
+    assert np.average(weights, weights=pixels) == pytest.approx(1, rel=0.01)
+    assert weights[1] == 1
+    assert sizes.class_weights([10**9, 1])[1] == 20
