@@ -5,7 +5,7 @@
 
 `BCCD` is laid out as COCO is; `CAMVID` holds images/ and masks/ with train, val and test, label 11 ignored. Every arm
 is the public command in a process of its own, nothing else should run. `asvit` (boxes: three seeds) and `cascade` are
-the commands without a flag but the seed; `lecun` begins its linear maps by their fan-in. `mobilenet` and `resnet` are
+the commands without a flag but the seed; `released` begins its linear maps as the released code does. `mobilenet` and `resnet` are
 the Model Garden's MobileNetV2 and ResNet-50 as the backbone of the same detector, from scratch, by the same recipe;
 `deeplab` is its DeepLabV3 on MobileNetV2. Each of these runs twice: for the epochs of `asvit`, and for as many as take
 the training seconds of `asvit` (its first seed's, which has to be there). Rows go to benchmarks/results/dense.jsonl (or
@@ -26,11 +26,11 @@ import click
 
 RESULTS = Path(__file__).parents[1] / "results" / "dense.jsonl"
 _BACKBONE = "task.model.backbone.type={0}"
-_LECUN = "task.model.backbone.asvit.initialization=lecun"
+_RELEASED = "task.model.backbone.asvit.initialization=released"
 # Name: flags, and fields of the training.
 BOXES: dict[str, tuple[list[str], list[str]]] = {
     "asvit, seed 0": (["--seed", "0"], []),
-    "lecun, seed 0": (["--seed", "0"], [_LECUN]),
+    "released, seed 0": (["--seed", "0"], [_RELEASED]),
     "asvit, seed 1": (["--seed", "1"], []),
     "asvit, seed 2": (["--seed", "2"], []),
     "cascade": (["--model", "cascade"], []),
@@ -41,7 +41,7 @@ BOX_PEERS = {
 }
 CLASSES: dict[str, tuple[list[str], list[str]]] = {
     "asvit, seed 0": (["--seed", "0"], []),
-    "lecun, seed 0": (["--seed", "0"], [_LECUN]),
+    "released, seed 0": (["--seed", "0"], [_RELEASED]),
 }
 CLASS_PEERS = {
     "deeplab": [
