@@ -1,15 +1,16 @@
 """`asvit detect-run` and `asvit segment-run` on photographs, beside networks of others on the same data and seconds.
 
-    python benchmarks/detection/photographs.py boxes --data BCCD --save_dir DIR [--arms asvit,resnet]
+    python benchmarks/detection/photographs.py boxes --data BCCD --save_dir DIR [--arm asvit --arm "resnet, speed" ...]
     python benchmarks/detection/photographs.py classes --data CAMVID --save_dir DIR
 
 `BCCD` is laid out as COCO is; `CAMVID` holds images/ and masks/ with train, val and test, label 11 ignored. Every arm
-is the public command in a process of its own, nothing else should run. `asvit` (boxes: three seeds) and `cascade` are
-the commands without a flag but the seed; `released` begins its linear maps as the released code does. `mobilenet` and `resnet` are
-the Model Garden's MobileNetV2 and ResNet-50 as the backbone of the same detector, from scratch, by the same recipe;
-`deeplab` is its DeepLabV3 on MobileNetV2. Each of these runs twice: for the epochs of `asvit`, and for as many as take
-the training seconds of `asvit` (its first seed's, which has to be there). Rows go to benchmarks/results/dense.jsonl (or
---results); started again, it continues, and a killed arm goes on where it was.
+is the public command in a process of its own. `asvit` (boxes: three seeds) and `cascade` are the commands without a
+flag but the seed; `released` begins its linear maps as the released code does. `mobilenet` and `resnet` are the Model
+Garden's MobileNetV2 and ResNet-50 as the backbone of the same detector, from scratch, by the same recipe; `deeplab` is
+its DeepLabV3 on MobileNetV2. Each of these trains twice: for the epochs of `asvit`, and for as many as take its
+seconds. The seconds of a step are of short trainings of their own, `speed`, one after another: for these nothing else
+should run; the others may share the machine. Rows go to benchmarks/results/dense.jsonl (or --results); started again,
+it continues, and a killed arm goes on where it was.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ BOX_PEERS = {
     "mobilenet": [_BACKBONE.format("mobilenet"), "task.model.backbone.mobilenet.model_id=MobileNetV2"],
     "resnet": [_BACKBONE.format("resnet"), "task.model.backbone.resnet.model_id=50"],
 }
+SPEED_EPOCHS = 3  # Of which the first is traced.
 CLASSES: dict[str, tuple[list[str], list[str]]] = {
     "asvit, seed 0": (["--seed", "0"], []),
     "released, seed 0": (["--seed", "0"], [_RELEASED]),
@@ -81,6 +83,7 @@ def trained(output: Path) -> dict[str, float]:
     """Epochs, steps, and seconds of the training of a run, tracing left out where it has more than one epoch."""
     from asvit_tf.training import step_log
 
+    # A block is an epoch here.
     blocks = step_log.read_blocks(output / "train")
     warm = [block for block in blocks if not block["traced"]] or blocks
     steps = blocks[-1]["step"]
@@ -121,41 +124,45 @@ def run(kind: str, name: str, data: Path, output: Path, flags: list[str], fields
 @click.argument("kind", type=click.Choice(["boxes", "classes"]))
 @click.option("--data", required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--save_dir", required=True, type=click.Path(path_type=Path))
-@click.option("--arms", help="Arms that begin with one of these words, by commas.  [default: all]")
+@click.option("--arm", "arms", multiple=True, help="Arms that begin so; may be repeated.  [default: all]")
 @click.option("--epochs", type=int, help="Of the package's arms, instead of what fits the data.")
 @click.option("--results", default=RESULTS, show_default=True, type=click.Path(path_type=Path))
-def main(kind: str, data: Path, save_dir: Path, arms: str | None, epochs: int | None, results: Path) -> None:
+def main(kind: str, data: Path, save_dir: Path, arms: tuple[str, ...], epochs: int | None, results: Path) -> None:
     from asvit_tf.journals import Journal
 
     own, peers = (BOXES, BOX_PEERS) if kind == "boxes" else (CLASSES, CLASS_PEERS)
     journal = Journal(results)
 
     def wanted(name: str) -> bool:
-        chosen = arms is None or any(name.startswith(word) for word in arms.split(","))
+        chosen = not arms or name.startswith(arms)
         return chosen and not any((row["kind"], row["arm"]) == (kind, name) for row in journal.rows)
 
     def directory(name: str) -> Path:
         return save_dir / kind / name.replace(", ", "_").replace(" ", "_")
 
-    def add(name: str, flags: list[str], fields: list[str]) -> dict[str, Any]:
+    def add(name: str, flags: list[str], fields: list[str]) -> None:
         journal.append(run(kind, name, data, directory(name), flags, fields))
         print(json.dumps(journal.rows[-1]), flush=True)
-        return journal.rows[-1]
+
+    def row(name: str) -> dict[str, Any]:
+        return next(row for row in journal.rows if (row["kind"], row["arm"]) == (kind, name))
 
     directory("").mkdir(parents=True, exist_ok=True)
     for name, (flags, fields) in own.items():
         if wanted(name):
             add(name, [*flags, *([] if epochs is None else ["--epochs", str(epochs)])], fields)
+
+    seed = ["--seed", "0"]
+    for name, fields in {"asvit": [], **peers}.items():
+        if wanted(f"{name}, speed"):
+            add(f"{name}, speed", [*seed, "--epochs", str(SPEED_EPOCHS)], fields)
     for peer, fields in peers.items():
-        if not (wanted(f"{peer}, epochs") or wanted(f"{peer}, seconds")):
-            continue
-        first = next(row for row in journal.rows if (row["kind"], row["arm"]) == (kind, "asvit, seed 0"))
         if wanted(f"{peer}, epochs"):
-            add(f"{peer}, epochs", ["--seed", "0", "--epochs", str(first["epochs"])], fields)
-        same = next(row for row in journal.rows if (row["kind"], row["arm"]) == (kind, f"{peer}, epochs"))
-        as_long = max(1, round(same["epochs"] * first["training_seconds"] / same["training_seconds"]))
+            add(f"{peer}, epochs", [*seed, "--epochs", str(row("asvit, seed 0")["epochs"])], fields)
         if wanted(f"{peer}, seconds"):
-            add(f"{peer}, seconds", ["--seed", "0", "--epochs", str(as_long)], fields)
+            as_fast = row("asvit, speed")["step_seconds"] / row(f"{peer}, speed")["step_seconds"]
+            epochs_as_long = max(1, round(row("asvit, seed 0")["epochs"] * as_fast))
+            add(f"{peer}, seconds", [*seed, "--epochs", str(epochs_as_long)], fields)
 
 
 if __name__ == "__main__":
