@@ -97,7 +97,8 @@ class _Waiting:
 
 
 def _size(outcome: Any) -> int:
-    return len(outcome) if isinstance(outcome, bytes) else 0
+    """Bytes of an image; of what holds some, its `nbytes`."""
+    return len(outcome) if isinstance(outcome, bytes) else getattr(outcome, "nbytes", 0)
 
 
 def mapped(function: Callable, files: Iterable, threads: int | None = None) -> Generator[Any, None, None]:

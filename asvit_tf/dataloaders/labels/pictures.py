@@ -11,7 +11,7 @@ from PIL import Image, UnidentifiedImageError
 from asvit_tf.dataloaders.annotations import pictures
 from asvit_tf.dataloaders.annotations.pictures import Frame, Picture
 from asvit_tf.dataloaders.annotations.values import Unreadable
-from asvit_tf.dataloaders.imagefiles import door
+from asvit_tf.dataloaders.imagefiles import door, memory
 from asvit_tf.dataloaders.imagefiles.skipped import DAMAGED, MAX_PIXELS, NOT_AN_IMAGE, TOO_LARGE, UnreadableError
 from asvit_tf.errors import UserError
 
@@ -75,10 +75,11 @@ def read(path: Path, in_colours: bool) -> tuple[np.ndarray, Picture]:
     try:
         with Image.open(io.BytesIO(contents), formats=door.formats()) as image:
             _check(path, image)
-            orientation = 1 if image.format == "TIFF" else door.orientation(image)
-            image.load()
-            size = Picture(image.size, orientation)
-            codes = _colours(path, image) if in_colours else _numbers(path, image, contents)
+            with memory.room.taken(image.width * image.height):
+                orientation = 1 if image.format == "TIFF" else door.orientation(image)  # Of a PNG this decodes it.
+                image.load()
+                size = Picture(image.size, orientation)
+                codes = _colours(path, image) if in_colours else _numbers(path, image, contents)
     except UnidentifiedImageError as error:
         raise UnreadableError(NOT_AN_IMAGE) from error
     except (UnreadableError, UserError, MemoryError):

@@ -41,6 +41,11 @@ class Read:
     width: int
     pixels: np.ndarray
 
+    @property
+    def nbytes(self) -> int:
+        """Of both; few wait at a time (`parallel`)."""
+        return len(self.image) + len(self.classes)
+
 
 def looked_at(pairs: Sequence[Pair], threads: int | None = None) -> Iterator[tuple[Pair, Frame | Unread]]:
     """Pairs with what their label pictures are of, by the first bytes of the files; or what cannot be read.

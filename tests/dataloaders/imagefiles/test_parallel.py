@@ -3,9 +3,11 @@
 import threading
 import time
 
+import numpy as np
 import pytest
 
 from asvit_tf.dataloaders.imagefiles import door, memory, parallel
+from asvit_tf.dataloaders.labels import reading
 
 
 def watched(size, counts):
@@ -28,6 +30,21 @@ def test_few_bytes_wait(threads, monkeypatch):
         time.sleep(0.002)  # The threads could read on.
         assert len(done) <= number + 1 + 1 + threads  # Given, one that waits, one begun by each.
     assert sorted(done, key=int) == [str(i) for i in range(60)]
+
+
+def test_what_holds_images_counts_by_its_bytes(monkeypatch):
+    """As an image with its label picture does."""
+    monkeypatch.setattr(parallel, "_BYTES", 100)
+    done: list[str] = []
+
+    def read(path):
+        done.append(path)
+        return reading.Read(path, bytes(60), bytes(40), 1, 1, np.zeros(256))
+
+    for number, outcome in enumerate(parallel.mapped(read, map(str, range(40)), 2)):
+        assert outcome.name == str(number)
+        time.sleep(0.002)
+        assert len(done) <= number + 1 + 1 + 2
 
 
 def test_the_end_does_not_wait_for_threads_that_wait(monkeypatch):

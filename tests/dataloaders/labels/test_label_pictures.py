@@ -1,14 +1,16 @@
 """Label pictures of every mode, and turned as their images are."""
 
+import contextlib
 import struct
 import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
 from asvit_tf.dataloaders.annotations import pictures as images
 from asvit_tf.dataloaders.annotations.pictures import Frame
+from asvit_tf.dataloaders.imagefiles import memory
 from asvit_tf.dataloaders.imagefiles.skipped import UnreadableError
 from asvit_tf.dataloaders.labels import pictures
 from asvit_tf.errors import UserError
@@ -125,6 +127,26 @@ def test_damaged_label_pictures_cannot_be_read(tmp_path):
     for function in (pictures.glance, lambda path: pictures.read(path, False)):
         with pytest.raises(UnreadableError, match="not an image"):
             function(tmp_path / "text.png")
+
+
+def test_a_label_picture_takes_room_before_it_is_decoded(tmp_path, monkeypatch):
+    """Few large ones are in memory at once, whatever the number of threads."""
+    Image.fromarray(NUMBERS).save(tmp_path / "mask.png")
+    steps = []
+
+    @contextlib.contextmanager
+    def taken(pixels):
+        steps.append(pixels)
+        yield
+        steps.append("left")
+
+    loaded = PngImagePlugin.PngImageFile.load
+    monkeypatch.setattr(memory.room, "taken", taken)
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", lambda image: (steps.append("decoded"), loaded(image))[1])
+    pictures.read(tmp_path / "mask.png", False)
+    assert steps[0] == WIDTH * HEIGHT
+    assert steps[-1] == "left"
+    assert "decoded" in steps
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
