@@ -46,7 +46,11 @@ _OF_THE_TRAINING = together(
     help="RetinaNet, for boxes; or Cascade Mask R-CNN, for boxes and, where FOLDER has them, masks.",
 )
 @click.option("--train", "train_name", help="Split to train on, such as train2017.  [default: the one named train...]")
-@click.option("--validation", "validation_name", help="Split to evaluate on.  [default: the one named val...]")
+@click.option(
+    "--validation",
+    "validation_name",
+    help="Split to evaluate on.  [default: the one named val...; of a single file a fifth]",
+)
 @_OF_THE_TRAINING
 @click.option("--skip-missing", is_flag=True, help="Leave images out that are missing, instead of refusing.")
 @click.option(

@@ -18,7 +18,11 @@ from asvit_tf.cli.options import LABELS, PathName
 @click.argument("folder", type=PathName())
 @click.option("--output", required=True, type=PathName(), help="Directory for the TFRecords; it must not exist.")
 @click.option("--train", "train_name", help="Split to train on, such as train2017.  [default: the one named train...]")
-@click.option("--validation", "validation_name", help="Split to evaluate on.  [default: the one named val...]")
+@click.option(
+    "--validation",
+    "validation_name",
+    help="Split to evaluate on.  [default: the one named val...; of a single file a fifth]",
+)
 @click.option(
     "--shards", default=1, show_default=True, type=click.IntRange(min=1), help="Files of each split; 256 for COCO."
 )

@@ -14,19 +14,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tqdm
 
 from asvit_tf.dataloaders import experiment_yaml, masks
-from asvit_tf.dataloaders.annotations import layout, pictures, problems, schema, splits
+from asvit_tf.dataloaders.annotations import box_forms, division, pictures, problems, schema, splits
+from asvit_tf.dataloaders.annotations.layout import Place
 from asvit_tf.dataloaders.annotations.splits import ImageFile, Split, SplitCount
+from asvit_tf.dataloaders.imagefiles import duplicates
 from asvit_tf.dataloaders.imagefiles.skipped import Skipped, in_words
 from asvit_tf.dataloaders.labels import records
 from asvit_tf.errors import UserError
 from asvit_tf.storage import whole_directory
 
 BACKGROUND = "background"  # Class 0 of a map of classes.
-SPLITS = tuple(layout.STARTS)
+_MASKED = 0.99  # Of the objects, so that masks are trained on.
 _COMMENT = "Written by asvit prepare-coco; to be given to asvit train as a further --config_file."
 
 
@@ -40,8 +43,9 @@ class Prepared:
       class_names: By category identifier; "" where there is no such category.
       counts: Counts of both splits.
       semantic: Whether the records hold a class for every pixel too.
-      notes: A line for everything about the categories that is not as the files have it.
+      notes: A line for everything about the splits and categories that is not as the files have it.
       skipped: Image files that were left out, and why.
+      duplicates: Images that are there more than once, as `duplicates.count` has them, without labels.
     """
 
     directory: str
@@ -50,6 +54,7 @@ class Prepared:
     semantic: bool = False
     notes: tuple[str, ...] = ()
     skipped: Skipped = dataclasses.field(default_factory=Skipped)
+    duplicates: Mapping[str, Any] | None = None
 
     @property
     def config_file(self) -> str:
@@ -64,7 +69,8 @@ class Prepared:
             for what, reasons in (("images", count.images_left_out), ("objects", count.objects_left_out)):
                 lines += [f"{split}: {number} {what} left out: {reason}" for reason, number in reasons.items()]
             lines += [f"{split}: {number} {note}" for note, number in count.notes.items()]
-        return (*lines, *in_words(self.skipped.as_dict()).splitlines(), *self.notes)
+        copies = duplicates.in_words(self.duplicates, "AP").splitlines()
+        return (*lines, *in_words(self.skipped.as_dict()).splitlines(), *self.notes, *copies)
 
     @property
     def semantic_config_file(self) -> str | None:
@@ -90,7 +96,7 @@ def prepare(
     data_path: str | os.PathLike,
     names: Mapping[str, str | None] | None = None,
     shards: int = 1,
-    include_masks: bool = True,
+    include_masks: bool | None = True,
     leniency: Leniency = Leniency(),
     progress: bool = False,
     semantic: bool = False,
@@ -100,9 +106,10 @@ def prepare(
     Args:
       directory: Where they go; it must not exist.
       data_path: Holds `annotations/instances_NAME.json` and the images of each in `NAME/`; or see `layout`.
-      names: NAME of "train" and "validation"; what is left out is found if there is one that begins with train or val.
+      names: NAME of "train" and "validation"; what is left out is found (`division.find`), or a fifth is held out.
       shards: Files of each split, >= 1.
-      include_masks: Write masks too; Cascade Mask R-CNN needs them, RetinaNet does not.
+      include_masks: Write masks too; Cascade Mask R-CNN can use them, RetinaNet cannot. None: if nearly all objects
+        have one.
       leniency: What is left out and counted instead of refused.
       progress: Show a progress bar on standard error.
       semantic: Write a class for every pixel too (see `masks.class_map`), from the masks; segmentation needs it.
@@ -113,38 +120,53 @@ def prepare(
     """
     if shards < 1:
         raise UserError(f"shards is {shards}; it must be at least 1")
-    if semantic and not include_masks:
+    if semantic and include_masks is False:
         raise UserError("a class for every pixel is made from the masks; leave them in")
     if os.path.lexists(directory):
         raise UserError(f"{directory} exists; choose another directory")
     directory, data_path, names = os.path.abspath(directory), Path(data_path), names or {}
-    places = {split: layout.find(data_path, split, names.get(split)) for split in SPLITS}
-    contents = {place: schema.load(place.file) for place in dict.fromkeys(places.values())}
+    places = division.find(data_path, names)
+    files = dict(train=places.train)
+    if places.validation is not None:
+        files["validation"] = places.validation
+    contents = {place: schema.load(place.file) for place in files.values()}
+    if not contents[files.get("validation", places.train)]["annotations"]:
+        raise UserError(f"{files.get('validation', places.train).file} has no annotations; an evaluation needs some")
+    notes = list(places.notes)
+    if include_masks is None:
+        include_masks, line = _have_masks(contents)
+        notes.append(line)
     categories = schema.categories(contents)
     if semantic and len(categories.names) >= masks.IGNORED:
         raise UserError(f"{len(categories.names)} categories; a class for every pixel allows {masks.IGNORED - 1}")
     form = _Form(shards, include_masks, semantic, categories.names)
     entries = {
-        split: schema.entries(place, contents[place], categories, include_masks) for split, place in places.items()
+        split: schema.entries(place, contents[place], categories, include_masks) for split, place in files.items()
     }
     del contents
-    found = [its.problems for its in entries.values()]
     if not leniency.invalid:
-        problems.refuse(found)
+        problems.refuse([its.problems for its in entries.values()])
+    for its in entries.values():
+        box_forms.check(its, {image.key: image.stated for image in its.images})
+    if places.validation is None:
+        entries, line = division.divide(entries["train"], data_path, progress)
+        notes.append(line)
     built = {
         split: splits.build(its, data_path, include_masks, leniency.missing, progress) for split, its in entries.items()
     }
     if not leniency.invalid:
-        problems.refuse(found)
+        problems.refuse([its.problems for its in entries.values()])
     for split, rows in built.items():
-        _check_anything_left(places[split].name, rows)
+        _check_anything_left(split, entries[split].place.name, rows)
     with whole_directory(directory) as partial:
         for split, rows in built.items():
             _write(Path(partial), split, rows, form, progress)
-        # What an evaluation compares with; the records hold the same objects.
+        # What an evaluation compares with; the records hold the same objects, but for those without a mask.
         listed = [dict(id=number, name=name) for number, name in categories.names.items()]
         images = [image.row() for image in built["validation"].images]
-        compared = dict(zip(schema.LISTS, (images, built["validation"].objects, listed)))
+        objects = built["validation"].objects
+        unmasked = [{**row, "id": number} for number, row in enumerate(built["validation"].unmasked, len(objects) + 1)]
+        compared = dict(zip(schema.LISTS, (images, [*objects, *unmasked], listed)))
         (Path(partial) / "annotations_validation.json").write_text(json.dumps(compared), encoding="utf-8")
         class_names = tuple(categories.names.get(i, "") for i in range(max(categories.names) + 1))
         annotations = f"{experiment_yaml.HERE}/annotations_validation.json"
@@ -154,35 +176,54 @@ def prepare(
             _write_yaml(Path(partial) / "semantic.yaml", _task(classes, form))
     counts = {split: rows.count for split, rows in built.items()}
     left_out = Skipped.of(file for rows in built.values() for file in rows.left_out)
-    return Prepared(directory, class_names, counts, semantic, categories.notes, left_out)
+    if number := sum(len(rows.unmasked) for rows in built.values()):
+        notes.append(
+            f"{number} objects without a mask are not trained on, and what is found there is no mistake; without masks "
+            "they are objects"
+        )
+    copies = _copies(built, data_path)
+    return Prepared(directory, class_names, counts, semantic, (*notes, *categories.notes), left_out, copies)
 
 
-def holds_masks(data_path: str | os.PathLike, names: Mapping[str, str | None] | None = None) -> bool:
-    """Whether most objects of both splits have a segmentation.
-
-    Args:
-      data_path, names: The data set, and NAMEs of its splits, as `prepare` takes them.
-
-    Raises:
-      UserError: There is no annotation file, or it is none.
-    """
-    return all(_has_masks(Path(data_path), split, (names or {}).get(split)) for split in SPLITS)
-
-
-def _has_masks(folder: Path, split: str, name: str | None) -> bool:
-    rows = schema.load(layout.find(folder, split, name).file)["annotations"]
-    masked = sum(isinstance(row, dict) and bool(row.get("segmentation")) for row in rows)
-    return 2 * masked > len(rows)
+def _have_masks(contents: Mapping[Place, schema.Content]) -> tuple[bool, str]:
+    """Whether nearly all objects of every split have a segmentation; and a line about it."""
+    shares = []
+    for place, content in contents.items():
+        rows = content["annotations"]
+        masked = sum(isinstance(row, dict) and bool(row.get("segmentation")) for row in rows)
+        if masked < _MASKED * len(rows):
+            return (
+                False,
+                f"{masked} of {len(rows)} objects of {place.name} have a segmentation: boxes alone are trained on",
+            )
+        shares.append(masked)
+    return True, f"{sum(shares)} objects have a segmentation: masks are trained on, too"
 
 
-def _check_anything_left(name: str, rows: Split) -> None:
-    """Refuses a split of which nothing is left."""
+def _copies(built: Mapping[str, Split], data_path: Path) -> dict[str, Any]:
+    """Images that are there more than once, in a split or in both."""
+
+    def part(images: Sequence[ImageFile]) -> duplicates.Part:
+        digests = b"".join(image.digest for image in images)
+        labels = np.zeros(len(images), np.int32)  # Images have none.
+        return duplicates.Part(digests, labels, lambda place: os.path.relpath(images[place].path, data_path))
+
+    found = duplicates.count({split: part(rows.images) for split, rows in built.items()})
+    found["names"].pop("conflicting")
+    found.pop("conflicting")
+    return found
+
+
+def _check_anything_left(split: str, name: str, rows: Split) -> None:
+    """Refuses a split of which nothing is left, or no object to evaluate on."""
     count = rows.count
     if not count.images:
         raise UserError(f"no image of {name} is left: {_reasons(count.images_left_out)}")
     if count.given_objects and not count.objects:
         hint = "; --no-masks writes boxes alone" if splits.NO_MASK in count.objects_left_out else ""
         raise UserError(f"no object of {name} is left: {_reasons(count.objects_left_out)}{hint}")
+    if split == "validation" and count.objects == count.crowds:
+        raise UserError(f"all {count.objects} objects of {name} are crowds; an evaluation needs others")
 
 
 def _reasons(left_out: Mapping[str, int]) -> str:
@@ -210,7 +251,7 @@ def _write_yaml(path: Path, task: Mapping[str, Any]) -> None:
 
 def _write(directory: Path, name: str, split: Split, form: _Form, progress: bool) -> None:
     """Writes the records of one split, images in a fixed random order, dealt out to the shards in turn."""
-    objects, unboxed = _by_image(split.objects), _by_image(split.unboxed)
+    objects, regions = _by_image(split.objects), _by_image([*split.unboxed, *split.unmasked])
     images = split.images
     identifiers = sorted(form.categories)
     with records.writer(directory, name, form.shards) as write:
@@ -218,7 +259,7 @@ def _write(directory: Path, name: str, split: Split, form: _Form, progress: bool
             image, rows = images[i], objects[images[i].identifier]
             example = _example(image, rows, form)
             if form.semantic:
-                drawn = rows + unboxed[image.identifier]
+                drawn = rows + regions[image.identifier]
                 classes = masks.class_map(drawn, identifiers, image.height, image.width)
                 encoded = tf.io.encode_png(classes[..., None]).numpy()
                 example.features.feature[records.CLASSES].bytes_list.value.append(encoded)

@@ -68,7 +68,7 @@ class _Run(DenseRun):
     def prepare(self, folder: Path) -> Prepared:
         its = self.settings
         names = dict(train=its.train_name, validation=its.validation_name)
-        with_masks = its.model == "cascade" and coco.holds_masks(its.data_path, names)
+        with_masks = None if its.model == "cascade" else False  # None: where the data have them.
         leniency = coco.Leniency(its.skip_missing, its.skip_invalid)
         return coco.prepare(folder, its.data_path, names, 1, with_masks, leniency, progress=True)
 

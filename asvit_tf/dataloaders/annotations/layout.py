@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from asvit_tf.dataloaders.annotations import other_layouts
 from asvit_tf.errors import UserError
 
 STARTS = {"train": "train", "validation": "val"}  # Of our splits, how the names of theirs begin; so valid, too.
 _ROBOFLOW = "_annotations.coco.json"
+_BOTH = re.compile(r"train[^a-z0-9]*val", re.IGNORECASE)  # Holds the images of validation, too.
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _NO_IMAGES = (".json", ".txt", ".xml", ".csv", ".yaml", ".npy")
 
@@ -45,23 +47,53 @@ def find(data_path: Path, split: str, name: str | None = None) -> Place:
     Raises:
       UserError: There are none or several.
     """
-    unreadable: dict[Path, str] = {}
+    found = seek(data_path, split, name)
+    if found is None:
+        raise missing(data_path, split, name)
+    return found
+
+
+def seek(data_path: Path, split: str, name: str | None = None) -> Place | None:
+    """Likewise; None if there is none.
+
+    Raises:
+      UserError: There are several.
+    """
     wanted = re.compile(re.escape(name) + "$" if name else STARTS[split], re.IGNORECASE)
-    for files in _candidates(data_path, unreadable):
+    for files in _candidates(data_path, {}):
         found = {file: its for file, its in files.items() if wanted.match(its)}
+        if name is None and any(re.match(STARTS["validation"], its, re.IGNORECASE) for its in files.values()):
+            found = {file: its for file, its in found.items() if not _BOTH.match(its)}
         if len(found) == 1:
             ((file, its),) = found.items()
             return Place(its, file, _folder(data_path, file, its))
         if found:
             names = ", ".join(str(file.relative_to(data_path)) for file in found)
             raise UserError(f"{data_path} holds {names}; name one split with --{split}")
+    return None
+
+
+def everything(data_path: Path) -> list[Place]:
+    """All files that may be of annotations, whatever their split is called; some are something else."""
+    names = {file: its for files in _candidates(data_path, {}) for file, its in files.items()}
+    return [Place(its, file, _folder(data_path, file, its)) for file, its in names.items()]
+
+
+def missing(data_path: Path, split: str, name: str | None = None) -> UserError:
+    """That there is no such split, and what is there."""
+    unreadable: dict[Path, str] = {}
     there = [str(file.relative_to(data_path)) for files in _candidates(data_path, unreadable) for file in files]
+    if not there and (other := other_layouts.found(data_path)):
+        return UserError(
+            f"{data_path} holds {other}; needed is COCO's layout: annotations/instances_{STARTS[split]}*.json and the "
+            f"images in {STARTS[split]}*/; convert them first"
+        )
     closed = [f"{os.path.relpath(folder, data_path)} ({reason})" for folder, reason in unreadable.items()]
     start = name or f"{STARTS[split]}*"
-    raise UserError(
+    return UserError(
         f"{data_path} should hold one annotations/instances_{start}.json, or {start}/{_ROBOFLOW}; found "
-        f"{', '.join(there[:6]) or 'none'}{'; cannot read ' if closed else ''}{', '.join(closed[:3])}; "
-        f"name the split with --{split}"
+        f"{', '.join(there[:6]) or 'none'}{'; cannot read ' if closed else ''}{', '.join(closed[:3])}"
+        + (f"; name the split with --{split}" if there else "")
     )
 
 

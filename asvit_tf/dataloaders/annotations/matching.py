@@ -18,21 +18,27 @@ from asvit_tf.dataloaders.annotations.layout import ImageFiles
 from asvit_tf.dataloaders.annotations.pictures import Frame, Picture
 from asvit_tf.dataloaders.annotations.schema import Entries, ImageEntry
 from asvit_tf.dataloaders.annotations.values import Box, Identifier, Unreadable
-from asvit_tf.dataloaders.imagefiles import door, skipped
+from asvit_tf.dataloaders.imagefiles import door, duplicates, skipped
 from asvit_tf.errors import UserError
 
 _GONE = f"{skipped.UNREADABLE} ({os.strerror(errno.ENOENT)})"
-_SLACK = 1.0  # Pixels by which a box may stick out of its image by rounding.
+SLACK = 1.0  # Pixels by which a box may stick out of its image by rounding.
 
 
 @dataclasses.dataclass(frozen=True)
 class Matched:
-    """The file of an image entry, and the frame in which its annotations are: `UPRIGHT` or `STORED`."""
+    """The file of an image entry, a digest of it, and the frame in which its annotations are: `UPRIGHT` or `STORED`."""
 
     entry: ImageEntry
     path: Path
     picture: Picture
     frame: Frame
+    digest: bytes
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in which its annotations are."""
+        return self.picture.stored if self.frame is Frame.STORED else self.picture.upright
 
 
 def match(
@@ -66,10 +72,11 @@ def match(
     missing: list[tuple[str, str]] = []
     taken: set[str] = set()
     # The bar first: the shortest ends a zip, and a bar that is not asked again stops before its end.
-    for picture, entry, path in zip(_looked_at(paths, entries.place.name, progress), entries.images, paths):
-        if path is None or isinstance(picture, str):
-            missing.append((text(entry.file_name), str(picture)))
+    for looked, entry, path in zip(_looked_at(paths, entries.place.name, progress), entries.images, paths):
+        if path is None or isinstance(looked, str):
+            missing.append((text(entry.file_name), str(looked)))
             continue
+        picture, digest = looked
         try:
             place = _place(path)
             if place in taken:
@@ -80,7 +87,7 @@ def match(
             continue
         taken.add(place)
         entries.notes["sizes read from the image file"] += None in entry.stated
-        found.append(Matched(entry, path, picture, frame))
+        found.append(Matched(entry, path, picture, frame, digest))
     if missing and (not skip_missing or len(missing) == len(paths)):
         raise UserError(
             f"{len(missing)} of {len(paths)} images are missing in {entries.place.folder} or damaged, the first is "
@@ -98,18 +105,19 @@ def _place(path: Path) -> str:
     return os.path.join(os.path.realpath(path.parent), path.name)
 
 
-def _looked_at(paths: Sequence[Path | None], name: str, progress: bool) -> Iterator[Picture | str]:
-    """Each picture, or why it cannot be read."""
+def _looked_at(paths: Sequence[Path | None], name: str, progress: bool) -> Iterator[tuple[Picture, bytes] | str]:
+    """Each picture with the digest of what goes to the records, or why it cannot be read."""
     with concurrent.futures.ThreadPoolExecutor() as pool:
         options = dict(desc=f"checking {name}", total=len(paths), unit="image", leave=False)
         yield from tqdm.tqdm(pool.map(_look, paths), disable=not progress, **options)
 
 
-def _look(path: Path | None) -> Picture | str:
+def _look(path: Path | None) -> tuple[Picture, bytes] | str:
     if path is None:
         return _GONE
     try:
-        return pictures.look(path)
+        picture, content = pictures.read(path)
+        return picture, duplicates.digest(content)
     except door.UnreadableError as error:
         return str(error)
 
@@ -170,7 +178,7 @@ def _told(item: Matched, boxes: Sequence[Box]) -> Frame:
 def _fit(boxes: Sequence[Box], size: tuple[int, int]) -> bool:
     """Whether all boxes lie inside an image."""
     return all(
-        x >= -_SLACK and y >= -_SLACK and x + width <= size[0] + _SLACK and y + height <= size[1] + _SLACK
+        x >= -SLACK and y >= -SLACK and x + width <= size[0] + SLACK and y + height <= size[1] + SLACK
         for x, y, width, height in boxes
     )
 

@@ -131,7 +131,7 @@ def categories(contents: Mapping[Place, Content]) -> Categories:
     left out instead.
 
     Raises:
-      UserError: One has no name or no identifier, two have the same, or the splits contradict each other.
+      UserError: One has no name or no identifier, two have the same one, or the splits contradict each other.
     """
     by_place = {place: _names(content, place.name) for place, content in contents.items()}
     (first, known), *others = by_place.items()
@@ -148,6 +148,13 @@ def categories(contents: Mapping[Place, Content]) -> Categories:
     notes = []
     if 0 in names and len(names) > 1 and not _is_used(0, contents):
         notes.append(f"category 0, {names.pop(0)!r}, has no annotations and is left out")
+    by_name: dict[str, Identifier] = {}
+    for key, name in names.items():
+        if (other := by_name.setdefault(name.strip(), key)) != key:
+            raise UserError(
+                f"the categories {shown(other)} and {shown(key)} have the same name, {shown(name.strip())}; rename "
+                "one, or give their annotations one id"
+            )
     keys = sorted(names, key=lambda key: (isinstance(key, str), key))
     numbers: dict[Identifier, int] = {key: key for key in keys if isinstance(key, int)}
     most = 2 * len(keys) + _SPARE

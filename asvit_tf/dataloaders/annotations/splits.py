@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as mask_tools
 
-from asvit_tf.dataloaders.annotations import matching, pictures, segmentations
+from asvit_tf.dataloaders.annotations import box_forms, matching, pictures, segmentations
 from asvit_tf.dataloaders.annotations.matching import Matched
 from asvit_tf.dataloaders.annotations.pictures import Frame
 from asvit_tf.dataloaders.annotations.schema import LEFT_OUT_IMAGE, Entries, ImageEntry, ObjectEntry
@@ -63,6 +63,7 @@ class ImageFile:
       path: Its file.
       file_name: As the annotation file has it.
       width, height: In pixels, upright.
+      digest: Of what goes to the records, by `duplicates.digest`.
     """
 
     identifier: int
@@ -70,6 +71,7 @@ class ImageFile:
     file_name: str
     width: int
     height: int
+    digest: bytes
 
     def row(self) -> dict[str, Any]:
         """As an annotation file lists it."""
@@ -85,6 +87,8 @@ class Split:
       objects: Their annotations: boxes inside the upright image and not empty, masks (where read) as compressed run
         lengths, `iscrowd` and `area` set, identifiers from 1: an evaluation overlooks 0, and one of two that are equal.
       unboxed: Annotations with a mask but no box, as crowds: of no class in a map of classes, but no background either.
+      unmasked: Annotations with a box but no mask, where masks are read, as crowds whose mask is the box: likewise, and
+        what is found there is no mistake.
       count: What became of everything.
       left_out: Image files that are missing or damaged, with the reason.
     """
@@ -92,6 +96,7 @@ class Split:
     images: Sequence[ImageFile]
     objects: Sequence[Mapping[str, Any]]
     unboxed: Sequence[Mapping[str, Any]]
+    unmasked: Sequence[Mapping[str, Any]]
     count: SplitCount
     left_out: Sequence[tuple[str, str]] = ()
 
@@ -102,23 +107,28 @@ def build(entries: Entries, data_path: Path, include_masks: bool, skip_missing: 
     Args:
       entries: What the annotation file says.
       data_path: The data set.
-      include_masks: Read masks too; an object without one is left out.
+      include_masks: Read masks too; an object without one is left out of the objects.
       skip_missing: Leave images out whose file is missing or no image, instead of refusing.
       progress: Show a progress bar on standard error.
 
     Raises:
-      UserError: Images are missing or damaged.
+      UserError: Images are missing or damaged, or boxes are of another form.
     """
     found, missing = matching.match(entries, data_path, skip_missing, progress)
+    if any(None in item.entry.stated for item in found):  # Else it was known before.
+        box_forms.check(entries, {item.entry.key: item.size for item in found})
     numbers = _identifiers([item.entry for item in found], entries.notes)
     images = {
-        item.entry.key: ImageFile(number, item.path, matching.text(item.entry.file_name), *item.picture.upright)
+        item.entry.key: ImageFile(
+            number, item.path, matching.text(item.entry.file_name), *item.picture.upright, item.digest
+        )
         for item, number in zip(found, numbers)
     }
     by_key = {item.entry.key: item for item in found}
     images_left_out = collections.Counter({MISSING: len(missing)} if missing else {})
     objects: list[dict[str, Any]] = []
     unboxed: list[dict[str, Any]] = []
+    unmasked: list[dict[str, Any]] = []
     objects_left_out: collections.Counter[str] = collections.Counter()
     for entry in entries.objects:
         if entry.key not in by_key:
@@ -136,6 +146,9 @@ def build(entries: Entries, data_path: Path, include_masks: bool, skip_missing: 
         objects_left_out[reason] += 1
         if "segmentation" in row:
             unboxed.append({**row, "iscrowd": 1})
+        elif include_masks and reason in (NO_MASK, _EMPTY_MASK) and "bbox" in row:
+            image = images[entry.key]
+            unmasked.append({**row, "iscrowd": 1, "segmentation": _filled(row["bbox"], image.height, image.width)})
     for kind, number in entries.problems.counts.items():
         name, rest = kind.split(" ", 1)
         (images_left_out if name == "images" else objects_left_out)[rest] += number
@@ -152,7 +165,7 @@ def build(entries: Entries, data_path: Path, include_masks: bool, skip_missing: 
         objects_left_out={reason: number for reason, number in objects_left_out.items() if number},
         notes={note: number for note, number in entries.notes.items() if number},
     )
-    return Split(list(images.values()), objects, unboxed, count, missing)
+    return Split(list(images.values()), objects, unboxed, unmasked, count, missing)
 
 
 def _identifiers(images: Sequence[ImageEntry], notes: collections.Counter[str]) -> list[int]:
@@ -173,7 +186,7 @@ def _row(
       Unreadable: Its segmentation does not suit its image.
     """
     turned = image.frame is Frame.STORED
-    width, height = image.picture.stored if turned else image.picture.upright
+    width, height = image.size
     box, mask = entry.box, None
     if include_masks or box is None:
         parts = segmentations.read(entry.segmentation, box)
@@ -192,7 +205,9 @@ def _row(
         row["segmentation"] = mask
     if box is None:
         return row, _EMPTY_MASK
-    inside, reason = _cut(pictures.turned_box(box, image.picture) if turned else box, *image.picture.upright)
+    whole_box = pictures.turned_box(box, image.picture) if turned else box
+    inside, reason = _cut(whole_box, *image.picture.upright)
+    notes["boxes that stick out of their image, cut"] += reason is None and _sticks_out(whole_box, inside)
     if reason is None and include_masks and mask is None:
         reason = _EMPTY_MASK if parts else NO_MASK
     row |= dict(bbox=inside, area=_area(entry, mask if include_masks else None, inside, width * height))
@@ -210,6 +225,19 @@ def _cut(box: Box, image_width: int, image_height: int) -> tuple[list[float], st
     elif inside_width <= 0 or inside_height <= 0:
         reason = _OUTSIDE
     return [left, top, inside_width, inside_height], reason
+
+
+def _sticks_out(box: Box, inside: Sequence[float]) -> bool:
+    """Whether more was cut than what rounding explains."""
+    return any(whole - part > matching.SLACK for whole, part in zip(box[2:], inside[2:]))
+
+
+def _filled(box: Sequence[float], height: int, width: int) -> dict[str, Any]:
+    """The mask of all pixels that a box inside its image touches, as compressed run lengths."""
+    left, top = (math.floor(start) for start in box[:2])
+    right, bottom = (math.ceil(start + length) for start, length in zip(box[:2], box[2:]))
+    (mask,) = mask_tools.frPyObjects(np.array([[left, top, right - left, bottom - top]], float), height, width)
+    return dict(size=[height, width], counts=mask["counts"].decode())
 
 
 def _overlap(start: float, length: float, end: float) -> tuple[float, float]:

@@ -129,27 +129,26 @@ def _conflicts(parts: list[_Sorted]) -> tuple[int, list[tuple[str, str]]]:
     return int((ends - starts)[differ].sum()), _first(pairs)
 
 
+_SHARE = "the accuracy"  # A share of the images, so that it is known by how much it may be wrong.
 _WORDS = dict(
     validation_in_train=(
-        "validation images that are training images, too: {count} of {images}; the accuracy on validation is too high "
-        "by up to {points:.1f} percentage points"
+        "validation images that are training images, too: {count} of {images}; {measure} on validation is too high{by}"
     ),
-    test_in_train=(
-        "test images that are training images, too: {count} of {images}; the accuracy on test is too high by up to "
-        "{points:.1f} percentage points"
-    ),
+    test_in_train=("test images that are training images, too: {count} of {images}; {measure} on test is too high{by}"),
     test_in_validation=(
-        "test images that are validation images, too: {count} of {images}; the network is chosen by them, so the "
-        "accuracy on test may be a little too high"
+        "test images that are validation images, too: {count} of {images}; the network is chosen by them, so "
+        "{measure} on test may be a little too high"
     ),
 )
 
 
-def in_words(duplicates: Mapping[str, Any] | None) -> str:
+def in_words(duplicates: Mapping[str, Any] | None, measure: str = _SHARE) -> str:
     """A line for each kind of copies with what follows from it, and lines that name a few; "" where there are none.
 
     Args:
-      duplicates: What `count` gave; None where nothing was counted, as by earlier versions.
+      duplicates: What `count` gave; None where nothing was counted, as by earlier versions. Without `conflicting` where
+        images have no labels.
+      measure: What is too high.
     """
     if duplicates is None:
         return ""
@@ -164,11 +163,12 @@ def in_words(duplicates: Mapping[str, Any] | None) -> str:
     for kind, words in _WORDS.items():
         if found := duplicates.get(kind):
             images = duplicates["images"][kind.partition("_")[0]]
-            add(kind, words.format(count=found, images=images, points=100 * found / images))
+            by = f" by up to {100 * found / images:.1f} percentage points" if measure == _SHARE else ""
+            add(kind, words.format(count=found, images=images, measure=measure, by=by))
     repeated = [f"{found} of {split}" for split, found in duplicates["repeated"].items() if found]
     if repeated:
         add("repeated", f"images that repeat another of their split: {', '.join(repeated)}; they count more than once")
-    if duplicates["conflicting"]:
+    if duplicates.get("conflicting"):
         add(
             "conflicting",
             f"images of which a copy has another label: {duplicates['conflicting']}; whatever a network says, it is "

@@ -298,13 +298,13 @@ def test_one_file_by_two_ways_is_one_file(tmp_path):
 
     root = written(tmp_path / "data", change)
     with pytest.raises(UserError, match=r"1 image\(s\) name the file of another image"):
-        coco.prepare(tmp_path / "records", root, dict(validation="train"))
+        coco.prepare(tmp_path / "records", root)
     (root / "link").symlink_to("train")
     whole = content()
     whole["images"][1]["file_name"] = "../link/0.png"
     (root / "annotations/instances_train.json").write_text(json.dumps(whole))
     with pytest.raises(UserError, match=r"1 image\(s\) name the file of another image"):
-        coco.prepare(tmp_path / "records", root, dict(validation="train"))
+        coco.prepare(tmp_path / "records", root)
 
 
 def test_crowds_of_every_form_and_boxes_beyond_the_border(tmp_path):
