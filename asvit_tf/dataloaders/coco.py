@@ -134,8 +134,8 @@ def prepare(
         raise UserError(f"{files.get('validation', places.train).file} has no annotations; an evaluation needs some")
     notes = list(places.notes)
     if include_masks is None:
-        include_masks, line = _have_masks(contents)
-        notes.append(line)
+        include_masks, lines = _have_masks(contents)
+        notes += lines
     categories = schema.categories(contents)
     if semantic and len(categories.names) >= masks.IGNORED:
         raise UserError(f"{len(categories.names)} categories; a class for every pixel allows {masks.IGNORED - 1}")
@@ -185,19 +185,17 @@ def prepare(
     return Prepared(directory, class_names, counts, semantic, (*notes, *categories.notes), left_out, copies)
 
 
-def _have_masks(contents: Mapping[Place, schema.Content]) -> tuple[bool, str]:
-    """Whether nearly all objects of every split have a segmentation; and a line about it."""
-    shares = []
-    for place, content in contents.items():
-        rows = content["annotations"]
-        masked = sum(isinstance(row, dict) and bool(row.get("segmentation")) for row in rows)
-        if masked < _MASKED * len(rows):
-            return (
-                False,
-                f"{masked} of {len(rows)} objects of {place.name} have a segmentation: boxes alone are trained on",
-            )
-        shares.append(masked)
-    return True, f"{sum(shares)} objects have a segmentation: masks are trained on, too"
+def _have_masks(contents: Mapping[Place, schema.Content]) -> tuple[bool, list[str]]:
+    """Whether nearly all objects of every split have a segmentation; and a line if only some have."""
+    masked = {
+        place.name: sum(isinstance(row, dict) and bool(row.get("segmentation")) for row in content["annotations"])
+        for place, content in contents.items()
+    }
+    numbers = {place.name: len(content["annotations"]) for place, content in contents.items()}
+    if all(masked[name] >= _MASKED * numbers[name] for name in masked):
+        return True, []
+    shares = ", ".join(f"{masked[name]} of {numbers[name]} objects of {name}" for name in masked)
+    return False, [f"boxes alone are trained on: {shares} have a segmentation"] if any(masked.values()) else []
 
 
 def _copies(built: Mapping[str, Split], data_path: Path) -> dict[str, Any]:

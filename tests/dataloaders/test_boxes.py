@@ -47,14 +47,16 @@ def test_records_without_masks(prepared):
     folder, _ = prepared
     bare = coco.prepare(folder / "bare", folder / "scenes", include_masks=False)
     assert not boxes.read(f"{bare.directory}/validation.tfrecord").with_masks
-    assert coco.holds_masks(folder / "scenes")
+    whole = coco.prepare(folder / "whole", folder / "scenes", include_masks=None)
+    assert boxes.read(f"{whole.directory}/train.tfrecord").with_masks
     path = next((folder / "scenes" / "annotations").glob("*val*"))
     content = json.loads(path.read_text())
     shutil.copytree(folder / "scenes", folder / "half")
     for row in content["annotations"]:
         del row["segmentation"]
     (folder / "half" / "annotations" / path.name).write_text(json.dumps(content))
-    assert not coco.holds_masks(folder / "half")  # There would be nothing to judge.
+    half = coco.prepare(folder / "half records", folder / "half", include_masks=None)
+    assert not boxes.read(f"{half.directory}/train.tfrecord").with_masks  # There would be nothing to judge.
 
 
 def test_sizes_are_those_of_the_images(prepared):
