@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 from official.core import base_task, task_factory, train_lib, train_utils
 from official.core import config_definitions as cfg
+from official.vision.configs import maskrcnn
 from official.vision.utils import summary_manager
 
 from asvit_tf.errors import UserError
@@ -136,6 +137,8 @@ class Evaluation:
                 "nothing was evaluated: the data have fewer images than task.validation_data.global_batch_size, "
                 "and drop_remainder leaves the rest out"
             )
+        if isinstance(self._session.params.task, maskrcnn.MaskRCNNTask):
+            del self.metrics["validation_loss"]  # The Model Garden computes none, and reports 0.
         self._screen.evaluated(self._session.step(), self.metrics)
         if self._evaluated is not None:
             self._evaluated(self._session.step())

@@ -8,6 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 from google.protobuf import message
+from official.vision.configs import maskrcnn
 
 from asvit_tf.dataloaders import inputs
 from asvit_tf.errors import UserError
@@ -17,9 +18,10 @@ _BOXES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 def metrics(task: Any) -> tuple[str, ...]:
     """What a detection task's evaluation reports and a best checkpoint may be chosen by."""
-    masks = tuple(f"mask_{name}" for name in _BOXES)
+    masks = tuple(f"mask_{name}" for name in _BOXES) if _has_masks(task) else ()
     # The Model Garden evaluates no loss of Mask R-CNN.
-    return (*_BOXES, *(masks if _has_masks(task) else ("validation_loss",)))
+    loss = () if isinstance(task, maskrcnn.MaskRCNNTask) else ("validation_loss",)
+    return (*_BOXES, *masks, *loss)
 
 
 def check_model(task: Any) -> None:
