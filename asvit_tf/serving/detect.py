@@ -125,7 +125,6 @@ def drawn(image: Image.Image, found: Sequence[Detection]) -> Image.Image:
     """A copy of an image with boxes, masks, labels and scores on it; the surest, which come first, lie on top."""
     image = image.convert("RGB")
     thickness = max(1, round(min(image.size) / 200))
-    font = drawing.font(image.size)
     for item in reversed(found):
         colour = drawing.colour(item.category)
         mask = item.pixels(image.size)
@@ -136,7 +135,8 @@ def drawn(image: Image.Image, found: Sequence[Detection]) -> Image.Image:
         pen = ImageDraw.Draw(image)
         left, top, right, bottom = item.box
         pen.rectangle([left, top, max(right - 1, left), max(bottom - 1, top)], outline=colour, width=thickness)
-        text = item.label if item.score is None else f"{item.label} {item.score:.2f}"
+        score = "" if item.score is None else f" {item.score:.2f}"
+        text, font = drawing.written(f"{item.label}{score}", f"#{item.category}{score}", image.size)
         place = (left, max(top - pen.textbbox((0, 0), text, font=font)[3] - 1, 0))
         pen.rectangle(pen.textbbox(place, text, font=font), fill=colour)
         pen.text(place, text, fill="black", font=font)

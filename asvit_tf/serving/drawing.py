@@ -26,9 +26,28 @@ def colour(label: int) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def font(size: tuple[int, int]) -> Any:
-    """A font that can be read on a picture of this width and height."""
-    return ImageFont.load_default(size=max(9, min(size) / 32))
+def written(text: str, instead: str, size: tuple[int, int]) -> tuple[str, Any]:
+    """A text and a font that has its characters, of a size that can be read on a picture.
+
+    Pillow's own font has those of ASCII; others are looked for in matplotlib's and in installed ones.
+
+    Args:
+      text: As "Maus 0.93".
+      instead: In ASCII, where no font has the characters, as "#3 0.93".
+      size: Width and height of the picture.
+    """
+    points = max(9, min(size) / 32)
+    if not text.isascii():
+        try:
+            from asvit_tf.serving import installed_fonts  # Only here: it takes a second.
+
+            file = installed_fonts.file_for(text)
+            if file is not None:
+                return text, ImageFont.truetype(file, points)
+        except (ImportError, OSError):
+            pass  # Without matplotlib, or a font of coloured pictures.
+        text = instead
+    return text, ImageFont.load_default(size=points)
 
 
 def picture(path: str) -> Image.Image:

@@ -124,14 +124,16 @@ def _indexed(found: Segmented) -> Image.Image:
 
 def _legend(found: Segmented, size: tuple[int, int]) -> Image.Image:
     """A square in its colour, the name and the share of every class that occurs, the largest first."""
-    font = drawing.font(size)
-    lines = [(label, f"{found.class_names[label]} {share:.1%}") for label, share in found.shares]
+    lines = [
+        (label, *drawing.written(f"{found.class_names[label]} {share:.1%}", f"#{label} {share:.1%}", size))
+        for label, share in found.shares
+    ]
     pen = ImageDraw.Draw(Image.new("RGB", (1, 1)))
-    step = int(1.5 * pen.textbbox((0, 0), "Ag", font=font)[3])
-    width = 2 * step + max(int(pen.textlength(text, font=font)) for _, text in lines)
+    step = int(1.5 * max(pen.textbbox((0, 0), "Ag", font=font)[3] for _, _, font in lines))
+    width = 2 * step + max(int(pen.textlength(text, font=font)) for _, text, font in lines)
     legend = Image.new("RGB", (width, step * len(lines)), "white")
     pen = ImageDraw.Draw(legend)
-    for place, (label, text) in enumerate(lines):
+    for place, (label, text, font) in enumerate(lines):
         top = place * step
         pen.rectangle([step // 4, top + step // 4, step - step // 4, top + step - step // 4], drawing.colour(label))
         pen.text((step + step // 4, top + step // 8), text, fill="black", font=font)

@@ -7,6 +7,7 @@ import pytest
 from matplotlib.font_manager import FontProperties, findfont
 from matplotlib.ft2font import FT2Font
 
+from asvit_tf.serving import installed_fonts
 from asvit_tf.serving.held_out import Predictions
 from search.report import figures, fonts, held_out, held_out_figures
 
@@ -17,10 +18,10 @@ CAT = "\u732b"
 @pytest.fixture(autouse=True)
 def installed(monkeypatch):
     """Only these two, whatever this machine has."""
-    monkeypatch.setattr(fonts, "_families", lambda: (OWN, OTHER))
-    fonts._fallbacks.cache_clear()
+    monkeypatch.setattr(installed_fonts, "_families", lambda: (OWN, OTHER))
+    installed_fonts.fallbacks.cache_clear()
     yield
-    fonts._fallbacks.cache_clear()
+    installed_fonts.fallbacks.cache_clear()
 
 
 @pytest.fixture
@@ -39,8 +40,8 @@ def test_names_that_no_font_has_are_numbers_and_tables_say_whose(sign):
 
 def test_a_font_that_has_a_box_for_everything_is_none(monkeypatch):
     monkeypatch.undo()
-    assert not [name for name in fonts._families() if "resort" in name.lower()]
-    fonts._fallbacks.cache_clear()
+    assert not [name for name in installed_fonts._families() if "resort" in name.lower()]
+    installed_fonts.fallbacks.cache_clear()
     assert fonts.shown(["\u0378"]) == ["#0"]  # No character at all.
 
 
