@@ -14,6 +14,7 @@ from asvit_tf.training import failures, strategies
 
 # Images of a classifier's evaluation in a batch on a TPU, at most: the fewer batches, the fewer are left out.
 _TPU_EVALUATION = 1024
+_LEAST_SHARE = 2  # Images of a training step for each replica.
 
 
 class Runtime:
@@ -55,6 +56,25 @@ class Runtime:
         if chosen.asked_dtype is None and chosen.dtype == "float16" and params.trainer.optimizer_config.ema is not None:
             params.runtime.mixed_precision_dtype = "float32"  # See `checks.check`.
 
+    def batch(self, usual: int) -> int:
+        """Images of a training step that suit the devices, where none were asked for: two at least for each of them.
+
+        Args:
+          usual: What would be chosen for one device.
+        """
+        if self._batch is not None or self.replicas == 1:
+            return usual
+        return training_batch(max(usual, _LEAST_SHARE * self.replicas), self.replicas)
+
+    def check_batch(self) -> None:
+        """Refuses, before anything takes long, a batch that was asked for and is smaller than the number of devices.
+
+        Raises:
+          UserError: It is, or the TPU cannot be started.
+        """
+        if self._batch is not None:
+            training_batch(self._batch, self.replicas)
+
     def check_images(self, images: int) -> None:
         """Refuses fewer images of an evaluation than GPUs, before anything takes long.
 
@@ -67,19 +87,25 @@ class Runtime:
     def apply(self, params: cfg.ExperimentConfig, held_out: int) -> None:
         """Has an experiment train and evaluate on the devices.
 
-        The batch becomes the nearest multiple of the replicas. Steps and learning rate stay: both are of the whole
-        batch, and a training that was begun on other devices continues.
+        The batch becomes the nearest multiple of the replicas, where none was asked for one image for each at least.
+        Steps and learning rate stay: both are of the whole batch, and a training that was begun on other devices
+        continues. Replicas share the statistics of batch normalization, which detectors and segmenters have: they are
+        of the whole batch, as on one device.
 
         Args:
           params: The experiment; changed.
           held_out: Images of its evaluation.
 
         Raises:
-          UserError: There are fewer images in a batch, or held out, than replicas, or the TPU cannot be started.
+          UserError: There are fewer images in the batch that was asked for, or held out, than replicas; or the TPU
+            cannot be started.
         """
         self.name_devices(params)
         data = params.task.train_data
-        data.global_batch_size = training_batch(data.global_batch_size, self.replicas)
+        least = self.replicas if self._batch is None else 1
+        data.global_batch_size = training_batch(max(data.global_batch_size, least), self.replicas)
+        if self.replicas > 1 and not _classifies(params):  # Whose networks have no such normalization.
+            params.task.model.norm_activation.use_sync_bn = True
         if self._chosen.kind == "tpu":
             for part in (data, params.task.validation_data):
                 part.dtype = self._chosen.dtype
@@ -102,8 +128,7 @@ class Runtime:
         if self.replicas == 1 and not is_tpu:
             return
         # Other tasks have large images and more of an answer to each: the batch of their recipe.
-        classifies = isinstance(params.task, image_classification.ImageClassificationTask)
-        most = _TPU_EVALUATION if is_tpu and classifies else data.global_batch_size
+        most = _TPU_EVALUATION if is_tpu and _classifies(params) else data.global_batch_size
         even = None if is_tpu else even_batch(images, most, self.replicas)
         data.global_batch_size = even or whole_batch(images, most, self.replicas)
         data.drop_remainder = even is None
@@ -113,6 +138,10 @@ class Runtime:
             return str(self._chosen)
         batch = training_batch(self._batch, self.replicas)
         return f"{self._chosen}; batches of {batch}, a multiple of {self.replicas}, for {self._batch}"
+
+
+def _classifies(params: cfg.ExperimentConfig) -> bool:
+    return isinstance(params.task, image_classification.ImageClassificationTask)
 
 
 def training_batch(asked: int, replicas: int) -> int:
