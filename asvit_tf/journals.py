@@ -8,7 +8,7 @@ import fcntl
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,10 @@ def _parsed(path: Path, content: bytes, keys: Keys | None) -> tuple[list[dict[st
 
 @contextlib.contextmanager
 def workspace(
-    directory: str | os.PathLike, settings: Mapping[str, Any], earlier: Mapping[str, Any] | None = None
+    directory: str | os.PathLike,
+    settings: Mapping[str, Any],
+    earlier: Mapping[str, Any] | None = None,
+    changeable: Callable[[Path], Collection[str]] | None = None,
 ) -> Iterator[Path]:
     """Makes a directory this process's own for one configuration, as long as the `with` block lasts.
 
@@ -97,6 +100,7 @@ def workspace(
       directory: Created if absent.
       settings: What the results in it depend on; kept as `settings.json`.
       earlier: What those settings were that earlier versions did not have: a directory without one is of this value.
+      changeable: Given the directory, names the settings on which nothing there depends yet; all do, where it is None.
 
     Yields:
       The directory.
@@ -126,11 +130,12 @@ def workspace(
                 f"warning: the file system of {directory} has no locks; see to it that no other process works there",
                 file=sys.stderr,
             )
-        _check_settings(directory, jsonable(dict(settings)), jsonable(dict(earlier or {})))
+        free = changeable(directory) if changeable else ()
+        _check_settings(directory, jsonable(dict(settings)), jsonable(dict(earlier or {})), free)
         yield directory
 
 
-def _check_settings(directory: Path, settings: dict[str, Any], earlier: dict[str, Any]) -> None:
+def _check_settings(directory: Path, settings: dict[str, Any], earlier: dict[str, Any], free: Collection[str]) -> None:
     path = directory / "settings.json"
     if not path.exists() or set(os.listdir(directory)) <= {path.name, _LOCK}:  # Else nothing was made by them yet.
         write_json(path, settings)
@@ -139,10 +144,9 @@ def _check_settings(directory: Path, settings: dict[str, Any], earlier: dict[str
         before = {**earlier, **dict(json.loads(path.read_text(encoding="utf-8")))}
     except (ValueError, TypeError):
         raise UserError(f"{path} is not what a run wrote; choose another directory") from None
-    changed = [
-        f"{name} was {before.get(name)}, now {settings.get(name)}"
-        for name in sorted(before.keys() | settings.keys())
-        if before.get(name) != settings.get(name)
-    ]
+    changed = [name for name in sorted(before.keys() | settings.keys()) if before.get(name) != settings.get(name)]
+    kept = [f"{name} was {before.get(name)}, now {settings.get(name)}" for name in changed if name not in free]
+    if kept:
+        raise UserError(f"{directory} holds results of other settings ({'; '.join(kept)}); choose another directory")
     if changed:
-        raise UserError(f"{directory} holds results of other settings ({'; '.join(changed)}); choose another directory")
+        write_json(path, settings)

@@ -48,3 +48,24 @@ def test_what_is_read_is_checked(tmp_path):
     path.write_text('{"a": 1}\n{"b": 1}\n')
     with pytest.raises(UserError, match=r"line 2 of .*rows\.jsonl is not what a run wrote"):
         journals.rows_in(path, {"a": int})
+
+
+def test_settings_on_which_nothing_depends_yet_may_change(tmp_path):
+    """A smaller batch, as behind a training without memory, until there is a checkpoint."""
+
+    def changeable(directory):
+        return () if (directory / "checkpoint").exists() else ("batch",)
+
+    def start(**settings):
+        with journals.workspace(tmp_path, settings, changeable=changeable):
+            (tmp_path / "made").touch()
+
+    start(batch=8, seed=1)
+    start(batch=4, seed=1)
+    with pytest.raises(UserError, match=r"\(seed was 1, now 2\)"):
+        start(batch=2, seed=2)
+    assert json.loads((tmp_path / "settings.json").read_text()) == dict(batch=4, seed=1)
+    (tmp_path / "checkpoint").touch()
+    with pytest.raises(UserError, match=r"\(batch was 4, now 2\)"):
+        start(batch=2, seed=1)
+    start(batch=4, seed=1)

@@ -103,6 +103,14 @@ def setting(settings: type, name: str, text: str, **options: Any) -> Callable:
     return click.option(f"--{name}", default=default, show_default=True, help=text, **options)
 
 
+def _is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, MemoryError) or "tensorflow" not in sys.modules:  # Else it is no error of TensorFlow's.
+        return isinstance(error, MemoryError)
+    from asvit_tf.training import failures
+
+    return failures.is_out_of_memory(error)
+
+
 def main(command: click.Command, arguments: list[str] | None = None, name: str = "asvit") -> int:
     """Runs a command; returns the exit status."""
     try:
@@ -122,6 +130,11 @@ def main(command: click.Command, arguments: list[str] | None = None, name: str =
         message, status = str(explained), 1
     except (click.Abort, KeyboardInterrupt):
         message, status = "stopped; run it again to continue", 130
+    except Exception as error:
+        if not _is_out_of_memory(error):
+            raise
+        message = "the memory does not suffice; give smaller batches or images, or end other programs that use it"
+        status = 1
     # A name that is no UTF-8 has characters that cannot be printed.
     printable = message.encode("utf-8", "backslashreplace").decode("utf-8")
     click.echo(f"{name}: " + " ".join(printable.split()), err=True)

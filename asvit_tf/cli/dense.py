@@ -126,7 +126,7 @@ def segment_run(output: str, hardware: str, tpu: str | None, as_json: bool, **op
 def _run(kind: str, settings: DenseSettings, output: str, hardware: str, tpu: str | None) -> dict[str, Any]:
     """What a module of `search.dense` runs in a directory, on the devices that are asked for."""
     choice.check(hardware, tpu)
-    with workspace(output, settings.identity()) as directory, only_result_on_stdout():
+    with workspace(output, settings.identity(), changeable=settings.changeable) as directory, only_result_on_stdout():
         quiet_tensorflow()
         from asvit_tf.doctor import devices
 

@@ -115,7 +115,8 @@ def run(
     WorkerSettings(cluster=cluster)  # Refuses what is no address.
     if settings.data_path is not None:
         _check_data(Path(settings.data_path), Path(output))
-    with workspace(output, settings.identity(), EARLIER) as directory, only_result_on_stdout():
+    identity = settings.identity()
+    with workspace(output, identity, EARLIER, settings.changeable) as directory, only_result_on_stdout():
         quiet_tensorflow()
         from asvit_tf.doctor import devices
 

@@ -10,6 +10,8 @@ from asvit_tf.dataloaders import inputs
 from asvit_tf.errors import StoppedError, UserError
 from asvit_tf.modeling import checkpoints
 
+# As the allocators of TensorFlow, XLA and a TPU say it, in small letters.
+_NO_MEMORY = ("oom when allocating", "out of memory", "failed to allocate", "attempting to reserve")
 _UNDECODABLE = ("Invalid JPEG data", "Unknown image file format", "Invalid PNG data", "Input image is corrupt")
 
 
@@ -21,6 +23,14 @@ def reason(error: tf.errors.OpError) -> str:
     return " ".join(lines[:2])[:300] or type(error).__name__
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the memory of the devices, or of this machine, did not suffice."""
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or (
+        isinstance(error, (tf.errors.OpError, RuntimeError)) and any(words in said for words in _NO_MEMORY)
+    )
+
+
 def explained(error: Exception, params: cfg.ExperimentConfig, model_dir: str) -> Exception | None:
     """The exception to raise instead: StoppedError or UserError; None where the cause is not known.
 
@@ -30,6 +40,13 @@ def explained(error: Exception, params: cfg.ExperimentConfig, model_dir: str) ->
       model_dir: Where it writes.
     """
     text = str(error)
+    if is_out_of_memory(error):
+        data = params.task.train_data
+        return StoppedError(
+            f"the memory does not suffice for batches of {data.global_batch_size} images; give fewer by --batch-size, "
+            "to asvit train by task.train_data.global_batch_size, and to an evaluation by "
+            "task.validation_data.global_batch_size"
+        )
     unwritten = storage.write_error(error, model_dir)
     if isinstance(unwritten, StoppedError):
         newest = checkpoints.newest(model_dir)

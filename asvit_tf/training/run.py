@@ -73,8 +73,8 @@ def run(
       PausedError: That of `evaluated`; there is a checkpoint of its step, unless the guard holds its loss unsound.
       UserError: The experiment or its schedule is contradictory, data are missing or wrong, there is no checkpoint to
         evaluate, or the one to continue is damaged or of another network.
-      StoppedError: The disk is full, a worker was lost for good, or the training diverged: its loss is no number, or
-        stays at that of guessing.
+      StoppedError: The disk or the memory is full, a worker was lost for good, or the training diverged: its loss is no
+        number, or stays at that of guessing.
     """
     check(params, model_dir, mode)
     phases = plan_of(params)
@@ -102,7 +102,7 @@ def run(
                     ) from error
                 lost_at = newest
                 say("a worker was lost; continuing from the newest checkpoint")
-            except (tf.errors.OpError, OSError, RuntimeError) as error:
+            except (tf.errors.OpError, MemoryError, OSError, RuntimeError) as error:
                 explained = failures.explained(error, params, model_dir)
                 if explained is None:
                     raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 from asvit_tf.design.topology import Topology
@@ -63,6 +64,12 @@ class DenseSettings:
     def identity(self) -> dict[str, Any]:
         """What must not change between starts."""
         return dataclasses.asdict(self)
+
+    @staticmethod
+    def changeable(directory: Path) -> frozenset[str]:
+        """Of a run's directory, what may still change: the training's settings, as long as it has no checkpoint."""
+        has_checkpoint = (directory / "train" / "checkpoint").exists()
+        return frozenset() if has_checkpoint else frozenset(field.name for field in dataclasses.fields(DenseSettings))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -181,3 +181,8 @@ class RunSettings:
         if self.recipe == "digits":
             identity |= {name: value for name, value in before.items() if identity[name] is None}
         return identity
+
+    def changeable(self, directory: Path) -> tuple[str, ...]:
+        """Of a run's directory, what may still change: the batch, as long as no training has a checkpoint or a plan."""
+        is_free = self.hours is None and not (directory / "train" / "checkpoint").exists()
+        return ("batch_size",) if is_free else ()

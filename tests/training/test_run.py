@@ -10,7 +10,7 @@ from three_phases import BLOCK, ONE_PHASE, STEPS, TWO_PHASES, accuracy_of, exper
 
 from asvit_tf.dataloaders import classification as data
 from asvit_tf.design import savings
-from asvit_tf.errors import PausedError, UserError
+from asvit_tf.errors import PausedError, StoppedError, UserError
 from asvit_tf.modeling import checkpoints
 from asvit_tf.serving import export, modules, predict
 from asvit_tf.tasks import schedules
@@ -170,6 +170,12 @@ def checkpoint_values(directory):
         key for key in reader.get_variable_to_shape_map() if key.endswith("stem/kernel/.ATTRIBUTES/VARIABLE_VALUE")
     )
     return reader.get_tensor(key)
+
+
+def test_a_lack_of_memory_names_the_batch(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "_run_once", lambda *_: tf.zeros([10**6, 10**7]))
+    with pytest.raises(StoppedError, match="not suffice for batches of 16 images; give fewer by --batch-size"):
+        train.run(experiment(digits), str(tmp_path), "train")
 
 
 def test_a_directory_that_only_tensorflow_can_write(digits, tmp_path):

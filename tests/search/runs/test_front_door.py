@@ -22,7 +22,7 @@ from asvit_tf.cli import running
 from asvit_tf.design import retokenization
 from asvit_tf.serving import export, latency
 from asvit_tf.tasks import photographs
-from search.runs import designing, speeds, timetable
+from search.runs import designing, pipeline, speeds, timetable
 from search.scoring.score import Score
 
 OF_TRAINING = ["--batch-size", "8", "--seed", "3", "--retokenization", "published", "--json"]
@@ -219,3 +219,23 @@ def test_file_systems_without_locks_are_told(tmp_path, monkeypatch, capsys):
     with journals.workspace(tmp_path / "out", {}) as directory:
         assert directory.is_dir()
     assert "has no locks" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("hours", "trained", "may"), [(None, False, True), (None, True, False), (1.0, False, False)])
+def test_another_batch_until_there_is_a_checkpoint_or_a_plan(hours, trained, may, tmp_path, monkeypatch, capsys):
+    """As behind a training for which the memory did not suffice."""
+    asked = []
+    monkeypatch.setattr(pipeline, "run", lambda directory, settings, *_: asked.append(settings.batch_size) or {})
+    output = tmp_path / "out"
+    more = [] if hours is None else ["--hours", str(hours)]
+
+    def start(batch):
+        return cli.main(["run", "--output", str(output), "--batch-size", str(batch), *more, "--json"])
+
+    assert start(8) == 0
+    (output / "train").mkdir()
+    if trained:
+        (output / "train" / "checkpoint").touch()
+    assert start(4) == (0 if may else 2)
+    assert asked == ([8, 4] if may else [8])
+    assert may or "batch_size was 8, now 4" in capsys.readouterr().err
