@@ -19,6 +19,7 @@ from pycocotools import coco, cocoeval
 from pycocotools import mask as mask_tools
 
 from asvit_tf.dataloaders import inputs
+from asvit_tf.journals import Journal
 from asvit_tf.serving.detect import Detection, Detector
 from asvit_tf.storage import write_json
 
@@ -36,14 +37,18 @@ def pictures(pattern: str) -> Iterator[tuple[int, bytes]]:
         yield int(parsed["image/source_id"].numpy()), parsed["image/encoded"].numpy()
 
 
-def answer(saved_model: str, pattern: str, number: int, progress: bool = False) -> list[dict[str, Any]]:
+def answer(
+    saved_model: str, pattern: str, number: int, kept: Journal, checkpoint: str, progress: bool = False
+) -> list[dict[str, Any]]:
     """Rows of COCO's results for every object that is found in the images of a split.
 
     Args:
       saved_model: Of a detector.
       pattern: The split's records.
       number: Its images, for the progress bar.
-      progress: Show one on standard error.
+      kept: Receives the answers, image by image; those that it holds of this checkpoint are not asked for again.
+      checkpoint: That of the detector, as `held_out.fingerprint` names it.
+      progress: Show a bar on standard error.
 
     Returns:
       `image_id`, `category_id`, `bbox` (left, top, width, height in pixels), `score`, and with masks `segmentation`, as
@@ -53,18 +58,29 @@ def answer(saved_model: str, pattern: str, number: int, progress: bool = False) 
       UserError: There are no such records, or no such SavedModel.
     """
     detector, rows = Detector(saved_model), []
+    before = {row["image"]: row["found"] for row in kept.rows if row["checkpoint"] == checkpoint}
     for identifier, encoded in tqdm.tqdm(pictures(pattern), total=number, unit="image", disable=not progress):
-        found = detector.find(encoded, LEAST_SCORE)
-        size = _size(encoded) if any(item.mask is not None for item in found) else (0, 0)
-        for item in found:
-            left, top, right, bottom = item.box
-            row = dict(image_id=identifier, category_id=item.category, score=item.score)
-            row["bbox"] = [left, top, right - left, bottom - top]
-            pixels = item.pixels(size)
-            if pixels is not None:
-                lengths = mask_tools.encode(np.asfortranarray(np.asarray(pixels) > 0, np.uint8))
-                row["segmentation"] = {**lengths, "counts": lengths["counts"].decode()}
-            rows.append(row)
+        if identifier not in before:
+            found = _rows(identifier, encoded, detector.find(encoded, LEAST_SCORE))
+            kept.append(dict(checkpoint=checkpoint, image=identifier, found=found))
+            before[identifier] = found
+        rows += before[identifier]
+    return rows
+
+
+def _rows(identifier: int, encoded: bytes, found: Sequence[Detection]) -> list[dict[str, Any]]:
+    """What was found in an image, as rows."""
+    rows = []
+    size = _size(encoded) if any(item.mask is not None for item in found) else (0, 0)
+    for item in found:
+        left, top, right, bottom = item.box
+        row: dict[str, Any] = dict(image_id=identifier, category_id=item.category, score=item.score)
+        row["bbox"] = [left, top, right - left, bottom - top]
+        pixels = item.pixels(size)
+        if pixels is not None:
+            lengths = mask_tools.encode(np.asfortranarray(np.asarray(pixels) > 0, np.uint8))
+            row["segmentation"] = {**lengths, "counts": lengths["counts"].decode()}
+        rows.append(row)
     return rows
 
 
@@ -155,10 +171,11 @@ def _confusion(
     kinds = len(categories)
     confusion = np.zeros((kinds + 1, kinds + 1), int)
     mistakes = {}
+    annotated_in, found_in = by_image(annotated), by_image(rows)
     for image in truth.getImgIds():
-        objects = [row for row in annotated if row["image_id"] == image]
+        objects = annotated_in.get(image, [])
         crowds = [row["bbox"] for row in truth.loadAnns(truth.getAnnIds(image, iscrowd=True))]
-        found = [row for row in rows if row["image_id"] == image and row["score"] >= SHOWN_SCORE]
+        found = [row for row in found_in.get(image, []) if row["score"] >= SHOWN_SCORE]
         found.sort(key=lambda row: -row["score"])
         before = np.trace(confusion)
         total = confusion.sum()
@@ -184,6 +201,14 @@ def _overlaps(found: Sequence[Mapping[str, Any]], boxes: Sequence[Sequence[float
     if not found or not boxes:
         return np.zeros((len(found), len(boxes)))
     return np.asarray(mask_tools.iou([row["bbox"] for row in found], list(boxes), [crowd] * len(boxes)))
+
+
+def by_image(rows: Sequence[Mapping[str, Any]]) -> dict[int, list[Mapping[str, Any]]]:
+    """Rows of annotations or results by the image that they are of, in their order."""
+    grouped: dict[int, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        grouped.setdefault(row["image_id"], []).append(row)
+    return grouped
 
 
 def as_objects(rows: Sequence[Mapping[str, Any]], names: Mapping[int, str]) -> list[Detection]:

@@ -29,11 +29,14 @@ class Confusion:
       pixels: A row for each true class, a column for each answer, [K, K], int64.
       class_names: K names.
       images: How many were answered.
+      wrong: Of every image in the order of `rows`, the share of its pixels whose class is another one; NaN where none
+        counts.
     """
 
     pixels: np.ndarray
     class_names: tuple[str, ...]
     images: int
+    wrong: tuple[float, ...] = ()
 
     @property
     def iou(self) -> np.ndarray:
@@ -74,16 +77,18 @@ def iou(
     names = tuple(modules.class_names(params))
     found_rows = rows(input_path)
     serve = _serving(params, weights)
-    pixels, images = np.zeros((len(names), len(names)), np.int64), 0
+    pixels = np.zeros((len(names), len(names)), np.int64)
+    wrong: list[float] = []
     with brief_bar(None, "asking", progress, total) as bar:
         for encoded, truth in found_rows:
             found = segment.answer(serve, encoded)
             if found.class_names != names:
                 raise UserError(f"{weights} answers other classes than the experiment has: {', '.join(names[:5])}, ...")
-            pixels += _count(truth, found.classes, len(names), params.task.losses.ignore_label, input_path)
-            images += 1
+            counts = _count(truth, found.classes, len(names), params.task.losses.ignore_label, input_path)
+            pixels += counts
+            wrong.append(1 - Confusion(counts, names, 1).accuracy)
             bar.update()
-    return Confusion(pixels, names, images)
+    return Confusion(pixels, names, len(wrong), tuple(wrong))
 
 
 def _serving(params: cfg.ExperimentConfig, weights: str) -> segment.Serving:

@@ -20,6 +20,7 @@ from asvit_tf.dataloaders import coco
 from asvit_tf.dataloaders.annotations.splits import SplitCount
 from asvit_tf.dataloaders.coco import Prepared
 from asvit_tf.hardware.choice import Chosen
+from asvit_tf.journals import Journal
 from asvit_tf.serving import detect, export, found
 from asvit_tf.serving.found import Judged
 from asvit_tf.serving.held_out import fingerprint
@@ -28,7 +29,7 @@ from search.dense import experiments
 from search.dense.choices import Choices, choose
 from search.dense.settings import MODELS, DetectionSettings
 from search.dense.steps import MOST_SHOWN, DenseRun
-from search.report import detection_page
+from search.report import detection_page, fonts
 from search.report.detection_page import Beside
 
 _SHOWN, _WORST = 12, 6
@@ -78,6 +79,7 @@ class _Run(DenseRun):
     def experiment(self, prepared: Prepared) -> tuple[cfg.ExperimentConfig, Choices, list[str]]:
         boxes = records.read(self.records(prepared, "train"), progress=True)
         chosen, centres = choose(self.settings, boxes, self.kind, self.kept)
+        chosen = self.for_devices(chosen)
         params = experiments.experiment(self.settings, chosen, prepared, boxes, self.kept)
         return params, chosen, chosen.lines(centres, self.settings)
 
@@ -87,8 +89,11 @@ class _Run(DenseRun):
         rows = found.load(path, checkpoint)
         if rows is None:
             self.say(f"looking for objects in {number} held-out images")
-            rows = found.answer(str(self.directory / "saved_model"), self.records(prepared, "validation"), number, True)
+            saved_model, records = str(self.directory / "saved_model"), self.records(prepared, "validation")
+            by_image = path.with_suffix(".jsonl")  # For who is killed meanwhile.
+            rows = found.answer(saved_model, records, number, Journal(by_image), checkpoint, progress=True)
             found.save(path, rows, checkpoint)
+            by_image.unlink(missing_ok=True)
         return rows, found.judge(Path(prepared.directory) / "annotations_validation.json", rows)
 
     def numbers(self, answers: Answers) -> dict[str, Any]:
@@ -104,15 +109,17 @@ class _Run(DenseRun):
         order = sorted(files)
         shown = [order[i] for i in np.unique(np.linspace(0, len(order) - 1, _SHOWN).astype(int))]
         worst = sorted(order, key=lambda image: -judged.mistakes[image])[:_WORST]
-        names = dict(enumerate(prepared.class_names))
+        categories = sorted(row["id"] for row in annotations["categories"])
+        names = dict(zip(categories, fonts.shown(judged.class_names)))  # As the page has them.
+        truth_in, found_in = found.by_image(annotations["annotations"]), found.by_image(rows)
         drawn: dict[int, Beside] = {}
         for image, encoded in found.pictures(self.records(prepared, "validation")):
             if image not in {*shown, *worst}:
                 continue
             with Image.open(io.BytesIO(encoded)) as picture:
-                truth = [row for row in annotations["annotations"] if row["image_id"] == image]
-                shown_rows = [row for row in rows if row["image_id"] == image and row["score"] >= found.SHOWN_SCORE]
-                left, right = (detect.drawn(picture, found.as_objects(each, names)) for each in (truth, shown_rows))
+                sure = [row for row in found_in.get(image, []) if row["score"] >= found.SHOWN_SCORE]
+                both = (truth_in.get(image, []), sure)
+                left, right = (detect.drawn(picture, found.as_objects(each, names)) for each in both)
                 left.thumbnail(MOST_SHOWN)
                 right.thumbnail(MOST_SHOWN)
                 drawn[image] = Beside(files[image], left, right, judged.mistakes[image])

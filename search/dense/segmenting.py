@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -74,7 +73,7 @@ class _Run(DenseRun):
         return Prepared(str(folder), class_names, (), (), counts, 0, (), Skipped())
 
     def experiment(self, prepared: Prepared) -> tuple[cfg.ExperimentConfig, SegmentationChoices, list[str]]:
-        choices = SegmentationChoices.of(self.settings, prepared, self.kind, self.kept)
+        choices = self.for_devices(SegmentationChoices.of(self.settings, prepared, self.kind, self.kept))
         return experiments.segmentation(self.settings, choices, prepared, self.kept), choices, choices.lines
 
     def answers(self, params: cfg.ExperimentConfig, prepared: Prepared) -> dict[str, Confusion]:
@@ -82,17 +81,19 @@ class _Run(DenseRun):
         path = self.directory / "predictions.json"
         kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         if kept.get("checkpoint") != checkpoint:
-            kept = dict(checkpoint=checkpoint, pixels={})
+            kept = dict(checkpoint=checkpoint, pixels={}, wrong={})
         saved_model, names = str(self.directory / "saved_model"), prepared.class_names
         found = {}
         for split in (split for split in _SPLITS if split in prepared.counts):
             number = prepared.counts[split].images
-            if split in kept["pixels"]:
-                found[split] = Confusion(np.array(kept["pixels"][split], np.int64), names, number)
+            if split in kept.get("wrong", ()):  # Earlier versions did not keep it.
+                wrong = tuple(np.array(kept["wrong"][split], float).tolist())
+                found[split] = Confusion(np.array(kept["pixels"][split], np.int64), names, number, wrong)
                 continue
             self.say(f"asking about {number} images of the {split} split")
             found[split] = segmentation_held_out.iou(params, self.records(prepared, split), saved_model, True, number)
             kept["pixels"][split] = found[split].pixels.tolist()
+            kept.setdefault("wrong", {})[split] = found[split].wrong
             write_json(path, kept)
         return found
 
@@ -111,7 +112,7 @@ class _Run(DenseRun):
         self, result: Mapping[str, Any], lines: Sequence[str], answers: Mapping[str, Confusion], prepared: Prepared
     ) -> str:
         split = "test" if "test" in answers else "validation"
-        shown = self._pictures(prepared, split)
+        shown = self._pictures(prepared, split, answers[split].wrong)
         for place, each in enumerate(shown[:_SHOWN]):
             _beside(each).save(self.directory / "pictures" / f"{place + 1}.png")
         return segmentation_page.render(
@@ -126,26 +127,23 @@ class _Run(DenseRun):
             evaluations=self.curves(_CURVES),
         )
 
-    def _pictures(self, prepared: Prepared, split: str) -> list[Shown]:
-        """Twelve pictures, evenly taken, then those of which most pixels are wrong."""
+    def _pictures(self, prepared: Prepared, split: str, wrong: Sequence[float]) -> list[Shown]:
+        """Twelve pictures, evenly taken, then those of which most pixels are wrong; no other one is answered again."""
         serve = segment.load(str(self.directory / "saved_model"))
-        names, number = prepared.class_names, prepared.counts[split].images
-        even = set(np.linspace(0, number - 1, _SHOWN).astype(int).tolist())
-        first: list[Shown] = []
-        worst: list[Shown] = []
+        even = np.unique(np.linspace(0, len(wrong) - 1, _SHOWN).astype(int)).tolist()
+        worst = np.argsort(-np.nan_to_num(wrong, nan=-1.0), kind="stable")[:_WORST].tolist()
+        drawn: dict[int, Shown] = {}
         for place, (encoded, truth) in enumerate(segmentation_held_out.rows(self.records(prepared, split))):
+            if place not in {*even, *worst}:
+                continue
             answered = segment.answer(serve, encoded)
-            valid = truth < len(names)
-            wrong = float((answered.classes != truth)[valid].mean()) if valid.any() else math.nan
             with Image.open(io.BytesIO(encoded)) as picture:
-                left = segment.overlaid(picture, Segmented(truth.astype(np.int32), names))
-                drawn = Shown(picture.convert("RGB"), left, segment.overlaid(picture, answered), wrong)
-            for each in (drawn.picture, drawn.truth, drawn.found):
-                each.thumbnail(MOST_SHOWN)
-            if place in even:
-                first.append(drawn)
-            worst = sorted([*worst, drawn], key=lambda each: -np.nan_to_num(each.wrong, nan=-1.0))[:_WORST]
-        return [*first, *worst] if len(first) == _SHOWN else first
+                left = segment.overlaid(picture, Segmented(truth.astype(np.int32), prepared.class_names))
+                each = Shown(picture.convert("RGB"), left, segment.overlaid(picture, answered), wrong[place])
+            for side in (each.picture, each.truth, each.found):
+                side.thumbnail(MOST_SHOWN)
+            drawn[place] = each
+        return [drawn[place] for place in (*even, *(worst if len(even) == _SHOWN else ()))]
 
 
 def _beside(shown: Shown) -> Image.Image:

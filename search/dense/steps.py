@@ -19,12 +19,12 @@ from asvit_tf.errors import UserError
 from asvit_tf.hardware.choice import Chosen
 from asvit_tf.modeling import checkpoints
 from asvit_tf.serving import export
-from asvit_tf.storage import write_json, write_text
+from asvit_tf.storage import jsonable, write_json, write_text
 from asvit_tf.tasks import written_recipes
 from asvit_tf.training import run as train
 from asvit_tf.training.display.log_file import captured
 from asvit_tf.training.runtimes import Runtime
-from search.dense import experiments
+from search.dense import experiments, sizes
 from search.runs.designing import Kept, once
 
 PAGE = "report.html"
@@ -79,7 +79,7 @@ class DenseRun(abc.ABC):
 
     @abc.abstractmethod
     def experiment(self, prepared: Any) -> tuple[cfg.ExperimentConfig, Any, list[str]]:
-        """The experiment, what was chosen by the data (`size`, `topology`), and lines about it."""
+        """The experiment, what was chosen by the data (`Choices`), and lines about it."""
 
     @abc.abstractmethod
     def answers(self, params: cfg.ExperimentConfig, prepared: Any) -> Any:
@@ -98,25 +98,29 @@ class DenseRun(abc.ABC):
         if self.finished is not None:
             return self.finished
         experiments.check(self.model, self.settings)
+        self.runtime.check_batch()
         self.say(f"hardware: {self.runtime}")
         prepared = self.timed("data", self.data)
-        params, choices, lines = self.timed("choices", self.chosen, prepared)
+        self.runtime.check_images(prepared.counts["validation"].images)
+        params, choices = self.timed("choices", self.chosen, prepared)
+        lines = [*choices["lines"], *self.of_the_start(params)]
         for line in lines:
             self.say(line)
-        registered = type(params)(task=type(params.task)())
-        text = written_recipes.differing_text(params, registered, f"How asvit {self.command} trained.")
-        write_text(self.directory / "recipe.yaml", text)
+        data = params.task.train_data
+        chosen = data.global_batch_size
         self.runtime.apply(params, prepared.counts["validation"].images)
+        if self.settings.batch_size is None and data.global_batch_size != chosen:  # Of other devices.
+            self.say(f"batches of {data.global_batch_size} images, which the devices share, for {chosen}")
         self.timed("train", self.train, params)
         saved_model = self.timed("export", self.export, params)
         answers = self.timed("predictions", self.answers, params, prepared)
         result = dict(
-            topology=choices.topology,
+            topology=choices["topology"],
             parameters=self.parameters,
             **self.numbers(answers),
             images={split: count.images for split, count in prepared.counts.items()},
             left_out=self.left_out,
-            input_size=list(choices.size),
+            input_size=choices["input_size"],
             saved_model=saved_model.name,
             report=PAGE,
             seconds=self.seconds,
@@ -150,6 +154,7 @@ class DenseRun(abc.ABC):
                 )
             shutil.rmtree(folder)  # Whole, but the counts were not written.
         self.say("reading images")
+        shutil.rmtree(self.choices, ignore_errors=True)
         begun.touch()
         try:
             prepared = self.prepare(folder)
@@ -165,15 +170,48 @@ class DenseRun(abc.ABC):
         begun.unlink()
         return prepared
 
-    def chosen(self, prepared: Any) -> tuple[cfg.ExperimentConfig, Any, list[str]]:
-        """`experiment`; records that it refuses are not kept, or mended data would never be read."""
+    def chosen(self, prepared: Any) -> tuple[cfg.ExperimentConfig, dict[str, Any]]:
+        """`experiment`, and `lines`, `topology` and `input_size`; those of an earlier start with these settings.
+
+        What is chosen anew is written down, to be read as a recipe and by later starts.
+        Records that it refuses are not kept, or mended data would never be read.
+        """
+        written, settings = self.choices / "choices.json", jsonable(self.settings.identity())
+        kept = json.loads(written.read_text(encoding="utf-8")) if written.exists() else {}
+        if kept.get("settings") == settings:
+            return export.read_params(str(self.choices)), kept
         try:
-            return self.experiment(prepared)
+            params, choices, lines = self.experiment(prepared)
         except UserError:
             if not self.training.exists():
                 (self.directory / "data.json").unlink()
                 shutil.rmtree(self.directory / "data")
             raise
+        kept = dict(settings=settings, lines=lines, topology=choices.topology, input_size=list(choices.size))
+        written.unlink(missing_ok=True)
+        registered = type(params)(task=type(params.task)())
+        text = written_recipes.differing_text(params, registered, f"How asvit {self.command} trained.")
+        write_text(self.directory / "recipe.yaml", text)
+        train.write_params(params, str(self.choices), str(self.directory))
+        write_json(written, kept)  # Last: then all are there.
+        return params, kept
+
+    def for_devices(self, choices: Any) -> Any:
+        """The choices with a batch that suits the devices, and its learning rate, unless a batch was asked for."""
+        batch = self.runtime.batch(choices.batch_size)
+        if batch == choices.batch_size:
+            return choices
+        return dataclasses.replace(choices, batch_size=batch, learning_rate=sizes.learning_rate(batch))
+
+    def of_the_start(self, params: cfg.ExperimentConfig) -> list[str]:
+        """A line about the network to start from, where its tokens are of another size."""
+        own = getattr(params.task.model.backbone.get(), "base_stride", None)
+        if self.kept is None or own in (None, self.kept.base_stride):
+            return []
+        return [
+            f"the network of {self.settings.init_checkpoint} has tokens of {self.kept.base_stride} pixels (its base "
+            f"stride), here of {own}: its weights are used at another stride than they were trained for"
+        ]
 
     @staticmethod
     def records(prepared: Any, split: str) -> str:
@@ -222,6 +260,11 @@ class DenseRun(abc.ABC):
             with captured():
                 export.export(params, str(self.training), str(saved_model))
         return saved_model
+
+    @property
+    def choices(self) -> Path:
+        """Of what was chosen by the data."""
+        return self.directory / "choices"
 
     @property
     def training(self) -> Path:

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+from asvit_tf.journals import Journal
 from asvit_tf.serving import found
 
 CATEGORIES = {1: "dot", 4: "line", 7: "never"}
@@ -127,3 +128,32 @@ def test_kept_answers_are_of_one_checkpoint(tmp_path):
     found.save(path, [row(3, 1, [0, 0, 1, 1], 0.5)], "abc")
     assert found.load(path, "abc") == [row(3, 1, [0, 0, 1, 1], 0.5)]
     assert found.load(path, "other") is None
+
+
+def test_answers_go_on_behind_a_kill(tmp_path, monkeypatch):
+    """Image by image; those of another checkpoint are asked for again."""
+    asked = []
+
+    class Detector:
+        def __init__(self, saved_model):
+            assert saved_model == "saved_model"
+
+        def find(self, encoded, min_score):
+            asked.append(encoded)
+            if encoded == b"3" and len(asked) == 3:
+                raise KeyboardInterrupt
+            return [found.Detection("dot", 1, 0.5, (1.0, 2.0, 4.0, 8.0))] if encoded == b"2" else []
+
+    monkeypatch.setattr(found, "Detector", Detector)
+    monkeypatch.setattr(found, "pictures", lambda pattern: iter([(1, b"1"), (2, b"2"), (3, b"3")]))
+
+    def answer(checkpoint):
+        return found.answer("saved_model", "records", 3, Journal(tmp_path / "found.jsonl"), checkpoint)
+
+    with pytest.raises(KeyboardInterrupt):
+        answer("abc")
+    rows = [row(2, 1, [1.0, 2.0, 3.0, 6.0], 0.5)]
+    assert answer("abc") == rows
+    assert asked == [b"1", b"2", b"3", b"3"]
+    assert answer("other") == rows
+    assert asked[4:] == [b"1", b"2", b"3"]

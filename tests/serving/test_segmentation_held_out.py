@@ -93,6 +93,9 @@ def test_held_out_images_are_answered_at_their_own_size(root, trained, expected)
         assert (found.class_names, found.images) == (NAMES, 3)
         assert found.pixels.sum() == expected.sum()
         assert np.abs(found.pixels - expected).sum() <= 20  # Of nearly equal logits rounding chooses.
+        counted = [int((truth_of(number) != IGNORED).sum()) for number in range(3)]
+        mistaken = np.dot(found.wrong, counted)  # By image; together all that are wrong.
+        assert mistaken == pytest.approx(found.pixels.sum() - np.trace(found.pixels))
 
 
 def test_the_evaluation_of_the_training_is_the_same(trained, expected):

@@ -10,6 +10,7 @@ from PIL import Image
 
 from asvit_tf import UserError
 from asvit_tf.cli.app import main
+from asvit_tf.hardware.choice import Chosen, Gpu
 from search.dense.settings import DetectionSettings
 
 CELLS = ROOT / "tests" / "data" / "blood_cells"
@@ -69,17 +70,21 @@ def test_the_recipe_is_an_ordinary_one(finished):
 
 def test_steps_that_are_done_are_not_repeated(finished, capsys, monkeypatch):
     _, output, result = finished
-    from asvit_tf.dataloaders import coco
+    from asvit_tf.dataloaders import boxes, coco
+    from asvit_tf.serving import found
     from asvit_tf.training import run as train
 
-    for module, name in ((coco, "prepare"), (train, "run")):
+    for module, name in ((coco, "prepare"), (boxes, "read"), (train, "run"), (found, "answer")):
         monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("done before"))
+    recipe = (output / "recipe.yaml").read_text()
+    assert "topology" in recipe
     (output / "result.json").unlink()
     (output / "report.html").unlink()
     assert main(command(output, "--model", result["model"])) == 0
     again = json.loads(capsys.readouterr().out)
     assert {**again, "seconds": None} == {**json.loads(json.dumps(result)), "seconds": None}
     assert (output / "report.html").exists()
+    assert (output / "recipe.yaml").read_text() == recipe
 
 
 def test_another_setting_is_another_directory(finished, capsys):
@@ -103,6 +108,79 @@ def test_another_setting_is_another_directory(finished, capsys):
 def test_settings_that_cannot_be(given, said):
     with pytest.raises(UserError, match=said):
         DetectionSettings(data_path=".", **given)
+
+
+def test_a_batch_for_which_the_memory_does_not_suffice_may_be_smaller_in_the_same_directory(
+    tmp_path, capsys, monkeypatch
+):
+    """Until there is a checkpoint; the images are not read again, and what follows from the batch is chosen again."""
+    import tensorflow as tf
+
+    from asvit_tf.dataloaders import boxes, coco
+    from asvit_tf.training import run as train
+
+    output, tried = tmp_path / "out", []
+
+    def without_memory(params, *_):
+        tried.append(params)
+        tf.zeros([10**6, 10**7])
+
+    monkeypatch.setattr(train, "_run_once", without_memory)
+    assert main(command(output)) == 1
+    assert "memory does not suffice for batches of 2 images; give fewer by --batch-size" in capsys.readouterr().err
+    monkeypatch.setattr(coco, "prepare", lambda *_, **__: pytest.fail("images are read again"))
+    assert main(command(output, "--batch-size", "1")) == 1
+    batches = [(params.task.train_data.global_batch_size, params.trainer.train_steps) for params in tried]
+    assert batches == [(2, 2), (1, 4)]
+    monkeypatch.setattr(boxes, "read", lambda *_, **__: pytest.fail("chosen before"))
+    assert main(command(output, "--batch-size", "1")) == 1
+    same = [json.dumps(params.as_dict(), sort_keys=True) for params in tried[1:]]  # Lists and tuples alike.
+    assert same[0] == same[1]
+    assert json.loads((output / "settings.json").read_text())["batch_size"] == 1
+    capsys.readouterr()
+    (output / "train" / "checkpoint").touch()
+    assert main(command(output)) == 2
+    assert "batch_size was 1, now 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("asked", "batch", "rate"), [(None, 16, 1.4e-3), (4, 4, 7.1e-4)])
+def test_the_batch_of_few_images_suits_several_gpus(asked, batch, rate, tmp_path):
+    """Four images for eight GPUs; where a batch was asked for, that one."""
+    from search.dense import detecting, experiments
+
+    settings = DetectionSettings(data_path=str(CELLS), batch_size=asked)
+    run = detecting._Run(tmp_path, settings, print, Chosen("gpu", (Gpu(),) * (8 if asked is None else 4)))
+    found = run.for_devices(experiments.Choices((64, 96), None, 4, 1, 7.1e-4, TOPOLOGY))
+    assert (found.batch_size, found.learning_rate) == (batch, pytest.approx(rate))
+
+
+@pytest.mark.parametrize("stride", [2, 4])
+def test_a_network_of_other_tokens_to_start_from_is_told(stride, tmp_path):
+    from asvit_tf import Topology
+    from search.dense import detecting, experiments
+    from search.runs.designing import Kept
+
+    run = detecting._Run(tmp_path, DetectionSettings(data_path=str(CELLS)), print, Chosen())
+    params = experiments.registered("retinanet")
+    assert run.of_the_start(params) == []
+    run.kept = Kept(Topology.parse(TOPOLOGY), stride, "before", ("cat", "dog"))
+    lines = run.of_the_start(params)
+    assert len(lines) == (stride == 2)
+    assert all("has tokens of 2 pixels (its base stride), here of 4" in line for line in lines)
+
+
+def test_a_batch_smaller_than_the_devices_is_refused_before_images_are_read(tmp_path, monkeypatch):
+    import types
+
+    from asvit_tf.dataloaders import coco
+    from asvit_tf.training import strategies
+    from search.dense import detecting
+
+    monkeypatch.setattr(coco, "prepare", lambda *_, **__: pytest.fail("images are read"))
+    monkeypatch.setattr(strategies, "build", lambda runtime: types.SimpleNamespace(num_replicas_in_sync=8))
+    settings = DetectionSettings(data_path=str(CELLS), batch_size=4)
+    with pytest.raises(UserError, match="a batch of 4 images cannot be divided among 8 devices"):
+        detecting.run(tmp_path, settings, print, Chosen("tpu", tpu="local"))
 
 
 def test_a_field_that_no_experiment_has_is_refused_before_images_are_read(tmp_path, capsys, monkeypatch):

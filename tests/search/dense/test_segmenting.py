@@ -68,13 +68,48 @@ def test_steps_that_are_done_are_not_repeated(finished, capsys, monkeypatch):
     from asvit_tf.dataloaders.labels import prepare
     from asvit_tf.serving import segmentation_held_out
     from asvit_tf.training import run as train
+    from search.dense.experiments import SegmentationChoices
 
-    for module, name in ((prepare, "prepare"), (train, "run"), (segmentation_held_out, "iou")):
+    done = ((prepare, "prepare"), (SegmentationChoices, "of"), (train, "run"), (segmentation_held_out, "iou"))
+    for module, name in done:
         monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("done before"))
     (output / "result.json").unlink()
+    recipe = (output / "recipe.yaml").read_text()
+    assert "topology" in recipe
     assert main(["segment-run", *FOLDERS, "--ignored", "11", "--output", str(output), "--json", *SMALL]) == 0
     again = json.loads(capsys.readouterr().out)
     assert {**again, "seconds": None} == {**json.loads(json.dumps(result)), "seconds": None}
+    assert (output / "recipe.yaml").read_text() == recipe
+
+
+def test_only_pictures_that_are_shown_are_answered_again(tmp_path, monkeypatch):
+    """Twelve of forty, evenly taken, and the four worst; one of these has no pixel that counts."""
+    from asvit_tf.hardware.choice import Chosen
+    from asvit_tf.serving import segment, segmentation_held_out
+    from search.dense import segmenting
+    from search.dense.settings import SegmentationSettings
+
+    answered, classes = [], np.zeros((4, 6), np.int32)
+    encoded = [b"%d" % place for place in range(40)]
+    with Image.new("RGB", (6, 4)) as picture:
+        monkeypatch.setattr(segmenting.Image, "open", lambda _: picture.copy())
+    monkeypatch.setattr(segment, "load", lambda _: None)
+    monkeypatch.setattr(segmentation_held_out, "rows", lambda _: ((each, np.uint8(classes)) for each in encoded))
+
+    def answer(serve, picture):
+        answered.append(int(picture))
+        return segment.Segmented(classes, ("a", "b"))
+
+    monkeypatch.setattr(segment, "answer", answer)
+    wrong = np.linspace(0.1, 0.2, 40)
+    wrong[[3, 15, 30, 31]] = 0.9, 0.8, 0.7, 0.6
+    wrong[20] = np.nan
+    run = segmenting._Run(tmp_path, SegmentationSettings(images="images", masks="masks"), print, Chosen())
+    prepared = segmenting.Prepared(str(tmp_path), ("a", "b"), (), (), {}, 0, (), segmenting.Skipped())
+    shown = run._pictures(prepared, "validation", tuple(wrong))
+    even = np.linspace(0, 39, 12).astype(int)
+    np.testing.assert_array_equal([each.wrong for each in shown], wrong[[*even, 3, 15, 30, 31]])
+    assert answered == sorted({*even.tolist(), 3, 15, 30, 31})
 
 
 def test_bad_folders_are_one_line(tmp_path, capsys):
