@@ -145,12 +145,12 @@ def test_a_batch_for_which_the_memory_does_not_suffice_may_be_smaller_in_the_sam
 
 @pytest.mark.parametrize(("asked", "batch", "rate"), [(None, 16, 1.4e-3), (4, 4, 7.1e-4)])
 def test_the_batch_of_few_images_suits_several_gpus(asked, batch, rate, tmp_path):
-    """Four images for eight GPUs; where a batch was asked for, that one."""
-    from search.dense import detecting, experiments
+    from search.dense import detecting
+    from search.dense.choices import Choices
 
     settings = DetectionSettings(data_path=str(CELLS), batch_size=asked)
     run = detecting._Run(tmp_path, settings, print, Chosen("gpu", (Gpu(),) * (8 if asked is None else 4)))
-    found = run.for_devices(experiments.Choices((64, 96), None, 4, 1, 7.1e-4, TOPOLOGY))
+    found = run.for_devices(Choices((64, 96), None, 4, 1, 7.1e-4, TOPOLOGY, 20, 30.0))
     assert (found.batch_size, found.learning_rate) == (batch, pytest.approx(rate))
 
 
