@@ -15,6 +15,7 @@ from typing import Any
 NAMES: dict[str, tuple[str, ...]] = {
     # Called here.
     "tensorflow.python.framework.config:is_op_determinism_enabled": (),
+    "tensorflow.python.eager.record:stop_recording": (),
     "tensorflow.python.framework.ops:gradient_registry._registry": (
         "tensorflow.python.framework.registry:Registry.register",
     ),
@@ -102,6 +103,13 @@ def operations_are_deterministic() -> bool:
     from tensorflow.python.framework import config
 
     return config.is_op_determinism_enabled()
+
+
+def nothing_recorded() -> contextlib.AbstractContextManager[None]:
+    """Keeps what runs inside from all tapes, which can be stopped in public only one by one."""
+    from tensorflow.python.eager import record
+
+    return record.stop_recording()
 
 
 def layers_of(layer: Any) -> list[Any]:

@@ -31,6 +31,7 @@ USES = {
         "_flatten_layers",
         "_create_all_weights",
         "_MAX_MEMORY_LEAK_SIZE",
+        "tensorflow.python.eager",
         "tensorflow.python.framework",
         "joblib.externals.loky",
         "jaxlib",

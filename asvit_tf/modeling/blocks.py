@@ -10,6 +10,7 @@ import tf_keras
 
 from asvit_tf import choices
 from asvit_tf.design import grids
+from asvit_tf.modeling import recomputation
 from asvit_tf.modeling.attention import WindowedAttention, from_windows, to_windows
 from asvit_tf.modeling.draws import StochasticDepth
 from asvit_tf.modeling.layers import LayerNorm, dense, seed_stream
@@ -74,7 +75,7 @@ class Block(tf_keras.layers.Layer):
 
         # Drawn outside: what is computed again has to skip the same branches.
         factors = [self.drop_path.factors(x) for _ in range(2)] if training and self.drop_path.rate else []
-        return (tf.recompute_grad(branches) if training and self.recomputed else branches)(x, *factors)
+        return (recomputation.recomputed(branches) if training and self.recomputed else branches)(x, *factors)
 
 
 def _scaled(branch: tf.Tensor, factors: Iterator[tf.Tensor]) -> tf.Tensor:
