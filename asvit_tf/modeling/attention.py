@@ -120,7 +120,7 @@ class _Mixing:
     With features narrower than the scores, so on an accelerator, the weights are not divided by their sums: the product
     with the values is, which has a factor of tokens / channels fewer numbers, and the sums come with it, as one more
     value that is 1 for every key. A compiler then computes the exponentials on their way into the product and never
-    writes them.
+    writes them. Not in float16, whose range is too small for sums over hundreds of keys, and for gradients over them.
 
     Attributes:
       weights: [..., tokens, tokens], of the statistics' type, to be divided by `sums`.
@@ -140,9 +140,10 @@ class _Mixing:
         scores = tf.cast(scores, dtype)
         if bias is not None:
             scores += tf.cast(bias, dtype)
-        if dtype == value.dtype:
+        if value.dtype in (dtype, tf.float16):
             weights = tf.nn.softmax(scores)
-            return cls(weights, tf.ones_like(weights[..., :1]), tf.matmul(weights, value))
+            mixed = tf.cast(tf.matmul(tf.cast(weights, value.dtype), value), dtype)
+            return cls(weights, tf.ones_like(weights[..., :1]), mixed)
         weights = tf.exp(scores - tf.reduce_max(scores, axis=-1, keepdims=True))
         extended = tf.concat([value, tf.ones_like(value[..., :1])], axis=-1)
         products = tf.cast(tf.matmul(tf.cast(weights, value.dtype), extended), dtype)

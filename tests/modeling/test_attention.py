@@ -171,6 +171,25 @@ def test_attention_in_bfloat16_is_the_formula_up_to_its_rounding(rule, bias, off
         assert relative_error(tf.cast(actual, tf.float64), expected) < 0.05
 
 
+@pytest.mark.parametrize("rule", [whole, chunked])
+def test_attention_in_float16_keeps_its_range(rule):
+    """784 tokens, whose sums of values and small gradients float16 cannot hold; against the same in float64."""
+    mean, small = 100.0, 4e-5
+    query, key, value, cotangent = RNG.standard_normal((4, 1, 784, 8)) / 10
+    narrow = [tf.cast(array, tf.float16) for array in (query, key, mean + value, small * (1 + cotangent))]
+    exact = [tf.cast(array, tf.float64) for array in narrow]
+
+    def run(rule, inputs, cotangent):
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            output = rule(*inputs, None)
+        return [output, tape.gradient(output, inputs[2], output_gradients=cotangent)]
+
+    for actual, expected in zip(run(rule, narrow[:3], narrow[3]), run(whole, exact[:3], exact[3]), strict=True):
+        assert actual.dtype == tf.float16
+        assert relative_error(tf.cast(actual, tf.float64), expected) < 0.05
+
+
 def trained_by(block, x, windows, step):
     """Output and gradients of a training step, draws included."""
     with draws.of_step(3, step), tf.GradientTape() as tape:
