@@ -9,6 +9,12 @@ AUTO, WHOLE = "auto", "whole"
 ATTENTIONS = (AUTO, WHOLE, "chunked")
 RECOMPUTED = ("none", "blocks")
 INITIALIZATIONS = RELEASED, LECUN = ("released", "lecun")  # Of linear maps: deviation 0.02, or by the fan-in.
+BACKBONE = {  # Of its fields.
+    "window": WINDOWS,
+    "attention": ATTENTIONS,
+    "recompute": RECOMPUTED,
+    "initialization": INITIALIZATIONS,
+}
 RADII = ("sqrt_n", "unit")
 ENGINES = ("jet", "accumulator", "tape")
 

@@ -94,13 +94,7 @@ class AsViT(tf_keras.Model):
         image_size = tuple(input_specs.shape[1:3])
         if None in image_size or min(image_size) < 1:
             raise UserError(f"image size is {image_size[0]} x {image_size[1]}; both sides must be known and at least 1")
-        options = dict(
-            window=choices.WINDOWS,
-            attention=choices.ATTENTIONS,
-            recompute=choices.RECOMPUTED,
-            initialization=choices.INITIALIZATIONS,
-        )
-        for option, allowed in options.items():
+        for option, allowed in choices.BACKBONE.items():
             if self._config[option] not in allowed:
                 raise UserError(f"unknown {option} {self._config[option]!r}; allowed are {', '.join(allowed)}")
         if not 0 <= stochastic_depth < 1:

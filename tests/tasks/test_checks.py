@@ -23,6 +23,22 @@ def test_input_sizes(size):
         checks.check(configured(f"{{task: {{model: {{input_size: {size}}}}}}}"))
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "allowed"),
+    [
+        ("attention", "chunk", "allowed are auto, whole, chunked"),
+        ("recompute", "stage", "allowed are none, blocks"),
+        ("window", "wide", "allowed are split, fixed"),
+        ("initialization", "he", "allowed are released, lecun"),
+        ("stochastic_depth", 1.0, "allowed are rates from 0 to below 1"),
+    ],
+)
+def test_fields_of_the_backbone(field, value, allowed):
+    params = configured(json.dumps(dict(task=dict(model=dict(backbone=dict(asvit={field: value}))))))
+    with pytest.raises(UserError, match=rf"task.model.backbone.asvit.{field} is {value!r}; {allowed}"):
+        checks.check(params)
+
+
 @pytest.mark.parametrize(("names", "good"), [([], True), (["a"] * 10, True), (["a"] * 9, False), (["a"] * 11, False)])
 def test_as_many_names_as_classes(names, good):
     params = configured(json.dumps(dict(task=dict(class_names=names))))

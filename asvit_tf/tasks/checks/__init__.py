@@ -6,8 +6,9 @@ from types import ModuleType
 from typing import Any
 
 from official.core import config_definitions as cfg
-from official.vision.configs import maskrcnn, retinanet, semantic_segmentation
+from official.vision.configs import backbones, maskrcnn, retinanet, semantic_segmentation
 
+from asvit_tf import choices
 from asvit_tf.errors import UserError
 from asvit_tf.tasks.checks import classification, detection, segmentation
 
@@ -50,6 +51,7 @@ def check(params: cfg.ExperimentConfig) -> None:
     metric, known = trainer.best_checkpoint_eval_metric, kind.metrics(params.task)
     if trainer.best_checkpoint_export_subdir and metric not in known:
         raise UserError(f"trainer.best_checkpoint_eval_metric is {metric!r}; allowed are {', '.join(known)}")
+    _check_backbone(params.task.model.backbone)
     kind.check_model(params.task)
 
 
@@ -97,6 +99,19 @@ def _has_one_replica(runtime: cfg.RuntimeConfig) -> bool:
 def _kind(task: cfg.TaskConfig) -> ModuleType:
     """The module with the `metrics`, `check_model` and `check` of a kind of task."""
     return next((module for kind, module in _KINDS.items() if isinstance(task, kind)), classification)
+
+
+def _check_backbone(backbone: backbones.Backbone) -> None:
+    if backbone.type != "asvit":
+        return
+    where = "task.model.backbone.asvit"
+    for field, allowed in choices.BACKBONE.items():
+        value = getattr(backbone.asvit, field)
+        if value not in allowed:
+            raise UserError(f"{where}.{field} is {value!r}; allowed are {', '.join(allowed)}")
+    rate = backbone.asvit.stochastic_depth
+    if not 0 <= rate < 1:
+        raise UserError(f"{where}.stochastic_depth is {rate}; allowed are rates from 0 to below 1")
 
 
 def _whole(name: str, value: Any, least: int) -> None:
