@@ -45,13 +45,14 @@ def tpu_check(topology: str | None, profile: bool, as_json: bool, **options: Any
         topology = str(Topology.parse(topology))
     quiet_tensorflow()
     from asvit_tf.tpu import check as checking
+    from asvit_tf.tpu import wording
 
     with only_result_on_stdout():
         result = checking.run(topology, note=lambda line: click.echo(line, err=True), **options)
     if as_json:
         print_json(result)
     else:
-        click.echo(checking.in_words(result, profile))
+        click.echo(wording.in_words(result, profile))
     if not all(phase["compiles"] for phase in result["phases"]):
         raise click.exceptions.Exit(1)
 

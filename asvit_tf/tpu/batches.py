@@ -39,7 +39,7 @@ def spec(task: base_task.Task, batch_size: int) -> Any:
 
 def _of_classifier(config: cfg.TaskConfig, batch_size: int) -> tuple[tf.TensorSpec, tf.TensorSpec]:
     images = tf.TensorSpec((batch_size, *config.model.input_size), config.train_data.dtype)
-    if config.losses.soft_labels:
+    if config.losses.soft_labels or config.train_data.is_multilabel:
         return images, tf.TensorSpec((batch_size, config.model.num_classes), tf.float32)
     return images, tf.TensorSpec((batch_size,), tf.int32)
 

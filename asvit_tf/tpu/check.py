@@ -71,8 +71,9 @@ def check(
       peak_share; and `chip_hours`, `chip_hours_without`, `saved` for the experiment's number of images with its
       schedule and at the last phase's tokens throughout (None where a phase does not compile), by the estimate and, in
       `roofline`, by the roofline.
-      Where nothing is classified, also `chips`, that a step of the experiment takes, and `hours` of its schedule on
-      them, by the estimate (both None where `batch_size` does not divide the experiment's batch).
+      Also `global_batch`, the images of a step of the experiment; `chips`, on which they lie, and `hours` of its
+      schedule on them, by the estimate (both None where `batch_size` does not divide them); and `evaluation`, why these
+      chips cannot share the batches of its evaluation (None where they can).
     """
     chip = tpu_compiler.chip_of(topology_name)
     total = params.trainer.train_steps
@@ -87,18 +88,20 @@ def check(
         program = compile_step(tokenization, batch_size)
         phases.append(_phase(tokenization, steps, program, chip, batch_size))
     images = params.task.train_data.global_batch_size
-    result = dict(
+    chips = None if images % batch_size else images // batch_size
+    hours = _hours(phases, images, batch_size, "estimated_seconds")
+    chip_hours = hours["chip_hours"]
+    return dict(
         topology_name=topology_name,
         batch=batch_size,
+        global_batch=images,
+        chips=chips,
         phases=phases,
-        **_hours(phases, images, batch_size, "estimated_seconds"),
+        **hours,
+        hours=chip_hours / chips if chips and chip_hours is not None else None,
         roofline=_hours(phases, images, batch_size, "roofline_seconds"),
+        evaluation=_undivided(params, "validation_data", chips) if chips else None,
     )
-    if not batches.classifies(params.task):
-        chips = None if images % batch_size else images // batch_size
-        chip_hours = result["chip_hours"]
-        result |= dict(chips=chips, hours=chip_hours / chips if chips and chip_hours is not None else None)
-    return result
 
 
 def run(
@@ -136,14 +139,9 @@ def run(
     if window is not None:
         backbone.override({"asvit": {"window": window}})
     if image_size is not None:
-        params.task.model.input_size = [image_size, image_size, 3]
-        for data in (params.task.train_data, params.task.validation_data):
-            if hasattr(data, "output_size"):  # Of a segmenter; other tasks ask their model.
-                data.output_size = [image_size, image_size]
-        # The levels of a feature pyramid stand for fixed strides.
-        if batches.classifies(params.task) and hasattr(backbone, "asvit"):
-            stride = grids.base_stride((image_size, image_size))
-            backbone.override({"asvit": {"base_stride": stride, "stride": stride}})
+        # That of a YAML is what its training has.
+        chooses_stride = not config_file and "base_stride" not in params_override
+        _set_image_size(params, image_size, chooses_stride, note)
     if isinstance(params.task, detection.DenseTask):
         checks.check(params)
     if batch is None:
@@ -153,10 +151,29 @@ def run(
     if largest_batch:
         last = result["phases"][-1]
         tokenization = Tokenization(last["stride"], last["dilation"]) if last["stride"] else None
-        note("looking for the largest batch: two more compilations")
+        note("looking for the largest batch: about three more compilations")
         step = 8 if batches.classifies(params.task) else 1  # Of large images few fit, and every one counts.
         result["largest_batch"] = find_largest_batch(compile_step, tokenization, chip, batch, step)
     return result
+
+
+def _set_image_size(params: cfg.ExperimentConfig, side: int, chooses_stride: bool, note: Callable[[str], None]) -> None:
+    params.task.model.input_size = [side, side, 3]
+    for data in (params.task.train_data, params.task.validation_data):
+        if hasattr(data, "output_size"):  # Of a segmenter; other tasks ask their model.
+            data.output_size = [side, side]
+    backbone = params.task.model.backbone
+    # The levels of a feature pyramid stand for fixed strides.
+    if not batches.classifies(params.task) or backbone.type != "asvit":
+        return
+    if chooses_stride:
+        stride = grids.base_stride((side, side))
+        backbone.override({"asvit": {"base_stride": stride, "stride": stride}})
+    note(
+        f"base stride {backbone.asvit.base_stride}: "
+        + ("what asvit run chooses for this size" if chooses_stride else "the experiment's")
+        + "; another by --params-override task.model.backbone.asvit.base_stride=N,task.model.backbone.asvit.stride=N"
+    )
 
 
 def _batch_of_a_chip(params: cfg.ExperimentConfig, topology_name: str) -> int:
@@ -164,70 +181,20 @@ def _batch_of_a_chip(params: cfg.ExperimentConfig, topology_name: str) -> int:
     if batches.classifies(params.task):
         return _CLASSIFIER_BATCH
     inputs.check_batch_size("task.train_data", params.task.train_data)
-    images, chips = params.task.train_data.global_batch_size, tpu_compiler.chips_in(topology_name)
-    if images % chips:
-        raise UserError(
-            f"task.train_data.global_batch_size is {images}, which the {chips} chips of {topology_name} do not divide; "
-            "choose another --topology_name, or the images on a chip with --batch"
-        )
-    return images // chips
+    chips = tpu_compiler.chips_in(topology_name)
+    for section in ("train_data", "validation_data"):
+        problem = _undivided(params, section, chips)
+        if problem:
+            raise UserError(f"{problem}; choose another --topology_name, or the images on a chip with --batch")
+    return params.task.train_data.global_batch_size // chips
 
 
-def in_words(result: dict[str, Any], profile: bool = False) -> str:
-    """What `run` returns as a table for a terminal; with `profile`, also what takes most of each phase."""
-    lines = [
-        f"{result['topology_name']}, {result['batch']} images on a chip",
-        f"{'stride':>6}{'dilation':>10}{'HBM':>11}{'share':>7}{'GFLOP':>9}{'GB moved':>10}{'roofline':>11}{'bound':>8}"
-        f"{'estimate':>11}{'images/s':>10}{'of peak':>9}",
-    ]
-    for phase in result["phases"]:
-        where = f"{phase['stride'] or '':>6}{phase['dilation'] or '':>10}"
-        if not phase["compiles"]:
-            lines.append(f"{where}  does not compile: {phase['message']}")
-            continue
-        lines.append(
-            f"{where}{phase['hbm_bytes'] / 2**30:>7.2f} GiB{phase['hbm_share']:>7.0%}{phase['flops'] / 1e9:>9.0f}"
-            f"{phase['hbm_bytes_moved'] / 1e9:>10.2f}{phase['roofline_seconds'] * 1e3:>8.2f} ms{phase['bound']:>8}"
-            f"{phase['estimated_seconds'] * 1e3:>8.2f} ms{phase['images_per_second']:>10.0f}{phase['peak_share']:>9.0%}"
-        )
-    if "chips" in result:
-        lines += _hours_in_words(result)
-    elif result["chip_hours"] is not None:
-        lines.append(
-            f"whole schedule: {result['chip_hours']:.1f} chip-hours; all tokens throughout "
-            f"{result['chip_hours_without']:.1f}; saved {result['saved']:.1%} (by the roofline "
-            f"{result['roofline']['saved']:.1%} of {result['roofline']['chip_hours_without']:.1f})"
-        )
-    lines += dict.fromkeys(line for line in map(_loops_in_words, result["phases"]) if line)
-    largest = result.get("largest_batch")
-    if largest:
-        lines.append(f"largest batch of one chip: {largest['batch'] or largest['message']}")
-    for phase in result["phases"] if profile else ():
-        lines.append(f"stride {phase['stride'] or '-'}: share of the compiler's cycles, GB moved, instructions")
-        for kind in phase["profile"]:
-            share = kind["cycles"] / max(phase["cycles"], 1)
-            lines.append(f"{share:>7.1%}{kind['hbm_bytes'] / 1e9:>8.2f}{kind['count']:>5} x {kind['kind']}")
-    return "\n".join(lines)
-
-
-def _loops_in_words(phase: dict[str, Any]) -> str:
-    """Which loops of a program make its estimate less sure; an empty line without such."""
-    parts = {
-        "of unknown trip count, counted once": phase["unknown_loops"],
-        "that may end early, counted as often as they can run": phase["bounded_loops"],
-    }
-    counted = [f"{number} {kind}" for kind, number in parts.items() if number]
-    return f"loops in the estimate: {'; '.join(counted)}" if counted else ""
-
-
-def _hours_in_words(result: dict[str, Any]) -> list[str]:
-    """The schedule of what has one phase."""
-    if result["chip_hours"] is None:
-        return []
-    line = f"whole schedule: {result['chip_hours']:.1f} chip-hours"
-    if result["hours"] is not None:
-        line += f"; {result['hours']:.1f} hours on {result['chips']} chips"
-    return [line]
+def _undivided(params: cfg.ExperimentConfig, section: str, chips: int) -> str | None:
+    """Why so many chips cannot share the batches of a section; None where they can."""
+    data = getattr(params.task, section)
+    if data is None or data.global_batch_size % chips == 0:
+        return None
+    return f"task.{section}.global_batch_size is {data.global_batch_size}, which {chips} chips do not divide"
 
 
 def _phase(
@@ -273,7 +240,7 @@ def find_largest_batch(
     """The largest batch of one chip, a multiple of `step`.
 
     Memory is a line through that of two batches, halved until the larger one compiles; its answer is confirmed by a
-    compilation, and lowered until one does.
+    compilation, and lowered until one does, or raised until one does not.
 
     Args:
       compile_step: What `compiler` returns.
@@ -299,12 +266,21 @@ def find_largest_batch(
     step = min(step, many)
     per_image = max((second.hbm_bytes - first.hbm_bytes) / (many - few), 1.0)
     fixed = second.hbm_bytes - per_image * many
-    size = int((chip.hbm_bytes - fixed) / per_image) // step * step
-    while size > 0:
+
+    def fitting(size: int) -> Program | None:
         program = second if size == many else compile_step(tokenization, size)
-        if program.compiles and program.hbm_bytes <= chip.hbm_bytes:
-            return dict(
-                batch=size, hbm_bytes=program.hbm_bytes, bytes_per_image=round(per_image), fixed_bytes=round(fixed)
-            )
+        return program if program.compiles and program.hbm_bytes <= chip.hbm_bytes else None
+
+    size = max(int((chip.hbm_bytes - fixed) / per_image) // step * step, step)
+    found = fitting(size)
+    grows = found is not None
+    while found is None and size > step:
         size -= step
-    return dict(batch=None, message=f"not even {step} images fit")
+        found = fitting(size)
+    while grows:  # Memory need not be a line.
+        larger = fitting(size + step)
+        grows = larger is not None
+        size, found = (size + step, larger) if larger else (size, found)
+    if found is None:
+        return dict(batch=None, message=f"not even {step} images fit")
+    return dict(batch=size, hbm_bytes=found.hbm_bytes, bytes_per_image=round(per_image), fixed_bytes=round(fixed))

@@ -35,28 +35,34 @@ class Chip:
       hbm_bytes: Memory.
       flops: bfloat16 operations a second, at peak.
       bytes_per_second: From its memory, at peak.
-      clock: Cycles a second; None where that is not known.
+      clock: Cycles a second.
 
-    Source: the system pages of Google Cloud TPU; the clock is what the peak implies for the number of matrix units.
+    Source: the system pages of Google Cloud TPU; the clock is what the peak implies for the number of matrix units. How
+    many multiplications a cycle they do is the least power of two above what the compiler's own cycles say of a product
+    of 4096 x 4096 matrices: 63,449 of 65,536 on a v5e, 227,838 of 262,144 on a v6e.
     """
 
     hbm_bytes: int
     flops: float
     bytes_per_second: float
-    clock: float | None
+    clock: float
 
 
 CHIPS = {
     "v4": Chip(32 * _GIB, 275e12, 1228e9, 1.05e9),
     "v5e": Chip(16 * _GIB, 197e12, 819e9, 1.5e9),
     "v5p": Chip(95 * _GIB, 459e12, 2765e9, 1.75e9),
-    "v6e": Chip(32 * _GIB, 918e12, 1640e9, None),
+    "v6e": Chip(32 * _GIB, 918e12, 1640e9, 1.75e9),
 }
 _PROFILE_KINDS = 20
 # Part of every key of the cache. Raise it when the same compiled program would give another `Program`: its fields or
 # those of `tpu_schedule.Kind` change, or what `_compile` and `tpu_schedule` read. Results kept before are then compiled
 # again, minutes each; other edits keep them.
 _READING = 2
+# A chip of several cores that are compiled for as one; without the name the compiler takes each for a device.
+_ARRANGEMENTS = {"v4": {"chip_config_name": "megacore"}}
+_JAXLIB = "0.10.2"  # Of the keys that name none.
+_LASTING = ("RESOURCE_EXHAUSTED", "UNIMPLEMENTED")  # Failures of the program, not of the machine or the moment.
 
 
 def chip_of(topology_name: str) -> Chip:
@@ -121,6 +127,11 @@ class Program:
     compile_seconds: float = 0.0
 
     @property
+    def lasts(self) -> bool:
+        """Whether compiling it again would give the same."""
+        return self.compiles or (self.message or "").startswith(_LASTING)
+
+    @property
     def hbm_bytes(self) -> int:
         """Memory that the program needs at once."""
         resident = self.argument_bytes + self.output_bytes - self.aliased_bytes
@@ -131,8 +142,8 @@ class Program:
         return max(self.flops / chip.flops, self.hbm_bytes_moved / chip.bytes_per_second)
 
     def compiler_seconds(self, chip: Chip) -> float | None:
-        """The compiler's own estimate: cycles over clock. None without either."""
-        return self.cycles / chip.clock if self.cycles and chip.clock else None
+        """The compiler's own estimate: cycles over clock. None without cycles."""
+        return self.cycles / chip.clock if self.cycles else None
 
 
 def version() -> str:
@@ -160,7 +171,8 @@ def cleaned(stablehlo: str) -> str:
     """The program as the compiler takes it: TensorFlow's `mhlo.copy` replaced by what it copies, large constants of
     booleans written out.
 
-    Locations are dropped and functions numbered, so that the same program, lowered again, is the same text.
+    Locations are dropped and functions numbered, so that the same program, lowered again, is the same text. Other
+    names, such as the targets of custom calls, stay.
     """
     text = re.sub(r"^#loc.*\n", "", stablehlo, flags=re.MULTILINE)
     text = re.sub(r" loc\((?:[^()\"]|\"[^\"]*\"|\([^()]*\))*\)", "", text)
@@ -173,8 +185,13 @@ def cleaned(stablehlo: str) -> str:
     text = re.sub(r"^\s*(%\w+) = mhlo\.copy (%[\w#]+) :.*\n", note, text, flags=re.MULTILINE)
     text = re.sub(r"%[\w#]+", lambda match: copies.get(match[0], match[0]), text)
     text = re.sub(r'"0x([0-9A-F]+)"(> : tensor<([\dx]+)xi1>)', lambda match: _written_out(*match.groups()), text)
+    defined = set(re.findall(r"\bfunc\.func (?:\w+ )?(@[\w.$-]+)", text))
     names: dict[str, str] = {"@main": "@main"}
-    return re.sub(r"@[\w.$-]+", lambda match: names.setdefault(match[0], f"@f{len(names)}"), text)
+
+    def number(match: re.Match) -> str:
+        return names.setdefault(match[0], f"@f{len(names)}") if match[0] in defined else match[0]
+
+    return re.sub(r"@[\w.$-]+", number, text)
 
 
 def _written_out(digits: str, rest: str, shape: str) -> str:
@@ -190,6 +207,8 @@ def _written_out(digits: str, rest: str, shape: str) -> str:
 def compile_program(stablehlo: str, topology_name: str, cache_dir: str | os.PathLike | None = None) -> Program:
     """Compiles a program for one chip of a TPU topology; what was compiled before is read from the cache.
 
+    A failure is kept only where another try would fail, too: the program does not fit, or has what a TPU lacks.
+
     Args:
       stablehlo: The program, as text.
       topology_name: As "v5e:2x2".
@@ -200,16 +219,29 @@ def compile_program(stablehlo: str, topology_name: str, cache_dir: str | os.Path
     """
     chip_of(topology_name)
     text = cleaned(stablehlo)
-    key = hashlib.sha256(f"{version()} {topology_name} {_READING}\n{text}".encode()).hexdigest()
     directory = Path(cache_dir) if cache_dir is not None else Path("~/.cache/asvit_tf/tpu").expanduser()
+    key = hashlib.sha256(f"{_compiler_of(topology_name)}\n{text}".encode()).hexdigest()
     path = directory / f"{key}.json"
     if path.exists():
         fields = json.loads(path.read_text())
-        return Program(**fields | {"profile": tuple(tpu_schedule.Kind(**kind) for kind in fields["profile"])})
+        kept = Program(**fields | {"profile": tuple(tpu_schedule.Kind(**kind) for kind in fields["profile"])})
+        if kept.lasts:
+            return kept
     program = _compile(text, topology_name)
-    directory.mkdir(parents=True, exist_ok=True)
-    write_json(path, dataclasses.asdict(program))
+    if program.lasts:
+        directory.mkdir(parents=True, exist_ok=True)
+        write_json(path, dataclasses.asdict(program))
     return program
+
+
+def _compiler_of(topology_name: str) -> str:
+    """What a result depends on beside its program, as keys of the cache have it since before they had all of it."""
+    chip = topology_name.partition(":")[0]
+    settings = [f"{name}={os.environ[name]}" for name in ("LIBTPU_INIT_ARGS", "XLA_FLAGS") if os.environ.get(name)]
+    jaxlib = importlib.metadata.version("jaxlib")
+    others = [*_ARRANGEMENTS.get(chip, {}).values(), *settings, *([] if jaxlib == _JAXLIB else [f"jaxlib {jaxlib}"])]
+    # Whatever the arrangement of the chips is, the program is one for a single chip.
+    return " ".join([version(), f"{chip}:2x2", str(_READING), *others])
 
 
 def _compile(text: str, topology_name: str) -> Program:
@@ -221,13 +253,19 @@ def _compile(text: str, topology_name: str) -> Program:
     from jax.errors import JaxRuntimeError
     from jax.experimental import topologies
 
+    arrangement = _ARRANGEMENTS.get(topology_name.partition(":")[0], {})
     try:
-        device = topologies.get_topology_desc(platform="tpu", topology_name=topology_name).devices[0]
+        devices = topologies.get_topology_desc(platform="tpu", topology_name=topology_name, **arrangement).devices
     except (JaxRuntimeError, ValueError) as error:
         raise UserError(f"the TPU compiler does not know {topology_name!r}: {_line(error)}") from error
+    if len(devices) != chips_in(topology_name):  # Then a device is a part of a chip, whose memory is another.
+        raise UserError(
+            f"the TPU compiler has {len(devices)} devices for the {chips_in(topology_name)} chips of {topology_name}; "
+            "it must have one for each"
+        )
     start = time.perf_counter()
     try:
-        compiled = private_names.compile_stablehlo(device, text)
+        compiled = private_names.compile_stablehlo(devices[0], text)
     except (JaxRuntimeError, private_names.MalformedProgramError) as error:
         return Program(False, _line(error), compile_seconds=time.perf_counter() - start)
     seconds = time.perf_counter() - start

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tensorflow as tf
 from official.core import config_definitions as cfg
 from official.core import task_factory, train_utils
+from official.modeling import optimization
 
 from asvit_tf.design.retokenization import Tokenization
 from asvit_tf.modeling import draws
@@ -47,6 +48,8 @@ def training_step(params: cfg.ExperimentConfig, tokenization: Tokenization | Non
             )
         model = task.build_model()
         optimizer = train_utils.create_optimizer(task, params)
+        if isinstance(optimizer, optimization.ExponentialMovingAverage):
+            optimizer.shadow_copy(model)  # As the Model Garden's trainer does.
         create_slots(optimizer, model.trainable_variables)
         eased(optimizer, recipes.warmup_steps(params))
         # Those of a classifier are sums over a number for each image.

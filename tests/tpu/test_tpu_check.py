@@ -1,13 +1,12 @@
 """The training step compiled for a TPU by the real compiler, and the arithmetic around it."""
 
-import dataclasses
 import importlib.metadata
-import inspect
 import json
+import math
 
 import pytest
 import tensorflow as tf
-from helpers import TINY
+from helpers import CONFIGS, TINY
 from official.core import exp_factory
 
 from asvit_tf import (
@@ -19,7 +18,8 @@ from asvit_tf.errors import UserError
 from asvit_tf.modeling import layers
 from asvit_tf.tpu import check as tpu_check
 from asvit_tf.tpu import compiler as tpu_compiler
-from asvit_tf.tpu import schedule as tpu_schedule
+from asvit_tf.tpu import programs as tpu_programs
+from asvit_tf.tpu import wording
 from asvit_tf.tpu.compiler import Program
 
 ARGUMENTS = ["tpu-check", TINY, "--image_size", "32", "--batch", "4", "--json"]
@@ -110,74 +110,18 @@ def test_bad_input(capsys, arguments, message):
 
 def test_cleaned_program():
     text = """#loc1 = loc("x")
-    call @relu_17 and @main and @relu_17
+    func.func @main and func.func private @relu_17
+    call @relu_17 and @main and custom_call @Sharding
     %0 = stablehlo.add %arg0, %arg1 : tensor<4xf32> loc(#loc1)
     %1 = mhlo.copy %0 : tensor<4xf32> loc("a (b)")
     %2 = mhlo.copy %1 : tensor<4xf32> loc(unknown)
     %10 = stablehlo.multiply %2, %1 : tensor<4xf32> loc(#loc(callsite("f" at #loc1)))
 """
     lines = [line.strip() for line in tpu_compiler.cleaned(text).splitlines()]
-    assert lines[0] == "call @f1 and @main and @f1"
-    assert lines[1] == "%0 = stablehlo.add %arg0, %arg1 : tensor<4xf32>"
-    assert lines[2].startswith("%10 = stablehlo.multiply %0, %0 : tensor<4xf32>")
-    assert len(lines) == 3
-
-
-@pytest.fixture
-def compiled(monkeypatch):
-    """Programs that were compiled, not read from the cache: text and TPU of each."""
-    programs = []
-
-    def compile_anew(text, topology_name):
-        programs.append((text.strip(), topology_name))
-        return Program(True, flops=float(len(programs)), profile=(tpu_schedule.Kind("copy f32[8]", 1, 2, 3),))
-
-    monkeypatch.setattr(tpu_compiler, "_compile", compile_anew)
-    monkeypatch.setattr(tpu_compiler, "version", lambda: "1.0")
-    return programs
-
-
-def test_a_result_is_kept_for_its_program_tpu_compiler_and_reading(compiled, tmp_path, monkeypatch):
-    def flops(text="a", topology_name="v5e:2x2"):
-        return tpu_compiler.compile_program(text, topology_name, tmp_path).flops
-
-    assert [flops(), flops(), flops("b"), flops("a", "v5e:4x4"), flops("b"), flops()] == [1, 1, 2, 3, 2, 1]
-    assert compiled == [("a", "v5e:2x2"), ("b", "v5e:2x2"), ("a", "v5e:4x4")]
-    kept = tpu_compiler.compile_program("a", "v5e:2x2", tmp_path)
-    assert kept.profile == (tpu_schedule.Kind("copy f32[8]", 1, 2, 3),)
-    monkeypatch.setattr(tpu_compiler, "_READING", tpu_compiler._READING + 1)
-    assert flops() == 4
-    monkeypatch.setattr(tpu_compiler, "version", lambda: "1.1")
-    assert flops() == 5
-
-
-def test_another_text_of_this_package_throws_no_result_away(compiled, tmp_path, monkeypatch):
-    first = tpu_compiler.compile_program("a", "v5e:2x2", tmp_path)
-    monkeypatch.setattr(inspect, "getsource", lambda _: "reformatted")
-    monkeypatch.setattr(inspect, "getsourcelines", lambda _: (["reformatted"], 0))
-    for module in (tpu_compiler, tpu_schedule):
-        monkeypatch.setattr(module, "__file__", str(tmp_path / "moved.py"))
-        monkeypatch.setattr(module, "__doc__", "reworded")
-    assert tpu_compiler.compile_program("a", "v5e:2x2", tmp_path) == first
-    assert len(compiled) == 1
-
-
-def test_a_changed_result_has_another_reading():
-    """Where this fails, raise `_READING` and write down the new fields: results kept before lack them."""
-    fields = {
-        1: (
-            "compiles message argument_bytes output_bytes aliased_bytes temporary_bytes code_bytes flops "
-            "bytes_accessed hbm_bytes_moved cycles profile compile_seconds",
-            "kind count cycles hbm_bytes",
-        ),
-        2: (
-            "compiles message argument_bytes output_bytes aliased_bytes temporary_bytes code_bytes flops "
-            "bytes_accessed hbm_bytes_moved cycles bounded_loops unknown_loops profile compile_seconds",
-            "kind count cycles hbm_bytes",
-        ),
-    }[tpu_compiler._READING]
-    parts = (Program, tpu_schedule.Kind)
-    assert tuple(" ".join(field.name for field in dataclasses.fields(part)) for part in parts) == fields
+    assert lines[:2] == ["func.func @main and func.func private @f1", "call @f1 and @main and custom_call @Sharding"]
+    assert lines[2] == "%0 = stablehlo.add %arg0, %arg1 : tensor<4xf32>"
+    assert lines[3].startswith("%10 = stablehlo.multiply %0, %0 : tensor<4xf32>")
+    assert len(lines) == 4
 
 
 def fake(tokenization, batch):
@@ -202,7 +146,7 @@ def test_chip_hours_by_hand():
     assert (fine["bound"], fine["peak_share"]) == ("flops", pytest.approx(1))
     assert fine["hbm_bytes"] == (1 << 30) + 64 * 2**27
     assert result["roofline"]["chip_hours"] == result["chip_hours"]  # These programs have no cycles.
-    table = tpu_check.in_words(result, profile=True)
+    table = wording.in_words(result, profile=True)
     assert "saved 56.3%" in table
 
 
@@ -220,14 +164,42 @@ def test_estimate_is_the_longer_of_roofline_and_cycles():
     for cycles, seconds in ((int(0.5 * 1.5e9), 1), (int(2 * 1.5e9), 2), (0, 1)):
         phase = tpu_check.check(params, "v5e:2x2", 64, compiled(cycles))["phases"][0]
         assert phase["estimated_seconds"] == pytest.approx(seconds)
-    assert tpu_check.check(params, "v6e:2x2", 64, compiled(1))["phases"][0]["compiler_seconds"] is None
+
+
+@pytest.mark.parametrize("name", tpu_compiler.CHIPS)
+def test_clocks_are_what_the_peaks_imply_for_whole_matrix_units(name):
+    """Of 128 x 128 or 256 x 256 multiplications and additions a cycle; of these a power of two."""
+    chip = tpu_compiler.CHIPS[name]
+    units = math.log2(chip.flops / chip.clock / (2 * 128 * 128))
+    assert abs(units - round(units)) < 0.01
+
+
+def test_chips_of_a_classifier_are_those_that_have_its_batch():
+    params = exp_factory.get_exp_config("asvit_imagenet")
+    params.override({"trainer": {"train_steps": 300 * 1251}})
+    params.override({"task": {"validation_data": {"global_batch_size": 2000}}})
+
+    def checked(batch):
+        result = tpu_check.check(params, "v5e:2x2", batch, fake)
+        return result["chips"], wording.in_words(result).splitlines()
+
+    chips, (first, *_, last) = checked(64)
+    assert chips == 16
+    assert first == "v5e:2x2, 64 images on a chip; 1024 a step are 16 chips"
+    assert "hours on 16 chips; all tokens throughout" in last
+    chips, (*_, last) = checked(32)
+    assert chips == 32
+    assert last == "task.validation_data.global_batch_size is 2000, which 32 chips do not divide"
+    chips, (first, *_) = checked(48)
+    assert chips is None
+    assert first == "v5e:2x2, 48 images on a chip; no whole number of chips has the 1024 of a step so"
 
 
 def test_loops_of_unknown_count_are_told_in_one_line():
     def words(**loops):
         params = exp_factory.get_exp_config("retinanet_asvit_coco")
         program = Program(True, flops=197e12, **loops)
-        return tpu_check.in_words(tpu_check.check(params, "v5e:2x2", 4, lambda *_: program)).splitlines()
+        return wording.in_words(tpu_check.check(params, "v5e:2x2", 4, lambda *_: program)).splitlines()
 
     (line,) = set(words(bounded_loops=1, unknown_loops=2)) - set(words())
     assert line == (
@@ -251,6 +223,13 @@ def test_largest_batch_is_confirmed_and_lowered_until_it_compiles():
     assert tpu_check.find_largest_batch(fragile, Tokenization(), chip, 256)["batch"] == 96  # Nor does 128 compile.
     assert tpu_check.find_largest_batch(lambda *_: Program(False, "no"), Tokenization(), chip, 16)["message"] == "no"
 
+    def spared(tokenization, batch):
+        """Memory that is no line: it looks as if 8 images fit, and 24 do."""
+        return Program(batch <= 24, "out of memory", temporary_bytes={8: 1, 16: 15, 24: 16}.get(batch, 17) << 30)
+
+    found = tpu_check.find_largest_batch(spared, Tokenization(), chip, 16)
+    assert (found["batch"], found["hbm_bytes"]) == (24, 16 << 30)
+
     def alone(tokenization, batch):
         return Program(False, "out of memory") if batch > 1 else fake(tokenization, batch)
 
@@ -264,6 +243,47 @@ def test_what_only_an_as_vit_has_is_refused_for_others(options, monkeypatch):
     rest = dict(config_file=[], params_override="", topology_name="v5e:2x2", batch=1, largest_batch=False)
     with pytest.raises(UserError, match="no As-ViT; leave out TOPOLOGY and --window"):
         tpu_check.run(experiment="deit_imagenet_pretrain", cache_dir=None, note=print, **given, **rest)
+
+
+@pytest.mark.parametrize(
+    ("files", "override", "stride", "source"),
+    [
+        ([], "", 2, "what asvit run chooses"),
+        (["digits_asvit_i32_cpu.yaml"], "", 4, "the experiment's"),
+        ([], "task.model.backbone.asvit.base_stride=1,task.model.backbone.asvit.stride=1", 1, "the experiment's"),
+    ],
+)
+def test_the_base_stride_of_an_image_size_is_said(files, override, stride, source, monkeypatch):
+    monkeypatch.setattr(tpu_check.tpu_compiler, "version", lambda: "0")
+    monkeypatch.setattr(tpu_check, "compiler", lambda params, *_: params)
+    monkeypatch.setattr(tpu_check, "check", lambda params, *_: dict(asvit=params.task.model.backbone.asvit))
+    notes = []
+    rest = dict(topology=None, window=None, topology_name="v5e:2x2", batch=1, largest_batch=False, cache_dir=None)
+    given = dict(config_file=[str(CONFIGS / file) for file in files], params_override=override, image_size=64, **rest)
+    asvit = tpu_check.run(experiment="asvit_digits", note=notes.append, **given)["asvit"]
+    assert (asvit.base_stride, asvit.stride) == (stride, stride)
+    assert len(notes) == 1
+    assert notes[0].startswith(f"base stride {stride}: {source}")
+
+
+@pytest.mark.usefixtures("clean_policy")
+@pytest.mark.parametrize(
+    ("fields", "labels"),
+    [
+        ({"trainer": {"optimizer_config": {"ema": {"average_decay": 0.99}}}}, "tensor<2xi32>"),
+        ({"task": {"train_data": {"is_multilabel": True}}}, "tensor<2x10xf32>"),
+    ],
+    ids=["averages", "several labels"],
+)
+def test_what_else_an_experiment_of_classification_may_have_is_lowered(fields, labels):
+    params = exp_factory.get_exp_config("asvit_digits")
+    params.override({"task": {"model": {"backbone": {"asvit": {"topology": TINY}}}, "losses": {"one_hot": True}}})
+    rate = {"learning_rate": {"cosine": {"decay_steps": 9}}, "warmup": {"linear": {"warmup_steps": 1}}}
+    params.override({"trainer": {"train_steps": 9, "optimizer_config": rate}})
+    params.override(fields)
+    program = tpu_programs.training_step(params, Tokenization(4), 2)
+    (main,) = (line for line in program.splitlines() if "@main(" in line)
+    assert labels in main
 
 
 def test_the_image_size_of_another_network(monkeypatch):

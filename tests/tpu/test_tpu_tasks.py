@@ -14,6 +14,7 @@ from asvit_tf import (
 from asvit_tf.tpu import check as tpu_check
 from asvit_tf.tpu import compiler as tpu_compiler
 from asvit_tf.tpu import programs as tpu_programs
+from asvit_tf.tpu import wording
 from asvit_tf.tpu.compiler import Program
 
 COMMON = (
@@ -123,8 +124,12 @@ def test_a_batch_of_unknown_size_is_named(capsys):
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (arguments("retinanet", "--topology_name", "v5e:1x3"), "is 8, which the 3 chips of v5e:1x3 do not divide"),
-        (arguments("retinanet", "--topology_name", "v5e:4x4"), "is 8, which the 16 chips of v5e:4x4 do not divide"),
+        (arguments("retinanet", "--topology_name", "v5e:1x3"), "is 8, which 3 chips do not divide"),
+        (arguments("retinanet", "--topology_name", "v5e:4x4"), "is 8, which 16 chips do not divide"),
+        (
+            arguments("retinanet", override=",task.validation_data.global_batch_size=6"),
+            "task.validation_data.global_batch_size is 6, which 4 chips do not divide",
+        ),
         (arguments("retinanet", "--image_size", "72"), "multiples of 32"),
         (arguments("retinanet", override=",task.train_data.global_batch_size=0"), "it must be at least 1"),
         (["tpu-check", "--experiment", "video_classification"], "video_classification does not"),
@@ -142,17 +147,17 @@ def second_an_image(tokenization, batch):
 
 def test_hours_of_a_schedule_by_hand():
     params = exp_factory.get_exp_config("retinanet_asvit_coco")
-    params.override({"trainer": {"train_steps": 900}})
+    params.override({"trainer": {"train_steps": 900}, "task": {"validation_data": {"global_batch_size": 64}}})
     result = tpu_check.check(params, "v5e:2x2", 4, second_an_image)
     # 64 images a step: sixteen chips, 4 seconds a step.
     assert (result["chips"], result["hours"], result["chip_hours"]) == (16, pytest.approx(1), pytest.approx(16))
-    assert "whole schedule: 16.0 chip-hours; 1.0 hours on 16 chips" in tpu_check.in_words(result)
+    assert "whole schedule: 16.0 chip-hours, 1.0 hours on 16 chips" in wording.in_words(result)
     uneven = tpu_check.check(params, "v5e:2x2", 3, second_an_image)
     assert (uneven["chips"], uneven["hours"]) == (None, None)
-    assert tpu_check.in_words(uneven).endswith("whole schedule: 16.0 chip-hours")
+    assert wording.in_words(uneven).endswith("whole schedule: 16.0 chip-hours")
     failed = tpu_check.check(params, "v5e:2x2", 4, lambda *_: Program(False, "no"))
     assert (failed["chips"], failed["hours"]) == (16, None)
-    assert tpu_check.in_words(failed).endswith("does not compile: no")
+    assert wording.in_words(failed).endswith("does not compile: no")
 
 
 def test_the_largest_batch_of_a_detector_need_not_be_a_multiple_of_eight(capsys, monkeypatch):
