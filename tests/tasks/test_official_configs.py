@@ -29,14 +29,17 @@ HARDWARE = {"tpu": CONFIGS / "tpu.yaml", "gpu": CONFIGS / "gpu.yaml"}
 RECIPES = {
     ("asvit_imagenet", None): (224, 1024, 300),
     ("retinanet_asvit_coco", None): (640, 64, 72),
+    ("retinanet_asvit_coco", "retinanet_i640_batch64"): (640, 64, 72),
     ("retinanet_asvit_coco", "retinanet_i640_batch16"): (640, 16, 72),
     ("retinanet_asvit_coco", "retinanet_i1024_batch64"): (1024, 64, 72),
     ("retinanet_asvit_coco", "retinanet_i1024_batch8"): (1024, 8, 72),
     ("cascadercnn_asvit_coco", None): (640, 64, 36),
+    ("cascadercnn_asvit_coco", "cascadercnn_i640_batch64"): (640, 64, 36),
     ("cascadercnn_asvit_coco", "cascadercnn_i640_batch16"): (640, 16, 36),
     ("cascadercnn_asvit_coco", "cascadercnn_i1024_batch64"): (1024, 64, 100),
     ("cascadercnn_asvit_coco", "cascadercnn_i1024_batch8"): (1024, 8, 100),
     ("segmentation_asvit_coco", None): (512, 64, 36),
+    ("segmentation_asvit_coco", "segmentation_i512_batch64"): (512, 64, 36),
     ("segmentation_asvit_coco", "segmentation_i512_batch32"): (512, 32, 36),
 }
 # Images of the training set by the YAML of a CPU, and how many epochs of them in which batches.
@@ -114,6 +117,32 @@ def test_hardware_changes_the_runtime_only(hardware, strategy, chips):
         assert runtime["num_gpus"] == chips
         for side, batch, _ in (RECIPES[pair] for pair in RECIPES if pair[1] and "batch64" not in pair[1]):
             assert batch % chips == 0, (side, batch)
+
+
+def test_batches_for_a_tpu_are_shared_by_up_to_64_chips():
+    """Those of training and evaluation, which are all of one size."""
+    seen = 0
+    for experiment, recipe in RECIPES:
+        if recipe and recipe.endswith("batch64"):
+            task = composed(experiment, NETWORKS["large"], HARDWARE["tpu"], *files_of(recipe)).task
+            assert task.train_data.global_batch_size == task.validation_data.global_batch_size == 64
+            assert task.validation_data.drop_remainder
+            seen += 1
+    assert seen == 5
+
+
+@pytest.mark.parametrize(("size", "images_a_chip"), [("small", 64), ("base", 64), ("large", 48)])
+def test_the_command_for_imagenet_fits_a_v5e(size, images_a_chip):
+    """The chips that the header names: a step leaves each as many images as fit, or fewer; both batches are shared."""
+    text = NETWORKS[size].read_text()
+    chips = int(re.search(r"(\d+) chips?[., ]", text)[1])
+    task = composed("asvit_imagenet", NETWORKS[size]).task
+    assert task.train_data.global_batch_size % chips == 0
+    assert task.train_data.global_batch_size // chips <= images_a_chip
+    assert f"{images_a_chip} images fit" in text
+    batch = int(re.search(r"validation_data.global_batch_size=(\d+),task.validation_data.drop_remainder=true", text)[1])
+    assert batch % chips == 0
+    assert 50_000 % batch <= 16
 
 
 @pytest.mark.parametrize("size", NETWORKS)
