@@ -57,13 +57,15 @@ class Runtime:
             params.runtime.mixed_precision_dtype = "float32"  # See `checks.check`.
 
     def batch(self, usual: int) -> int:
-        """Images of a training step that suit the devices, where none were asked for: two at least for each of them.
+        """Images of a training step that suit the devices: where none were asked for, two at least for each of them.
 
         Args:
-          usual: What would be chosen for one device.
+          usual: What would be chosen for one device; where a batch was asked for, that, or all images if it has more.
         """
-        if self._batch is not None or self.replicas == 1:
+        if self.replicas == 1:
             return usual
+        if self._batch is not None:
+            return max(usual, self.replicas)
         return training_batch(max(usual, _LEAST_SHARE * self.replicas), self.replicas)
 
     def check_batch(self) -> None:

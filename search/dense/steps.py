@@ -197,7 +197,7 @@ class DenseRun(abc.ABC):
         return params, kept
 
     def for_devices(self, choices: Any) -> Any:
-        """The choices with a batch that suits the devices, and its learning rate, unless a batch was asked for."""
+        """The choices with a batch that suits the devices, and its learning rate."""
         batch = self.runtime.batch(choices.batch_size)
         if batch == choices.batch_size:
             return choices

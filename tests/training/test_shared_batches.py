@@ -42,6 +42,7 @@ def test_a_batch_that_was_asked_for_stays_or_is_refused_before_anything_is_read(
     monkeypatch.setattr(strategies, "build", lambda runtime: types.SimpleNamespace(num_replicas_in_sync=32))
     slice_ = Chosen("tpu", tpu="slice")
     assert Runtime(slice_, 48).batch(48) == 48
+    assert Runtime(slice_, 48).batch(5) == 32  # Of five images.
     with pytest.raises(UserError, match="a batch of 16 images cannot be divided among 32 devices; set --batch-size"):
         Runtime(slice_, 16).check_batch()
 
