@@ -77,9 +77,9 @@ def attend(query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, bias: tf.Tensor |
 def attend_in_chunks(query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, bias: tf.Tensor | None = None) -> tf.Tensor:
     """`attend` of one index of the first axis after another; the gradient computes the scores of each again.
 
-    No more than one chunk's scores exist at any time. Two products of scores are computed twice, of five; where scores
-    are large, not writing and reading them saves as much. For gradients, also of gradients; forward mode does not see
-    through the loop.
+    No more than one chunk's scores exist at any time. Of five products of scores one is computed twice: what was mixed
+    is kept. Where scores are large, not writing and reading them saves as much. For gradients, also of gradients;
+    forward mode does not see through the loop.
 
     Args:
       query, key, value: [chunks, ..., tokens, channels]; the number of chunks is known.
@@ -90,25 +90,43 @@ def attend_in_chunks(query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, bias: t
     """
 
     def each(function, outputs, *inputs):
-        signature = [tf.TensorSpec(tensor.shape[1:], tensor.dtype) for tensor in outputs]
+        signature = [tf.TensorSpec(tensor.shape[1:], dtype) for tensor, dtype in outputs]
         chunks = inputs if bias is None else (*inputs, bias)
         # Under XLA, and where memory matters, chunks must not be computed side by side.
         return tf.map_fn(lambda chunk: function(*chunk), chunks, fn_output_signature=signature, parallel_iterations=1)
 
     def forward(query, key, value, bias=None):
-        return [tf.cast(_Mixing.of(query, key, value, bias).mixed, value.dtype)]
+        mixing = _Mixing.of(query, key, value, bias)
+        return [mixing.mixed, mixing.sums]
 
-    def backward(d_mixed, query, key, value, bias=None):
+    def backward(d_mixed, query, key, value, mixed, sums, bias=None):
+        weights = _Mixing.weigh(query, key, bias)
+        return list(_Mixing(weights, sums, mixed).gradients(d_mixed, query, key, value))
+
+    def backward_of_all(d_mixed, query, key, value, bias=None):
         return list(_Mixing.of(query, key, value, bias).gradients(d_mixed, query, key, value))
 
     @tf.custom_gradient
     def attention(query, key, value):
-        (mixed,) = each(forward, [value], query, key, value)
+        dtype = statistics_dtype(query)
+        mixed, sums = each(forward, [(value, dtype), (value[..., :1], dtype)], query, key, value)
+        inputs = [(tensor, tensor.dtype) for tensor in (query, key, value)]
 
-        def gradient(d_mixed):
-            return tuple(each(backward, [query, key, value], d_mixed, query, key, value))
+        @tf.custom_gradient
+        def gradient(d_mixed, query, key, value):
+            found = each(backward, inputs, d_mixed, query, key, value, mixed, sums)
 
-        return mixed, gradient
+            def second(*upstream):
+                # What is kept depends on the arguments, too, and that is not recorded.
+                sources = [d_mixed, query, key, value]
+                with tf.GradientTape() as tape:
+                    tape.watch(sources)
+                    again = each(backward_of_all, inputs, *sources)
+                return tape.gradient(again, sources, output_gradients=upstream)
+
+            return tuple(found), second
+
+        return tf.cast(mixed, value.dtype), lambda d_mixed: gradient(d_mixed, query, key, value)
 
     return attention(query, key, value)
 
@@ -135,19 +153,26 @@ class _Mixing:
     @classmethod
     def of(cls, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, bias: tf.Tensor | None) -> _Mixing:
         """That of `attend`'s arguments."""
+        weights = cls.weigh(query, key, bias)
+        dtype = weights.dtype
+        if _divides(value.dtype):
+            mixed = tf.cast(tf.matmul(tf.cast(weights, value.dtype), value), dtype)
+            return cls(weights, tf.ones_like(weights[..., :1]), mixed)
+        extended = tf.concat([value, tf.ones_like(value[..., :1])], axis=-1)
+        products = tf.cast(tf.matmul(tf.cast(weights, value.dtype), extended), dtype)
+        return cls(weights, products[..., -1:], products[..., :-1] / products[..., -1:])
+
+    @staticmethod
+    def weigh(query: tf.Tensor, key: tf.Tensor, bias: tf.Tensor | None) -> tf.Tensor:
+        """`weights`."""
         scores = tf.matmul(query, key, transpose_b=True)
         dtype = statistics_dtype(scores)
         scores = tf.cast(scores, dtype)
         if bias is not None:
             scores += tf.cast(bias, dtype)
-        if value.dtype in (dtype, tf.float16):
-            weights = tf.nn.softmax(scores)
-            mixed = tf.cast(tf.matmul(tf.cast(weights, value.dtype), value), dtype)
-            return cls(weights, tf.ones_like(weights[..., :1]), mixed)
-        weights = tf.exp(scores - tf.reduce_max(scores, axis=-1, keepdims=True))
-        extended = tf.concat([value, tf.ones_like(value[..., :1])], axis=-1)
-        products = tf.cast(tf.matmul(tf.cast(weights, value.dtype), extended), dtype)
-        return cls(weights, products[..., -1:], products[..., :-1] / products[..., -1:])
+        if _divides(query.dtype):
+            return tf.nn.softmax(scores)
+        return tf.exp(scores - tf.reduce_max(scores, axis=-1, keepdims=True))
 
     def gradients(
         self, d_mixed: tf.Tensor, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor
@@ -164,6 +189,11 @@ class _Mixing:
             tf.matmul(d_scores, query, transpose_a=True),
             tf.matmul(tf.cast(self.weights, value.dtype), d_products, transpose_a=True),
         )
+
+
+def _divides(dtype: tf.DType) -> bool:
+    """Whether weights are divided by their sums, of features of this type; see `_Mixing`."""
+    return dtype != tf.bfloat16
 
 
 class WindowedAttention(tf_keras.layers.Layer):
