@@ -19,23 +19,31 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "tpu_tasks.jsonl"
 
 
-def _command(experiment: str, size: str, batch: int, recipe: str | None = None) -> str:
+def _command(experiment: str, size: str, batch: int, recipe: str | None = None, *fields: str) -> str:
     files = [f"asvit_{size}.yaml", "tpu.yaml", *([f"coco/{recipe}.yaml"] if recipe else [])]
     yamls = " ".join(f"--config_file official_configs/{file}" for file in files)
-    return f"asvit tpu-check --experiment {experiment} {yamls} --batch {batch}"
+    overrides = f" --params_override {','.join(fields)}" if fields else ""
+    return f"asvit tpu-check --experiment {experiment} {yamls} --batch {batch}{overrides}"
 
 
-_CASCADE = ("cascadercnn_asvit_coco", "cascadercnn_i1024_batch64")
+def _cascade(size: str, batch: int, *options: str) -> str:
+    fields = (f"task.model.backbone.asvit.{option}" for option in options)
+    return _command("cascadercnn_asvit_coco", size, batch, "cascadercnn_i1024_batch64", *fields)
+
+
+_WHOLE, _CHUNKED, _BLOCKS = "attention=whole", "attention=chunked", "recompute=blocks"
 COMMANDS = {
     # Its experiment hands over images in float32, the detectors' in bfloat16.
-    "Segmentation Small at 512, 8": _command("segmentation_asvit_coco", "small", 8)
-    + " --params_override task.train_data.dtype=bfloat16",
+    "Segmentation Small at 512, 8": _command(
+        "segmentation_asvit_coco", "small", 8, None, "task.train_data.dtype=bfloat16"
+    ),
     "RetinaNet Small at 640, 8": _command("retinanet_asvit_coco", "small", 8),
     "RetinaNet Small at 1024, 2": _command("retinanet_asvit_coco", "small", 2, "retinanet_i1024_batch64"),
-    **{
-        f"Cascade Mask R-CNN {size.capitalize()} at 1024, {batch}": _command(_CASCADE[0], size, batch, _CASCADE[1])
-        for size, batch in (("small", 2), ("base", 1), ("large", 1))
-    },
+    "Cascade Mask R-CNN Small at 1024, whole, 2": _cascade("small", 2, _WHOLE),
+    "Cascade Mask R-CNN Small at 1024, chunked, 2": _cascade("small", 2, _CHUNKED),
+    "Cascade Mask R-CNN Base at 1024, chunked, 2": _cascade("base", 2, _CHUNKED),
+    "Cascade Mask R-CNN Large at 1024, chunked, 2": _cascade("large", 2, _CHUNKED),
+    "Cascade Mask R-CNN Large at 1024, chunked, blocks, 2": _cascade("large", 2, _CHUNKED, _BLOCKS),
     "Mask R-CNN ResNet-50 at 1024, 2": "asvit tpu-check --experiment maskrcnn_resnetfpn_coco --batch 2",
 }
 
