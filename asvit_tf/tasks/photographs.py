@@ -64,8 +64,13 @@ def learning_rate(batch_size: int) -> float:
     return min(_LARGEST_RATE, _RATE * (batch_size / _RATE_BATCH) ** 0.5)
 
 
-def _shuffled(examples: int, record_bytes: int) -> int:
-    """Records that are shuffled in memory, still encoded; on disk they are in random order already."""
+def shuffled(examples: int, record_bytes: int) -> int:
+    """Records that are shuffled in memory, still encoded; on disk they are in random order already.
+
+    Args:
+      examples: Training images.
+      record_bytes: Of all of them as they are stored; 0 where it is not known.
+    """
     fitting = _SHUFFLED_BYTES * examples // record_bytes if record_bytes else examples
     return min(examples, _MOST_SHUFFLED, max(_LEAST_SHUFFLED, fitting))
 
@@ -98,7 +103,7 @@ def fitted(
     always = mixes and epochs >= _ALWAYS_MIXED_EPOCHS
     train_data: dict[str, Any] = {
         "crop_area_range": [0.35 if always else 0.5 if long else 0.65 if epochs >= _GENTLE_EPOCHS else 0.9, 1.0],
-        "shuffle_buffer_size": _shuffled(examples, record_bytes),
+        "shuffle_buffer_size": shuffled(examples, record_bytes),
     }
     losses: dict[str, Any] = {"one_hot": True, "label_smoothing": 0.1}
     if epochs >= (_MANY_COLOUR_EPOCHS if many else _COLOUR_EPOCHS):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
+import os
 from typing import Any
 
 from official.core import config_definitions as cfg
@@ -13,7 +14,7 @@ from asvit_tf.dataloaders.boxes import Boxes
 from asvit_tf.dataloaders.coco import Prepared
 from asvit_tf.dataloaders.labels.prepare import Prepared as Labelled
 from asvit_tf.design.grids import ceil_div
-from asvit_tf.tasks import experiment_files
+from asvit_tf.tasks import experiment_files, photographs
 from search.dense import sizes
 from search.dense.choices import Choices, SegmentationChoices
 from search.dense.settings import DenseSettings, DetectionSettings, SegmentationSettings
@@ -32,6 +33,7 @@ _RECIPES = {
 _EVALUATIONS = 6
 _WARMUP_SHARE = 0.05
 _CHECKPOINT_STEPS = 600
+_MOST_SHUFFLED = 1000
 
 
 def registered(model: str) -> cfg.ExperimentConfig:
@@ -55,8 +57,7 @@ def experiment(
       UserError: An override names a field that does not exist, or has a value of another type.
     """
     params = _recipe(settings.model, prepared.config_file)
-    images = {split: count.images for split, count in prepared.counts.items()}
-    experiment_files.override(params, _fitted(settings, choices, boxes, images["validation"]), "asvit detect-run")
+    experiment_files.override(params, _fitted(settings, choices, prepared, boxes), "asvit detect-run")
     if settings.model == "cascade":
         experiment_files.override(params, _two_stages(boxes), "asvit detect-run")
     _last(params, settings, kept, "asvit detect-run")
@@ -112,7 +113,7 @@ def segmentation(
                 "global_batch_size": choices.batch_size,
                 "seed": settings.seed,
                 "output_size": size,
-                "shuffle_buffer_size": min(images["train"], 1000),
+                "shuffle_buffer_size": _shuffled(images["train"], prepared),
             },
             "validation_data": {
                 "global_batch_size": sizes.evaluated_at_once(
@@ -128,9 +129,10 @@ def segmentation(
     return params
 
 
-def _fitted(settings: DetectionSettings, choices: Choices, boxes: Boxes, held_out: int) -> dict[str, Any]:
+def _fitted(settings: DetectionSettings, choices: Choices, prepared: Prepared, boxes: Boxes) -> dict[str, Any]:
     """The fields that follow from what was chosen."""
     epoch = max(1, len(boxes.images) // choices.batch_size)
+    held_out = prepared.counts["validation"].images
     fitted = choices.anchors
     parser = dict(max_num_instances=max(10, boxes.most_in_an_image))
     return {
@@ -154,13 +156,19 @@ def _fitted(settings: DetectionSettings, choices: Choices, boxes: Boxes, held_ou
             "train_data": {
                 "global_batch_size": choices.batch_size,
                 "seed": settings.seed,
-                "shuffle_buffer_size": min(len(boxes.images), 1000),
+                "shuffle_buffer_size": _shuffled(len(boxes.images), prepared),
                 "parser": parser,
             },
             "validation_data": {"global_batch_size": min(16, held_out), "parser": parser},
         },
         **_steps(choices.epochs, epoch, choices.learning_rate),
     }
+
+
+def _shuffled(examples: int, prepared: Prepared | Labelled) -> int:
+    """Records that are shuffled in memory."""
+    record_bytes = os.path.getsize(os.path.join(prepared.directory, "train.tfrecord"))
+    return min(_MOST_SHUFFLED, photographs.shuffled(examples, record_bytes))
 
 
 def _steps(epochs: int, epoch: int, learning_rate: float) -> dict[str, Any]:
