@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 import tensorflow as tf
 import tqdm
 
 from asvit_tf.dataloaders import inputs
+from asvit_tf.dataloaders.labels import records
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +18,7 @@ class Boxes:
     """The objects of a split; without crowds, and without boxes that float32 makes as thin as nothing.
 
     Attributes:
-      images: [N, 2], height and width of every image, in pixels.
+      images: [N, 2], height and width of every image, in pixels; before it was reduced, where it is stored reduced.
       of_image: [M], the image of every box.
       sides: [M, 2], height and width of every box, in pixels.
       categories: [M], identifiers.
@@ -41,7 +43,7 @@ class Boxes:
 
 
 def image_sizes(pattern: str) -> np.ndarray:
-    """[N, 2], height and width of every image of TFRecords, in pixels.
+    """[N, 2], height and width of every image of TFRecords, in pixels; where it is stored reduced, those of before.
 
     Args:
       pattern: Path or pattern of the files.
@@ -49,11 +51,9 @@ def image_sizes(pattern: str) -> np.ndarray:
     Raises:
       UserError: There are no such files.
     """
-    numbers = {name: tf.io.FixedLenFeature((), tf.int64) for name in _SIZE}
 
     def parse(serialized: tf.Tensor) -> tf.Tensor:
-        found = tf.io.parse_single_example(serialized, numbers)
-        return tf.stack([found[name] for name in _SIZE])
+        return _size(tf.io.parse_single_example(serialized, _SIZE_FEATURES))
 
     examples = tf.data.TFRecordDataset(inputs.record_files("train_data", pattern))
     return np.array(list(examples.map(parse, num_parallel_calls=tf.data.AUTOTUNE).as_numpy_iterator()), float)
@@ -69,17 +69,15 @@ def read(pattern: str, progress: bool = False) -> Boxes:
     Raises:
       UserError: There are no such files.
     """
-    numbers = {name: tf.io.FixedLenFeature((), tf.int64) for name in _SIZE}
     corners = {f"image/object/bbox/{side}": tf.io.VarLenFeature(tf.float32) for side in _SIDES}
     flags = {f"image/object/{name}": tf.io.VarLenFeature(tf.int64) for name in ("class/label", "is_crowd")}
     masks = {"image/object/mask": tf.io.VarLenFeature(tf.string)}
 
     def parse(serialized: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        found = tf.io.parse_single_example(serialized, {**numbers, **corners, **flags, **masks})
+        found = tf.io.parse_single_example(serialized, {**_SIZE_FEATURES, **corners, **flags, **masks})
         dense = {name: tf.sparse.to_dense(found[name]) for name in (*corners, *flags)}
-        size = tf.stack([found[name] for name in numbers])
         edges = tf.stack([dense[name] for name in corners])
-        return size, edges, *(dense[name] for name in flags), tf.size(found["image/object/mask"].values)
+        return _size(found), edges, *(dense[name] for name in flags), tf.size(found["image/object/mask"].values)
 
     files = inputs.record_files("train_data", pattern)
     examples = tf.data.TFRecordDataset(files).map(parse, num_parallel_calls=tf.data.AUTOTUNE)
@@ -102,5 +100,14 @@ def read(pattern: str, progress: bool = False) -> Boxes:
     )
 
 
+def _size(found: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    """Height and width of the image that was given, [2]."""
+    own = tf.stack([found[name] for name in records.OWN_SIZE])
+    return tf.where(own > 0, own, tf.stack([found[name] for name in _SIZE]))
+
+
 _SIZE = ("image/height", "image/width")
+_SIZE_FEATURES = {name: tf.io.FixedLenFeature((), tf.int64) for name in _SIZE} | {
+    name: tf.io.FixedLenFeature((), tf.int64, 0) for name in records.OWN_SIZE
+}
 _SIDES = ("ymin", "xmin", "ymax", "xmax")

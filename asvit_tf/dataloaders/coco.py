@@ -22,7 +22,7 @@ from asvit_tf.dataloaders import experiment_yaml, masks
 from asvit_tf.dataloaders.annotations import box_forms, division, pictures, problems, schema, splits
 from asvit_tf.dataloaders.annotations.layout import Place
 from asvit_tf.dataloaders.annotations.splits import ImageFile, Split, SplitCount
-from asvit_tf.dataloaders.imagefiles import duplicates
+from asvit_tf.dataloaders.imagefiles import duplicates, reduced
 from asvit_tf.dataloaders.imagefiles.skipped import Skipped, in_words
 from asvit_tf.dataloaders.labels import records
 from asvit_tf.errors import UserError
@@ -100,6 +100,7 @@ def prepare(
     leniency: Leniency = Leniency(),
     progress: bool = False,
     semantic: bool = False,
+    stored_pixels: int | None = None,
 ) -> Prepared:
     """Writes the TFRecords of a data set in COCO's layout, or a relative of it; complete or not at all.
 
@@ -113,6 +114,8 @@ def prepare(
       leniency: What is left out and counted instead of refused.
       progress: Show a progress bar on standard error.
       semantic: Write a class for every pixel too (see `masks.class_map`), from the masks; segmentation needs it.
+      stored_pixels: Most pixels of photographs in the training records, with their masks; larger ones are reduced
+        (`reduced.within`). None stores all as they are.
 
     Raises:
       UserError: A file is missing or is no COCO annotation file, or entries of it cannot be read.
@@ -139,7 +142,7 @@ def prepare(
     categories = schema.categories(contents)
     if semantic and len(categories.names) >= masks.IGNORED:
         raise UserError(f"{len(categories.names)} categories; a class for every pixel allows {masks.IGNORED - 1}")
-    form = _Form(shards, include_masks, semantic, categories.names)
+    form = _Form(shards, include_masks, semantic, categories.names, stored_pixels)
     entries = {
         split: schema.entries(place, contents[place], categories, include_masks) for split, place in files.items()
     }
@@ -158,6 +161,8 @@ def prepare(
         problems.refuse([its.problems for its in entries.values()])
     for split, rows in built.items():
         _check_anything_left(split, entries[split].place.name, rows)
+    if stored_pixels is not None:
+        built["train"] = splits.noting_reduced(built["train"], stored_pixels)
     with whole_directory(directory) as partial:
         for split, rows in built.items():
             _write(Path(partial), split, rows, form, progress)
@@ -230,17 +235,18 @@ def _reasons(left_out: Mapping[str, int]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class _Form:
-    """What the records of both splits are like: how many files, what they hold, names by category identifier."""
+    """What the records are like: how many files, what they hold, names by category identifier, pixels in training."""
 
     shards: int
     include_masks: bool
     semantic: bool
     categories: Mapping[int, str]
+    stored_pixels: int | None = None
 
 
 def _task(class_names: Sequence[str], form: _Form) -> dict[str, Any]:
     """The part of a task that names data and classes."""
-    return records.task(class_names, form.shards)
+    return records.task(class_names, form.shards, form.stored_pixels)
 
 
 def _write_yaml(path: Path, task: Mapping[str, Any]) -> None:
@@ -252,30 +258,39 @@ def _write(directory: Path, name: str, split: Split, form: _Form, progress: bool
     objects, regions = _by_image(split.objects), _by_image([*split.unboxed, *split.unmasked])
     images = split.images
     identifiers = sorted(form.categories)
+    pixels = form.stored_pixels if name == "train" else None
     with records.writer(directory, name, form.shards) as write:
         for i in tqdm.tqdm(records.order(len(images)), desc=name, unit="image", disable=not progress):
             image, rows = images[i], objects[images[i].identifier]
-            example = _example(image, rows, form)
+            example = _example(image, rows, form, pixels)
             if form.semantic:
                 drawn = rows + regions[image.identifier]
                 classes = masks.class_map(drawn, identifiers, image.height, image.width)
+                if pixels is not None:
+                    classes = reduced.nearest(classes, reduced.size_within((image.height, image.width), pixels))
                 encoded = tf.io.encode_png(classes[..., None]).numpy()
                 example.features.feature[records.CLASSES].bytes_list.value.append(encoded)
             write(example)
 
 
-def _example(image: ImageFile, rows: Sequence[Mapping[str, Any]], form: _Form) -> tf.train.Example:
-    """One record."""
+def _example(image: ImageFile, rows: Sequence[Mapping[str, Any]], form: _Form, pixels: int | None) -> tf.train.Example:
+    """One record; of a picture of more than `pixels` pixels reduced to them. Boxes count in shares of its sides."""
     # Here, because importing it defines flags. Of it only the conversion is used: its writer forks this process, with
     # TensorFlow's threads in it, and may hang.
     from official.vision.data import create_coco_tf_record, tfrecord_lib
 
     encoded, kind = pictures.encoded(image.path)
-    size = (image.height, image.width)
-    features = tfrecord_lib.image_info_to_feature_dict(*size, image.file_name, image.identifier, encoded, kind)
+    size = stored = (image.height, image.width)
+    if pixels is not None and (stored := reduced.size_within(size, pixels)) != size:
+        encoded = reduced.within(encoded, pixels)
+        share = stored[0] * stored[1] / (size[0] * size[1])
+        rows = [{**row, "area": share * row["area"]} for row in rows]
+    features = tfrecord_lib.image_info_to_feature_dict(*stored, image.file_name, image.identifier, encoded, kind)
+    if stored != size:
+        features |= dict(zip(records.OWN_SIZE, map(tfrecord_lib.convert_to_feature, size)))
     if rows:
         objects, dropped = create_coco_tf_record.bbox_annotations_to_feature_dict(
-            [masks.convertible(row) for row in rows] if form.include_masks else rows,
+            [masks.convertible(row, stored) for row in rows] if form.include_masks else rows,
             *size,
             form.categories,
             form.include_masks,

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as mask_tools
 
+from asvit_tf.dataloaders.imagefiles import reduced
+
 IGNORED = 255  # In a map of classes: pixels that are neither trained on nor evaluated.
 
 
@@ -44,7 +46,13 @@ def class_map(rows: Sequence[Mapping[str, Any]], categories: Sequence[int], heig
     return classes
 
 
-def convertible(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The annotation with its mask as the Model Garden's conversion takes it: run lengths, in a list if no crowd's."""
-    lengths = run_lengths(np.asarray(mask_tools.decode(row["segmentation"])))
+def convertible(row: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Any]:
+    """The annotation with its mask as the Model Garden's conversion takes it: run lengths, in a list if no crowd's.
+
+    Args:
+      row: Of an object.
+      size: Rows and columns to which the mask is reduced.
+    """
+    mask = np.asarray(mask_tools.decode(row["segmentation"]))
+    lengths = run_lengths(reduced.nearest(mask, size))
     return {**row, "segmentation": lengths if row["iscrowd"] else [lengths]}

@@ -53,12 +53,20 @@ def _as_stored(image: tf.Tensor, side: int | None) -> tf.Tensor:
         return image
     size = tf.shape(image)[:2]
     shorter = tf.reduce_min(size)
+    target = tf.maximum(side, (2 * size * side + shorter) // (2 * shorter))
+    return tf.cond(shorter > side, lambda: _reduced(image, target), lambda: image)
 
-    def reduced() -> tf.Tensor:
-        target = tf.maximum(side, (2 * size * side + shorter) // (2 * shorter))
-        return tf.cast(tf.round(tf.image.resize(image, target, antialias=True)), tf.uint8)
 
-    return tf.cond(shorter > side, reduced, lambda: image)
+def _within(image: tf.Tensor, pixels: int) -> tf.Tensor:
+    """One image [H, W, 3] uint8 as `imagefiles.reduced.within` stores it."""
+    size = tf.cast(tf.shape(image)[:2], tf.float64)  # Exact, and so is what is rounded: the sizes are Python's.
+    present = tf.reduce_prod(size)
+    target = tf.maximum(1, tf.cast(size * tf.sqrt(pixels / present), tf.int32))
+    return tf.cond(present > pixels, lambda: _reduced(image, target), lambda: image)
+
+
+def _reduced(image: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    return tf.cast(tf.round(tf.image.resize(image, size, antialias=True)), tf.uint8)
 
 
 class NamedClassificationModule(image_classification.ClassificationModule):
@@ -133,7 +141,8 @@ class NamedClassificationModule(image_classification.ClassificationModule):
 class _EachResized(export_base.ExportModule):
     """Part of a serving module: encoded images of a batch may differ in size.
 
-    Each is resized as soon as it is decoded, where the Model Garden's own modules stack them before.
+    Each is resized as soon as it is decoded, where the Model Garden's own modules stack them before. A large one is
+    reduced first as training photographs were (`task.stored_pixels`), while it is whole numbers.
     """
 
     def _decode_image(self, encoded_image_bytes):
@@ -143,7 +152,12 @@ class _EachResized(export_base.ExportModule):
         """Resizes and normalizes one image, [H, W, 3] or encoded."""
         if image.dtype == tf.string:
             image = tf.ensure_shape(self._decode_image(image), (None, None, self._num_channels))
-        return super()._build_inputs(image)
+        pixels = self.params.task.stored_pixels
+        if pixels is None:
+            return super()._build_inputs(image)
+        small = _within(image, pixels)
+        *inputs, info = super()._build_inputs(small)
+        return (*inputs, _of_own_size(info, tf.shape(image)[:2]))
 
     @tf.function
     def inference_from_image_bytes(self, inputs):
@@ -153,6 +167,16 @@ class _EachResized(export_base.ExportModule):
     def inference_from_tf_example(self, inputs):
         features = {"image/encoded": tf.io.FixedLenFeature((), tf.string)}
         return self.serve(tf.io.parse_example(inputs, features)["image/encoded"])
+
+
+def _of_own_size(image_info: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    """`image_info` [4, 2] of an image that was reduced before, for the image itself, whose rows and columns are `size`.
+
+    The resized image is `scale` times the reduced one, so `scale * reduced / size` times the image.
+    """
+    reduced, target, scale, offset = tf.unstack(image_info)
+    own = tf.cast(size, tf.float32)
+    return tf.stack([own, target, scale * reduced / own, offset])
 
 
 class NamedDetectionModule(_EachResized, detection_serving.DetectionModule):

@@ -56,11 +56,14 @@ class DenseTask:
       init_checkpoint_modules: "backbone" or "all".
       class_names: By category identifier or class, for the exported model; empty for the numbers themselves.
       seed: Seed of initial weights, shuffling and augmentation, set by `training.run`; None draws fresh ones.
+      stored_pixels: To which larger photographs were reduced in the training records (`imagefiles.reduced`); a
+        SavedModel does the same first. None: they were not.
     """
 
     init_checkpoint_modules: str | list[str] = "backbone"
     class_names: list[str] = dataclasses.field(default_factory=list)
     seed: int | None = None
+    stored_pixels: int | None = None
 
 
 @dataclasses.dataclass

@@ -29,7 +29,7 @@ _NOT_OF_A_RECIPE = (
     *(f"trainer.optimizer_config.warmup.{kind}.warmup_steps" for kind in plans.WARMUPS),
 )
 _OF_THE_DATA = (
-    *("task.class_names", "task.init_checkpoint", "task.model.num_classes"),
+    *("task.class_names", "task.stored_pixels", "task.init_checkpoint", "task.model.num_classes"),
     *("task.train_data.input_path", "task.validation_data.input_path"),
 )
 # What is edited most often; everything else is written where it differs from the experiment as it is registered.

@@ -25,7 +25,7 @@ from asvit_tf.serving import detect, export, found
 from asvit_tf.serving.found import Judged
 from asvit_tf.serving.held_out import fingerprint
 from asvit_tf.training import step_log
-from search.dense import experiments
+from search.dense import experiments, sizes
 from search.dense.choices import Choices, choose
 from search.dense.settings import MODELS, DetectionSettings
 from search.dense.steps import MOST_SHOWN, DenseRun
@@ -71,7 +71,8 @@ class _Run(DenseRun):
         names = dict(train=its.train_name, validation=its.validation_name)
         with_masks = None if its.model == "cascade" else False  # None: where the data have them.
         leniency = coco.Leniency(its.skip_missing, its.skip_invalid)
-        return coco.prepare(folder, its.data_path, names, 1, with_masks, leniency, progress=True)
+        pixels = sizes.stored_pixels(its.size, self.kind)
+        return coco.prepare(folder, its.data_path, names, 1, with_masks, leniency, progress=True, stored_pixels=pixels)
 
     def restored(self, folder: Path, class_names: tuple[str, ...], counts: dict[str, SplitCount]) -> Prepared:
         return Prepared(str(folder), class_names, counts)

@@ -22,7 +22,7 @@ from asvit_tf.serving.segment import Segmented
 from asvit_tf.serving.segmentation_held_out import Confusion
 from asvit_tf.storage import write_json
 from asvit_tf.training import step_log
-from search.dense import experiments
+from search.dense import experiments, sizes
 from search.dense.choices import SegmentationChoices
 from search.dense.settings import SegmentationSettings
 from search.dense.steps import MOST_SHOWN, DenseRun
@@ -67,7 +67,10 @@ class _Run(DenseRun):
     def prepare(self, folder: Path) -> Prepared:
         its = self.settings
         naming = pairs.Naming(its.image_suffix, its.mask_suffix, its.splits, its.skip_missing)
-        return prepare.prepare(folder, its.images, its.masks, its.classes, its.ignored, naming, progress=True)
+        pixels = sizes.stored_pixels(its.size, self.kind)
+        return prepare.prepare(
+            folder, its.images, its.masks, its.classes, its.ignored, naming, progress=True, stored_pixels=pixels
+        )
 
     def restored(self, folder: Path, class_names: tuple[str, ...], counts: dict[str, SplitCount]) -> Prepared:
         return Prepared(str(folder), class_names, (), (), counts, 0, (), Skipped())

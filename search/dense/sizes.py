@@ -47,6 +47,16 @@ def input_size(images: np.ndarray, most_pixels: int) -> tuple[int, int]:
         factor *= 0.98  # One side is a single multiple.
 
 
+def stored_pixels(size: tuple[int, int] | None, kind: str) -> int:
+    """Most pixels of photographs in the training records: twice the input's sides, for crops that are enlarged.
+
+    Args:
+      size: Rows and columns of the input, if they are given; else the largest is counted with.
+      kind: "cpu", "gpu" or "tpu".
+    """
+    return 4 * (MOST_PIXELS[kind] if size is None else size[0] * size[1])
+
+
 def levels(size: tuple[int, int], boxes: np.ndarray, is_two_stage: bool) -> list[tuple[int, int]]:
     """First and last levels that a feature pyramid may have.
 

@@ -38,7 +38,8 @@ class SplitCount:
       missing: Images left out because there is no such image file, or it is damaged.
       given_images, given_objects: Entries of the annotation file.
       images_left_out, objects_left_out: How many, by reason; `missing` and `degenerate` among them.
-      notes: How many values were read that are not written as COCO writes them, by what they are.
+      notes: How many values were read that are not written as COCO writes them, by what they are; and how many
+        photographs are stored reduced.
     """
 
     images: int = 0
@@ -166,6 +167,15 @@ def build(entries: Entries, data_path: Path, include_masks: bool, skip_missing: 
         notes={note: number for note, number in entries.notes.items() if number},
     )
     return Split(list(images.values()), objects, unboxed, unmasked, count, missing)
+
+
+def noting_reduced(split: Split, pixels: int) -> Split:
+    """The split, with a note of the photographs that have more pixels than are stored."""
+    number = sum(image.width * image.height > pixels for image in split.images)
+    if not number:
+        return split
+    notes = {**split.count.notes, f"photographs are stored reduced, at most {pixels:,} pixels": number}
+    return dataclasses.replace(split, count=dataclasses.replace(split.count, notes=notes))
 
 
 def _identifiers(images: Sequence[ImageEntry], notes: collections.Counter[str]) -> list[int]:

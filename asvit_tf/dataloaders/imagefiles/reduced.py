@@ -8,8 +8,12 @@ by which `serving.modules` reduces what a SavedModel is given.
 
 from __future__ import annotations
 
+import functools
 import io
+import math
+from collections.abc import Callable
 
+import numpy as np
 from PIL import Image
 
 from asvit_tf.dataloaders.imagefiles import memory
@@ -25,6 +29,15 @@ def size_of(size: tuple[int, int], side: int) -> tuple[int, int]:
     return first, second
 
 
+def size_within(size: tuple[int, int], pixels: int) -> tuple[int, int]:
+    """Two sides scaled so that they have at most `pixels`; unchanged where they have no more."""
+    if size[0] * size[1] <= pixels:
+        return size
+    factor = math.sqrt(pixels / (size[0] * size[1]))
+    first, second = (max(1, int(each * factor)) for each in size)
+    return first, second
+
+
 def reduced(encoded: bytes, side: int) -> bytes:
     """An image whose shorter side is at most `side` pixels, of the same kind; others unchanged, byte for byte.
 
@@ -32,8 +45,47 @@ def reduced(encoded: bytes, side: int) -> bytes:
       encoded: JPEG or PNG as `door.read` gives it.
       side: Pixels, >= 1.
     """
+    return _reduced(encoded, functools.partial(size_of, side=side))
+
+
+def within(encoded: bytes, pixels: int) -> bytes:
+    """The same, for an image of at most `pixels` pixels, >= 1."""
+    return _reduced(encoded, functools.partial(size_within, pixels=pixels))
+
+
+def nearest(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Labels of pixels reduced without mixing them: each new pixel has the one in the middle of what it covers.
+
+    A label that would be lost by that keeps one pixel where it is, unless that is another's only one.
+
+    Args:
+      labels: [H, W] uint8.
+      size: Rows and columns of the result, at most H and W; where they are these, the labels are returned.
+    """
+    if size == labels.shape:
+        return labels
+    rows, columns = (((2 * np.arange(new) + 1) * old) // (2 * new) for new, old in zip(size, labels.shape))
+    small = labels[rows[:, None], columns]
+    counts = _counts(small)
+    for lost in np.flatnonzero((_counts(labels) > 0) & (counts == 0)):
+        places = np.argwhere(labels == lost) * size // labels.shape
+        free = places[counts[small[tuple(places.T)]] > 1]
+        if len(free):
+            place = tuple(free[len(free) // 2])
+            counts[small[place]] -= 1
+            counts[lost] += 1
+            small[place] = lost
+    return small
+
+
+def _counts(labels: np.ndarray) -> np.ndarray:
+    """[256], pixels by label."""
+    return np.array(Image.fromarray(np.ascontiguousarray(labels)).histogram())
+
+
+def _reduced(encoded: bytes, size_for: Callable[[tuple[int, int]], tuple[int, int]]) -> bytes:
     with Image.open(io.BytesIO(encoded)) as image:
-        size = size_of(image.size, side)
+        size = size_for(image.size)
         if size == image.size:
             return encoded
         is_jpeg = image.format == "JPEG"

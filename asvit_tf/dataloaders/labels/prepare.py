@@ -59,6 +59,7 @@ class Prepared:
       masks_without_image: How many label pictures no image has.
       notes: What was decided without being told, and what is odd.
       skipped: Image files that were left out, and why.
+      stored_pixels: Most pixels of photographs in the training records; None where they are not reduced.
     """
 
     directory: str
@@ -69,6 +70,7 @@ class Prepared:
     masks_without_image: int
     notes: tuple[str, ...]
     skipped: Skipped
+    stored_pixels: int | None = None
 
     @property
     def left_out(self) -> tuple[str, ...]:
@@ -92,6 +94,7 @@ def prepare(
     shards: int = 1,
     threads: int | None = None,
     progress: bool = False,
+    stored_pixels: int | None = None,
 ) -> Prepared:
     """Writes the TFRecords of images with label pictures.
 
@@ -105,6 +108,8 @@ def prepare(
       shards: Files of each split, >= 1.
       threads: That read images; None for one a core.
       progress: Show a progress bar on standard error.
+      stored_pixels: Most pixels of photographs in the training records, with their classes; larger ones are reduced
+        (`reduced.within`). None stores all as they are.
 
     Raises:
       OneClassError: All pixels to train on are of one class.
@@ -124,7 +129,7 @@ def prepare(
     with whole_directory(directory) as partial:
         for split, its in found.splits.items():
             shuffled = [its[i] for i in records.order(len(its))]
-            rows = reading.read(shuffled, its_table, by_default, threads)
+            rows = reading.read(shuffled, its_table, by_default, threads, stored_pixels if split == "train" else None)
             rows = iter(brief_bar(rows, split, progress, len(its)))
             sums[split] = _write(Path(partial), split, shards, _readable(rows, naming.skip_missing, unread))
         if "test" in sums and not sums["test"].pixels[:IGNORED].any():
@@ -138,6 +143,8 @@ def prepare(
         notes = (*found.notes, *frame_notes)
         if absent:
             notes += (f"no pixel to train on is of {', '.join(absent[:10])}{', ...' if len(absent) > 10 else ''}",)
+        if number := sums["train"].reduced:
+            notes += (f"train: {number} photographs are stored reduced, at most {stored_pixels:,} pixels",)
         result = Prepared(
             directory,
             class_names=used.names,
@@ -147,6 +154,7 @@ def prepare(
             masks_without_image=found.masks_without_image,
             notes=notes,
             skipped=found.skipped + Skipped.of(unread),
+            stored_pixels=stored_pixels,
         )
         _describe(Path(partial), result, shards)
     return result
@@ -190,6 +198,7 @@ class _Sum:
     pixels: np.ndarray
     height: int = 0
     width: int = 0
+    reduced: int = 0
 
     def count(self, classes: int) -> SplitCount:
         pixels = tuple(map(int, self.pixels[:classes]))
@@ -216,6 +225,9 @@ def _write(directory: Path, split: str, shards: int, rows: Iterator[Read]) -> _S
                 row.height, row.width, printable(row.name), total.images, row.image, kind
             )
             features[records.CLASSES] = tfrecord_lib.convert_to_feature(row.classes)
+            if row.own_size is not None:
+                total.reduced += 1
+                features |= dict(zip(records.OWN_SIZE, map(tfrecord_lib.convert_to_feature, row.own_size)))
             write(tf.train.Example(features=tf.train.Features(feature=features)))
     if not total.images:
         raise UserError(f"no image of the split {split} is left that can be read")
@@ -246,7 +258,7 @@ def _used(its_table: Table, sums: Mapping[str, _Sum]) -> Table:
 
 def _describe(directory: Path, result: Prepared, shards: int) -> None:
     """Writes `semantic.yaml` and `dataset.json`."""
-    task: dict[str, Any] = records.task(result.class_names, shards)
+    task: dict[str, Any] = records.task(result.class_names, shards, result.stored_pixels)
     evaluated = result.counts["validation"]
     task["validation_data"] |= dict(
         resize_eval_groundtruth=False, groundtruth_padded_size=[evaluated.height, evaluated.width]
@@ -260,6 +272,7 @@ def _describe(directory: Path, result: Prepared, shards: int) -> None:
             class_names=result.class_names,
             labels=result.labels,
             ignored_labels=result.ignored_labels,
+            stored_pixels=result.stored_pixels,
             splits={split: dataclasses.asdict(count) for split, count in result.counts.items()},
         ),
     )

@@ -12,7 +12,7 @@ from PIL import Image
 
 from asvit_tf.dataloaders.annotations import pictures as images
 from asvit_tf.dataloaders.annotations.pictures import Frame, Picture
-from asvit_tf.dataloaders.imagefiles import parallel
+from asvit_tf.dataloaders.imagefiles import parallel, reduced
 from asvit_tf.dataloaders.imagefiles.skipped import UnreadableError
 from asvit_tf.dataloaders.labels import pictures
 from asvit_tf.dataloaders.labels.pairs import Pair
@@ -32,6 +32,7 @@ class Read:
       classes: The classes of its pixels, as the bytes of a grey PNG of 8 bits.
       height, width: In pixels.
       pixels: By class, and the ignored ones at 255; [256].
+      own_size: Height and width before the image was reduced; None for an image that was not.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Read:
     height: int
     width: int
     pixels: np.ndarray
+    own_size: tuple[int, int] | None = None
 
     @property
     def nbytes(self) -> int:
@@ -66,7 +68,13 @@ def _look(pair: Pair) -> Frame | Unread:
     return pictures.frame(pair.mask, sizes[1], pair.image, sizes[0])
 
 
-def read(pairs: Iterable[Pair], table: Table, by_default: Frame, threads: int | None = None) -> Iterator[Read | Unread]:
+def read(
+    pairs: Iterable[Pair],
+    table: Table,
+    by_default: Frame,
+    threads: int | None = None,
+    stored_pixels: int | None = None,
+) -> Iterator[Read | Unread]:
     """What the records hold of each pair, in their order; or what cannot be read.
 
     Args:
@@ -74,14 +82,16 @@ def read(pairs: Iterable[Pair], table: Table, by_default: Frame, threads: int | 
       table: The classes.
       by_default: What a label picture is of if it has the size of its image both upright and as stored.
       threads: That read; None for one a core.
+      stored_pixels: Most pixels of an image; larger ones are reduced, with their classes. None leaves all.
 
     Raises:
       UserError: A label picture does not suit its image or the table.
     """
-    return parallel.mapped(functools.partial(_read, table, table.lookup(), by_default), pairs, threads)
+    reader = functools.partial(_read, table, table.lookup(), by_default, stored_pixels)
+    return parallel.mapped(reader, pairs, threads)
 
 
-def _read(table: Table, lookup: np.ndarray, by_default: Frame, pair: Pair) -> Read | Unread:
+def _read(table: Table, lookup: np.ndarray, by_default: Frame, stored_pixels: int | None, pair: Pair) -> Read | Unread:
     path = pair.mask
     try:
         codes, mask_size = pictures.read(path, table.in_colours)
@@ -96,11 +106,16 @@ def _read(table: Table, lookup: np.ndarray, by_default: Frame, pair: Pair) -> Re
     classes = found.astype(np.uint8)
     if (by_default if frame is Frame.EITHER else frame) is Frame.STORED:
         classes = images.turned_pixels(classes, size)
+    own_size = None
+    if stored_pixels is not None and classes.size > stored_pixels:
+        own_size = classes.shape
+        encoded = reduced.within(encoded, stored_pixels)
+        classes = reduced.nearest(classes, reduced.size_within(own_size, stored_pixels))
     picture = Image.fromarray(np.ascontiguousarray(classes))
     file = io.BytesIO()
     picture.save(file, "PNG")
     pixels = np.array(picture.histogram(), np.int64)
-    return Read(pair.name, encoded, file.getvalue(), picture.height, picture.width, pixels)
+    return Read(pair.name, encoded, file.getvalue(), picture.height, picture.width, pixels, own_size)
 
 
 def _refuse(codes: np.ndarray, table: Table, pair: Pair) -> None:

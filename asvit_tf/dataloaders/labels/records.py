@@ -13,12 +13,22 @@ import tensorflow as tf
 from asvit_tf.dataloaders import experiment_yaml
 
 CLASSES = "image/segmentation/class/encoded"  # Feature: the class of every pixel, a grey PNG of 8 bits.
+# Features of a photograph that is stored reduced, alone: what `image/height` and `image/width` were before.
+OWN_SIZE = ("image/own/height", "image/own/width")
 
 
-def task(class_names: Sequence[str], shards: int) -> dict[str, Any]:
-    """The part of a task that names data, beside which its YAML lies, and classes."""
+def task(class_names: Sequence[str], shards: int, stored_pixels: int | None = None) -> dict[str, Any]:
+    """The part of a task that names data, beside which its YAML lies, and classes.
+
+    Args:
+      class_names: By class.
+      shards: Files of each split.
+      stored_pixels: Most pixels of photographs in the training records; None where they are not reduced.
+    """
     paths = {split: f"{experiment_yaml.HERE}/{pattern(split, shards)}" for split in ("train", "validation")}
+    stored = {} if stored_pixels is None else dict(stored_pixels=stored_pixels)
     return dict(
+        **stored,
         class_names=list(class_names),
         model=dict(num_classes=len(class_names)),
         train_data=dict(input_path=paths["train"]),

@@ -8,7 +8,7 @@ import tensorflow as tf
 from PIL import Image
 
 from asvit_tf.dataloaders import classification
-from asvit_tf.dataloaders.imagefiles.reduced import reduced, size_of
+from asvit_tf.dataloaders.imagefiles.reduced import nearest, reduced, size_of, size_within, within
 
 
 def encoded(pixels, kind):
@@ -70,3 +70,46 @@ def test_records_hold_what_was_reduced(tmp_path):
         feature = tf.train.Example.FromString(record.numpy()).features.feature
         assert tf.io.decode_image(feature["image/encoded"].bytes_list.value[0]).shape == shape
         assert classification.Dataset.load(tmp_path / str(side)).stored_side == side
+
+
+def test_pixels_are_bounded():
+    assert size_within((480, 640), 480 * 640) == (480, 640)  # As it is.
+    for size in ((3000, 4000), (4000, 3000), (4160, 3121), (9000, 40), (2, 500_000)):
+        rows, columns = size_within(size, 4 * 256 * 320)
+        assert 0.9 * 4 * 256 * 320 < rows * columns <= 4 * 256 * 320 or 1 in (rows, columns)
+        assert abs(rows / size[0] - columns / size[1]) < 1 / min(rows, columns)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_a_checkerboard_becomes_grey(kind):
+    """Alone among the pixels of a board, interpolation would see black or white."""
+    y, x = np.mgrid[:1500, :2000]
+    board = np.uint8(255 * ((x + y) % 2))
+    content = encoded(np.stack([board] * 3, axis=-1), kind)
+    small = within(content, 24_576)
+    with Image.open(io.BytesIO(small)) as image:
+        assert image.size == (181, 135)
+        assert image.format == kind
+        pixels = np.asarray(image).astype(float)
+    assert abs(pixels - 127.5).max() < 6
+    interpolated = tf.image.resize(tf.io.decode_image(content), (135, 181)).numpy()
+    assert interpolated.std() > 40
+    assert within(small, 24_576) is small
+
+
+def test_labels_are_never_mixed():
+    labels = np.repeat(np.repeat(np.uint8([[0, 7, 255], [3, 3, 9]]), 100, axis=0), 100, axis=1)
+    np.testing.assert_array_equal(nearest(labels, (20, 30)), labels[5::10, 5::10])
+    assert nearest(labels, labels.shape) is labels
+    noise = np.random.default_rng(0).integers(0, 4, (101, 67), np.uint8) * 60
+    with Image.fromarray(noise) as image:  # Pillow takes the middle, too.
+        np.testing.assert_array_equal(nearest(noise, (23, 17)), np.asarray(image.resize((17, 23), 0)))
+
+
+def test_no_label_is_lost():
+    labels = np.zeros((1000, 1000), np.uint8)
+    labels[401, 899], labels[0, 0], labels[:, 3] = 5, 6, 7
+    small = nearest(labels, (10, 20))
+    assert small[4, 17] == 5
+    assert small[0, 0] == 6
+    assert np.bincount(small.ravel()).tolist() == [197, 0, 0, 0, 0, 1, 1, 1]

@@ -104,6 +104,12 @@ def test_objects_as_large_as_the_picture_have_anchors(shape, is_two_stage):
     assert fitted.recall > 0.9
 
 
+def test_stored_photographs_have_twice_the_sides_of_the_input():
+    assert sizes.stored_pixels(None, "cpu") == 512 * 640
+    assert sizes.stored_pixels(None, "gpu") == 1280 * 1280
+    assert sizes.stored_pixels((64, 96), "gpu") == 128 * 192
+
+
 def test_small_boxes_get_a_finer_level():
     assert sizes.levels((256, 320), np.full((10, 2), 40.0), False) == [(3, 5), (3, 6)]
     assert sizes.levels((256, 320), np.full((10, 2), 8.0), False) == [(2, 5), (2, 6)]

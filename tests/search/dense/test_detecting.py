@@ -43,7 +43,8 @@ def test_what_a_run_leaves(finished):
     content = json.loads((CELLS / "annotations" / "instances_val.json").read_text())
     assert sum(found["objects"] for found in result["by_class"].values()) == len(content["annotations"])
     assert "mask_AP" not in result  # The data have none.
-    assert result["left_out"] == []
+    assert result["left_out"] == ["train: 4 photographs are stored reduced, at most 24,576 pixels"]  # Of 200 x 160.
+    assert result["left_out"] == json.loads((output / "data.json").read_text())["left_out"]
     assert not (output / "data.begun").exists()
     assert sorted(path.name for path in (output / "pictures").iterdir()) == ["1.png", "2.png"]
     with Image.open(output / "pictures" / "1.png") as picture:
@@ -66,6 +67,10 @@ def test_the_recipe_is_an_ordinary_one(finished):
     assert content["trainer"]["train_steps"] == params.trainer.train_steps == 2
     assert list(params.task.model.input_size) == [64, 96, 3]
     assert params.task.model.num_classes == 4
+    assert params.task.stored_pixels == 4 * 64 * 96
+    assert "stored_pixels" not in content["task"]  # Other data may not be reduced.
+    exported = yaml.safe_load((output / "saved_model" / "params.yaml").read_text())
+    assert exported["task"]["stored_pixels"] == 4 * 64 * 96
 
 
 def test_steps_that_are_done_are_not_repeated(finished, capsys, monkeypatch):
@@ -85,6 +90,17 @@ def test_steps_that_are_done_are_not_repeated(finished, capsys, monkeypatch):
     assert {**again, "seconds": None} == {**json.loads(json.dumps(result)), "seconds": None}
     assert (output / "report.html").exists()
     assert (output / "recipe.yaml").read_text() == recipe
+
+
+def test_large_records_are_shuffled_a_few_at_a_time(tmp_path):
+    from asvit_tf.dataloaders import coco
+    from search.dense import experiments
+
+    prepared = coco.Prepared(str(tmp_path), ("", "thing"), {})
+    for size, examples, expected in ((2**20, 12, 12), (2**20, 4000, 1000), (2**31, 2000, 500), (2**33, 2000, 256)):
+        with open(tmp_path / "train.tfrecord", "wb") as file:
+            file.truncate(size)  # Sparse.
+        assert experiments._shuffled(examples, prepared) == expected
 
 
 def test_another_setting_is_another_directory(finished, capsys):
