@@ -146,7 +146,12 @@ class DenseRun(abc.ABC):
             counts = {split: self.count_type(**count) for split, count in fields["counts"].items()}
             self.kind = fields.get("kind", self.kind)
             self.left_out = tuple(fields.get("left_out", ()))
-            return self.restored(folder, tuple(fields["class_names"]), counts)
+            pixels = sizes.stored_pixels(self.settings.size, self.kind)
+            if fields.get("stored_pixels", pixels) == pixels:
+                return self.restored(folder, tuple(fields["class_names"]), counts)
+            self.say("the images were stored for another size of the input")
+            begun.touch()
+            kept.unlink()
         if folder.exists():
             if not begun.exists():
                 raise UserError(
@@ -166,7 +171,7 @@ class DenseRun(abc.ABC):
             self.say(line)
         written = {split: dataclasses.asdict(count) for split, count in prepared.counts.items()}
         fields = dict(class_names=prepared.class_names, counts=written, kind=self.kind, left_out=self.left_out)
-        write_json(kept, fields)
+        write_json(kept, {**fields, "stored_pixels": sizes.stored_pixels(self.settings.size, self.kind)})
         begun.unlink()
         return prepared
 

@@ -1,8 +1,10 @@
 """A detector from real photographs by one command: everything it leaves, going on where it was, bad input."""
 
+import io
 import json
 import shutil
 
+import numpy as np
 import pytest
 import yaml
 from helpers import ROOT
@@ -157,6 +159,27 @@ def test_a_batch_for_which_the_memory_does_not_suffice_may_be_smaller_in_the_sam
     (output / "train" / "checkpoint").touch()
     assert main(command(output)) == 2
     assert "batch_size was 1, now 2" in capsys.readouterr().err
+
+
+def test_images_are_read_again_for_another_size_of_the_input(tmp_path, monkeypatch):
+    """They are stored as large as the input needs, and once for each size."""
+    from asvit_tf.dataloaders import coco
+    from asvit_tf.serving import found
+    from search.dense import detecting
+
+    read, prepare = [], coco.prepare
+    monkeypatch.setattr(coco, "prepare", lambda *a, **k: read.append(k["stored_pixels"]) or prepare(*a, **k))
+
+    def stored(side: int) -> int:
+        settings = DetectionSettings(data_path=str(CELLS), image_size=(64, side), batch_size=2)
+        prepared = detecting._Run(tmp_path, settings, print, Chosen()).data()
+        pictures = found.pictures(f"{prepared.directory}/train.tfrecord")
+        return max(np.prod(Image.open(io.BytesIO(encoded)).size) for _, encoded in pictures)
+
+    first, again, larger = stored(64), stored(64), stored(96)
+    assert read == [4 * 64 * 64, 4 * 64 * 96]
+    assert first == again <= 4 * 64 * 64 < larger <= 4 * 64 * 96
+    assert not (tmp_path / "data.begun").exists()
 
 
 @pytest.mark.parametrize(("asked", "batch", "rate"), [(None, 16, 1.4e-3), (4, 4, 7.1e-4)])
