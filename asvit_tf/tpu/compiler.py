@@ -171,8 +171,8 @@ def cleaned(stablehlo: str) -> str:
     """The program as the compiler takes it: TensorFlow's `mhlo.copy` replaced by what it copies, large constants of
     booleans written out.
 
-    Locations are dropped and functions numbered, so that the same program, lowered again, is the same text. Other
-    names, such as the targets of custom calls, stay.
+    Locations are dropped, functions and the module numbered, so that the same program, lowered again, is the same text.
+    Other names, such as the targets of custom calls, stay.
     """
     text = re.sub(r"^#loc.*\n", "", stablehlo, flags=re.MULTILINE)
     text = re.sub(r" loc\((?:[^()\"]|\"[^\"]*\"|\([^()]*\))*\)", "", text)
@@ -185,7 +185,7 @@ def cleaned(stablehlo: str) -> str:
     text = re.sub(r"^\s*(%\w+) = mhlo\.copy (%[\w#]+) :.*\n", note, text, flags=re.MULTILINE)
     text = re.sub(r"%[\w#]+", lambda match: copies.get(match[0], match[0]), text)
     text = re.sub(r'"0x([0-9A-F]+)"(> : tensor<([\dx]+)xi1>)', lambda match: _written_out(*match.groups()), text)
-    defined = set(re.findall(r"\bfunc\.func (?:\w+ )?(@[\w.$-]+)", text))
+    defined = set(re.findall(r"(?:\bfunc\.func (?:\w+ )?|^module )(@[\w.$-]+)", text, flags=re.MULTILINE))
     names: dict[str, str] = {"@main": "@main"}
 
     def number(match: re.Match) -> str:

@@ -110,6 +110,7 @@ def test_bad_input(capsys, arguments, message):
 
 def test_cleaned_program():
     text = """#loc1 = loc("x")
+module @a_step_123.4 {
     func.func @main and func.func private @relu_17
     call @relu_17 and @main and custom_call @Sharding
     %0 = stablehlo.add %arg0, %arg1 : tensor<4xf32> loc(#loc1)
@@ -118,10 +119,11 @@ def test_cleaned_program():
     %10 = stablehlo.multiply %2, %1 : tensor<4xf32> loc(#loc(callsite("f" at #loc1)))
 """
     lines = [line.strip() for line in tpu_compiler.cleaned(text).splitlines()]
-    assert lines[:2] == ["func.func @main and func.func private @f1", "call @f1 and @main and custom_call @Sharding"]
-    assert lines[2] == "%0 = stablehlo.add %arg0, %arg1 : tensor<4xf32>"
-    assert lines[3].startswith("%10 = stablehlo.multiply %0, %0 : tensor<4xf32>")
-    assert len(lines) == 4
+    assert lines[:2] == ["module @f1 {", "func.func @main and func.func private @f2"]
+    assert lines[2] == "call @f2 and @main and custom_call @Sharding"
+    assert lines[3] == "%0 = stablehlo.add %arg0, %arg1 : tensor<4xf32>"
+    assert lines[4].startswith("%10 = stablehlo.multiply %0, %0 : tensor<4xf32>")
+    assert len(lines) == 5
 
 
 def fake(tokenization, batch):
