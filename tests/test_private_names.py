@@ -52,6 +52,7 @@ USES = {
     "search/runs/workers.py": {"joblib.externals.loky"},
     "tests/helpers.py": {"_collective_key_base"},
     "tests/serving/test_export.py": {"_decode_image", "_crop_and_resize"},
+    "tests/serving/test_large_photographs.py": {"_build_model", "_build_inputs"},
     "tests/search/scoring/test_scoring.py": {"tensorflow.python.framework"},
     "benchmarks/detection/detector_counts.py": {"tensorflow.python.framework"},
 }

@@ -129,7 +129,7 @@ def test_held_out_photographs_and_small_ones_stay_as_they_are(folder, prepared):
 
 
 def test_what_was_stored_is_said_and_written(prepared):
-    assert prepared.left_out == ("train: 1 photographs are stored reduced, at most 24,576 pixels",)
+    assert "train: 1 photographs are stored reduced, at most 24,576 pixels" in prepared.left_out
     for name in (prepared.config_file, prepared.semantic_config_file):
         with open(name) as file:
             assert yaml.safe_load(file)["task"]["stored_pixels"] == PIXELS
@@ -137,7 +137,7 @@ def test_what_was_stored_is_said_and_written(prepared):
 
 def test_the_choices_are_those_of_photographs_that_are_not_reduced(folder, prepared, tmp_path):
     whole = coco.prepare(tmp_path / "whole", folder)
-    assert whole.left_out == ()
+    assert not any("reduced" in line for line in whole.left_out)
     with open(whole.config_file) as file:
         assert "stored_pixels" not in yaml.safe_load(file)["task"]
     patterns = [f"{each.directory}/train.tfrecord" for each in (prepared, whole)]

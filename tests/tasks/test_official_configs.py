@@ -50,7 +50,7 @@ CPU_RECIPES = {
     "photographs_asvit_cpu": ("asvit_images", "photographs", 80, 32),
     "photographs_retinanet_asvit_cpu": ("retinanet_asvit_coco", "cells", 83, 8),
     "photographs_cascadercnn_asvit_cpu": ("cascadercnn_asvit_coco", "cells", 83, 8),
-    "photographs_segmentation_asvit_cpu": ("segmentation_asvit_coco", "streets", 33, 8),
+    "photographs_segmentation_asvit_cpu": ("segmentation_asvit_coco", "streets", 66, 8),
     "shapes_retinanet_asvit_i128_cpu": ("retinanet_asvit_coco", "shapes", 24, 8),
     "shapes_cascadercnn_asvit_i128_cpu": ("cascadercnn_asvit_coco", "shapes", 32, 8),
     "shapes_segmentation_asvit_i128_cpu": ("segmentation_asvit_coco", "shapes", 32, 8),

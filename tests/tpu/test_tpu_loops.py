@@ -168,7 +168,7 @@ def test_the_dearest_branch_counts(compiled):
 
 
 def test_attention_in_chunks_costs_about_what_it_costs_whole(compiled):
-    """Eight products with scores instead of six, and no scores moved."""
+    """Seven products with scores instead of six, as what was mixed is kept, and no scores moved."""
 
     def with_gradients(attend):
         def function(query, key, value, d_mixed):
@@ -183,7 +183,7 @@ def test_attention_in_chunks_costs_about_what_it_costs_whole(compiled):
     whole, _ = compiled(with_gradients(attention.attend), *tensors)
     chunked, text = compiled(with_gradients(attention.attend_in_chunks), *tensors)
     assert set(times_of_products(text)) == {8}
-    assert chunked.flops == pytest.approx(8 / 6 * whole.flops, rel=0.1)
+    assert chunked.flops == pytest.approx(7 / 6 * whole.flops, rel=0.06)
     assert whole.cycles / 2 < chunked.cycles < 2 * whole.cycles
     # Queries, keys and values twice, the result, its gradient and three more, in tiles; scores are 36 times as many.
     assert chunked.hbm_bytes_moved < 2 * 11 * tensors[0].shape.num_elements() * 2 < whole.hbm_bytes_moved

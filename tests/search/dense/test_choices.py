@@ -63,6 +63,7 @@ def test_proposals_are_enough_for_crowded_images(an_image, expected, tmp_path):
 
     data = tmp_path / "data.yaml"
     data.write_text("task: {model: {num_classes: 3}}\n")
+    (tmp_path / "train.tfrecord").touch()
     count = {split: SplitCount(images=40) for split in ("train", "validation")}
     settings = DetectionSettings(data_path=".", model="cascade")
     boxes = boxes_of(40, an_image, 60.0)
