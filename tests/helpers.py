@@ -227,3 +227,25 @@ def planned(examples=1300, **options):
 
     plan = plans.Plan((32, 48), seed=5, **{"base_stride": 2, "recipe": "photographs", **options})
     return plans.classifier(plan, three_classes(examples), Topology.parse(TINY))
+
+
+FONTS = OWN_FONT, OTHER_FONT = "DejaVu Sans", "STIXGeneral"  # Both come with matplotlib.
+
+
+@contextlib.contextmanager
+def only_its_fonts(monkeypatch):
+    """Fonts that come with matplotlib are installed, and no others, whatever this machine has."""
+    from asvit_tf.serving import installed_fonts
+
+    monkeypatch.setattr(installed_fonts, "_families", lambda: FONTS)
+    installed_fonts.fallbacks.cache_clear()
+    yield
+    installed_fonts.fallbacks.cache_clear()
+
+
+def characters(font):
+    """Code points that a font has."""
+    from matplotlib.font_manager import FontProperties, findfont
+    from matplotlib.ft2font import FT2Font
+
+    return set(FT2Font(findfont(FontProperties(family=font))).get_charmap())

@@ -4,28 +4,19 @@ import sys
 
 import numpy as np
 import pytest
-from matplotlib.font_manager import FontProperties, findfont
-from matplotlib.ft2font import FT2Font
+from helpers import OTHER_FONT, OWN_FONT, characters, only_its_fonts
 from PIL import Image
 
-from asvit_tf.serving import detect, drawing, installed_fonts, segment
+from asvit_tf.serving import detect, drawing, segment
 
-OWN, OTHER = "DejaVu Sans", "STIXGeneral"  # Both come with matplotlib.
 CAT = "\u732b"
 SIZE = (320, 240)
 
 
 @pytest.fixture(autouse=True)
 def installed(monkeypatch):
-    """Only these two, whatever this machine has."""
-    monkeypatch.setattr(installed_fonts, "_families", lambda: (OWN, OTHER))
-    installed_fonts.fallbacks.cache_clear()
-    yield
-    installed_fonts.fallbacks.cache_clear()
-
-
-def characters(name):
-    return set(FT2Font(findfont(FontProperties(family=name))).get_charmap())
+    with only_its_fonts(monkeypatch):
+        yield
 
 
 def is_drawn(text, font):
@@ -43,9 +34,9 @@ def test_names_of_other_alphabets_are_drawn(name):
 
 
 def test_a_sign_that_only_another_font_has():
-    sign = chr(min(code for code in characters(OTHER) - characters(OWN) if 0x2900 < code < 0xE000))
+    sign = chr(min(code for code in characters(OTHER_FONT) - characters(OWN_FONT) if 0x2900 < code < 0xE000))
     text, font = drawing.written(f"{sign} 1.0%", "#3 1.0%", (2000, 1600))
-    assert (text, font.getname()[0], font.size) == (f"{sign} 1.0%", OTHER, 50)
+    assert (text, font.getname()[0], font.size) == (f"{sign} 1.0%", OTHER_FONT, 50)
     assert is_drawn(text, font)
 
 

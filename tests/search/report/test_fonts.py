@@ -4,30 +4,25 @@ import warnings
 
 import numpy as np
 import pytest
-from matplotlib.font_manager import FontProperties, findfont
-from matplotlib.ft2font import FT2Font
+from helpers import FONTS, OTHER_FONT, characters, only_its_fonts
 
 from asvit_tf.serving import installed_fonts
 from asvit_tf.serving.held_out import Predictions
 from search.report import figures, fonts, held_out, held_out_figures
 
-OWN, OTHER = "DejaVu Sans", "STIXGeneral"  # Both come with matplotlib.
 CAT = "\u732b"
 
 
 @pytest.fixture(autouse=True)
 def installed(monkeypatch):
-    """Only these two, whatever this machine has."""
-    monkeypatch.setattr(installed_fonts, "_families", lambda: (OWN, OTHER))
-    installed_fonts.fallbacks.cache_clear()
-    yield
-    installed_fonts.fallbacks.cache_clear()
+    with only_its_fonts(monkeypatch):
+        yield
 
 
 @pytest.fixture
 def sign():
     """A character that the other font has, and matplotlib's own has not."""
-    own, other = (set(FT2Font(findfont(FontProperties(family=name))).get_charmap()) for name in (OWN, OTHER))
+    own, other = map(characters, FONTS)
     return chr(min(code for code in other - own if 0x2900 < code < 0xE000))
 
 
@@ -68,10 +63,10 @@ def test_a_page_holds_no_boxes(sign, caplog):
     drawn(figure)
     labels = figure.axes[0].get_yticklabels()
     assert [label.get_text() for label in labels] == ["dog", "#1", f"{sign} and \\$1"]
-    assert labels[0].get_fontfamily()[-1] == OTHER
+    assert labels[0].get_fontfamily()[-1] == OTHER_FONT
 
 
 def test_latin_names_are_drawn_as_ever():
     figure = held_out_figures.confusion_figure(np.eye(2, dtype=int), fonts.shown(["cat", "dog"]))
     drawn(figure)
-    assert OTHER not in figure.axes[0].get_yticklabels()[0].get_fontfamily()
+    assert OTHER_FONT not in figure.axes[0].get_yticklabels()[0].get_fontfamily()
