@@ -50,6 +50,20 @@ def test_as_many_objects_are_answered_as_crowded_images_need(an_image, found):
     assert any("objects are found in an image" in line for line in choice.warnings) == (found > 100)
 
 
+def made(boxes, directory, **given):
+    """What is chosen by boxes, and the experiment."""
+    from asvit_tf.dataloaders.annotations.splits import SplitCount
+    from asvit_tf.dataloaders.coco import Prepared
+
+    (directory / "data.yaml").write_text("task: {model: {num_classes: 3}}\n")
+    (directory / "train.tfrecord").touch()
+    counts = {split: SplitCount(images=len(boxes.images)) for split in ("train", "validation")}
+    settings = DetectionSettings(data_path=".", **given)
+    choice = choices.choose(settings, boxes, "cpu", None)[0]
+    prepared = Prepared(str(directory), ("", "a", "b"), counts)
+    return choice, experiments.experiment(settings, choice, prepared, boxes, None)
+
+
 @pytest.mark.parametrize(
     ("an_image", "expected"),
     [
@@ -58,17 +72,8 @@ def test_as_many_objects_are_answered_as_crowded_images_need(an_image, found):
     ],
 )
 def test_proposals_are_enough_for_crowded_images(an_image, expected, tmp_path):
-    from asvit_tf.dataloaders.annotations.splits import SplitCount
-    from asvit_tf.dataloaders.coco import Prepared
-
-    data = tmp_path / "data.yaml"
-    data.write_text("task: {model: {num_classes: 3}}\n")
-    (tmp_path / "train.tfrecord").touch()
-    count = {split: SplitCount(images=40) for split in ("train", "validation")}
-    settings = DetectionSettings(data_path=".", model="cascade")
     boxes = boxes_of(40, an_image, 60.0)
-    choice = choices.choose(settings, boxes, "cpu", None)[0]
-    params = experiments.experiment(settings, choice, Prepared(str(tmp_path), ("", "a", "b"), count), boxes, None)
+    choice, params = made(boxes, tmp_path, model="cascade")
     generator = params.task.model.roi_generator
     assert {name: getattr(generator, name) for name in expected} == expected
     assert params.task.model.detection_generator.max_num_detections == choice.most_found
@@ -76,4 +81,9 @@ def test_proposals_are_enough_for_crowded_images(an_image, expected, tmp_path):
     assert params.task.model.roi_sampler.num_sampled_rois == max(48, 2 * an_image)
     assert params.trainer.steps_per_loop == 5
     assert params.trainer.train_steps == 5 * 300
-    assert params.trainer.checkpoint_interval <= 600
+
+
+def test_long_epochs_are_saved_and_told_of_in_parts(tmp_path):
+    trainer = made(boxes_of(9000, 1, 60.0), tmp_path)[1].trainer
+    assert trainer.steps_per_loop == trainer.checkpoint_interval == 375  # A third of 1125; two would be more than 600.
+    assert (trainer.train_steps, trainer.validation_interval) == (12 * 1125, 2 * 1125)

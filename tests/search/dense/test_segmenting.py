@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+import yaml
 from helpers import ROOT
 from PIL import Image
 
@@ -41,6 +42,19 @@ def test_what_a_run_leaves(finished):
         assert words in page
     with Image.open(output / "pictures" / "1.png") as picture:
         assert picture.size == (3 * 160 + 8, 120)
+
+
+def test_a_class_weighs_by_its_share_of_the_pixels_to_train_on(finished):
+    """Counted in the label pictures; the usual loss would weigh all alike."""
+    output, _ = finished
+    pictures = [np.asarray(Image.open(path)).ravel() for path in (SCENES / "masks" / "train").iterdir()]
+    pixels = np.bincount(np.concatenate(pictures), minlength=12)[:11]
+    recipe = yaml.safe_load((output / "recipe.yaml").read_text())
+    there = pixels > 0
+    weights = np.array(recipe["task"]["losses"]["class_weights"])
+    inverse = 1 / np.sqrt(pixels[there] / pixels[there][0])
+    expected = inverse * pixels.sum() / (inverse @ pixels[there])  # On average over the pixels 1.
+    np.testing.assert_allclose(weights[there], np.minimum(expected, 20), rtol=0.01)
 
 
 def test_the_numbers_are_those_of_the_answers(finished, tmp_path):
